@@ -1,0 +1,186 @@
+"""What every attack promises: a frozen object whose fields are its identity, called on a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrobust.attacks.gradient import Engine, Goal
+from segrobust.errors import UserError, unknown_name
+from segrobust.models.segmenter import frozen_eval
+from segrobust.threats import THREATS
+from segrobust.units import parse_eps
+
+FOUND_SHARE = 0.99
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Per image.
+
+    images: ``[N, 3, H, W]`` float32 in [0, 1].
+    distance: ``[N]``, norm of the change, in image units.
+    found: ``[N]`` bool, the goal is reached on at least 99 % of the valid pixels.
+    pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target, by the
+        attack's own books; 0 for an image without a valid pixel.
+    forwards, backwards: ``[N]`` long, passes spent on the image.
+    """
+
+    images: Tensor
+    distance: Tensor
+    found: Tensor
+    pixel_error: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+
+class AttackContractError(RuntimeError):
+    """An attack returned images that are not finite, outside [0, 1] or outside its radius."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch under attack; everything an optimiser needs."""
+
+    engine: Engine
+    clean: Tensor
+    seeds: tuple[int, ...]
+
+    def generators(self, restart: int = 0) -> list[torch.Generator]:
+        """One generator per image, from its seed and the restart alone."""
+        states = (np.random.SeedSequence((seed, restart)).generate_state(1, np.uint64)[0] for seed in self.seeds)
+        return [torch.Generator().manual_seed(int(state) & (2**63 - 1)) for state in states]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Base of the bounded attacks: ``attack(model, images, labels) -> AttackResult``.
+
+    Args:
+        eps: radius in image units, or a string such as ``"8/255"``.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
+        targeted: pixels are to become ``targets`` instead of leaving ``labels``.
+        seed: of every image, where the call gives no ``seeds``.
+    """
+
+    eps: float | str = "8/255"
+    norm: str = "Linf"
+    targeted: bool = False
+    seed: int = 0
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str] = ""
+    control: ClassVar[bool] = False
+    can_target: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any] | None] = None
+
+    def __post_init__(self) -> None:
+        if self.norm not in THREATS:
+            raise unknown_name("norm", self.norm, THREATS)
+        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        if self.targeted and not self.can_target:
+            raise UserError(f"{self.name} has no targeted form; leave targeted out or take CEPGD, SegPGD or CosPGD")
+        self._at_least(seed=0)
+
+    def _at_least(self, **bounds: float) -> None:
+        for field, lowest in bounds.items():
+            value = getattr(self, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < lowest):
+                raise UserError(f"{self.name}: expected {field} >= {lowest}, got {value!r}")
+
+    def _one_of(self, **choices: Sequence[str]) -> None:
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise unknown_name(f"{self.name} {field}", str(getattr(self, field)), known)
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def threat(self):
+        return THREATS[self.norm]
+
+    def fields(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain JSON values."""
+        return {"type": self.name, **dataclasses.asdict(self)}
+
+    def passes(self) -> tuple[int, int]:
+        """Forwards and backwards spent on one image."""
+        raise NotImplementedError
+
+    def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Points ``[N, 3, H, W]`` and the share of pixels whose goal they reach ``[N]``."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        model: torch.nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        ignore_index: int = 255,
+        targets: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> AttackResult:
+        """Attack a batch; the model's flags, gradients and buffers are left as they were.
+
+        Args:
+            model: maps images to logits ``[N, K, H, W]`` at image size (a :class:`segrobust.Segmenter`).
+            images: ``[N, 3, H, W]`` float, RGB in [0, 1].
+            labels: ``[N, H, W]`` long; pixels equal to ``ignore_index`` have no influence.
+            targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
+            seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
+
+        Raises:
+            UserError: wrong shapes, values outside [0, 1], labels outside the classes.
+        """
+        goal = self._goal(images, labels, targets, ignore_index)
+        seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
+        if len(seeds) != len(images):
+            raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
+        clean = images.detach().float()
+        engine = Engine(model, goal)
+        with frozen_eval(model):
+            points, error = self.run(Problem(engine, clean, seeds))
+        judged = goal.pixels > 0
+        points = torch.where(judged.view(-1, 1, 1, 1), points, clean).detach()
+        return self._checked(points, clean, error.masked_fill(~judged, 0), engine)
+
+    def _goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int) -> Goal:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise UserError(f"images: expected values in [0, 1], got {low:g} to {high:g}; divide 8-bit images by 255")
+        if self.targeted != (targets is not None):
+            raise UserError(f"targets: expected {'targets' if self.targeted else 'none'} for targeted={self.targeted}")
+        shape = (len(images), *images.shape[2:])
+        valid = torch.ones(shape, dtype=torch.bool, device=images.device)
+        for what, classes in (("labels", labels), ("targets", targets)):
+            if classes is None:
+                continue
+            if tuple(classes.shape) != shape or classes.is_floating_point():
+                raise UserError(f"{what}: expected integers {shape}, got {classes.dtype} {tuple(classes.shape)}")
+            valid &= classes != ignore_index
+            if (classes < 0).logical_and(classes != ignore_index).any():
+                raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
+        wanted = (labels if targets is None else targets).long()
+        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted)
+
+    def _checked(self, points: Tensor, clean: Tensor, error: Tensor, engine: Engine) -> AttackResult:
+        distance = self.threat.distance(points - clean)
+        limit = self.eps * (1 + 1e-5 * (self.norm != "Linf")) + 1e-6
+        if not torch.isfinite(points).all() or points.amin() < 0 or points.amax() > 1 or (distance > limit).any():
+            raise AttackContractError(
+                f"{self.name} left its bounds: {self.norm} up to {distance.max():g} > {self.eps:g}"
+            )
+        passes = torch.full((2, len(points)), 0, dtype=torch.long, device=points.device)
+        passes[0], passes[1] = engine.forwards, engine.backwards
+        return AttackResult(points, distance, error >= FOUND_SHARE, error, passes[0], passes[1])

@@ -1,0 +1,139 @@
+"""The one place that turns (model, points, weight) into an input gradient and per-image statistics.
+
+One forward, the closed-form logit gradient ``w * (softmax - onehot)``, one backward with respect to the input
+alone. Nobody else calls autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.weights import Pixels
+from segrobust.errors import UserError
+
+Weight = Callable[[Pixels], Tensor]
+
+
+class ModelError(RuntimeError):
+    """The model cannot be attacked: no gradient reaches the input, or logits or gradients are not finite."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Which pixels count and what is wanted of them.
+
+    labels: ``[N, H, W]`` long, the classes to leave (or, targeted, to reach); void pixels hold 0.
+    valid: ``[N, H, W]`` bool.
+    """
+
+    labels: Tensor
+    valid: Tensor
+    targeted: bool = False
+
+    @property
+    def pixels(self) -> Tensor:
+        """Number of valid pixels per image, ``[N]``."""
+        return self.valid.flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Per image at the points of one forward: mean cross-entropy to the labels (or targets) over the valid pixels,
+    and the share of valid pixels whose goal is reached: wrong ones or, targeted, those at their target."""
+
+    ce: Tensor
+    error: Tensor
+    gradient: Tensor | None = None
+
+
+class Engine:
+    """Counts the passes of one attack on one batch."""
+
+    def __init__(self, model: torch.nn.Module, goal: Goal) -> None:
+        self.model = model
+        self.goal = goal
+        self.forwards = 0
+        self.backwards = 0
+        self._valid_pixels = goal.pixels.clamp_min(1)
+
+    def measure(self, points: Tensor) -> Measurement:
+        """One forward without a gradient."""
+        with torch.no_grad():
+            logits = self._logits(points)
+            log_p, correct, _ = self._softmax(logits)
+        return self._measurement(log_p, correct)
+
+    def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
+        """One forward and one backward; the gradient ascends the weighted loss (descends it, targeted)."""
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._logits(points)
+        if not logits.requires_grad:
+            raise ModelError(
+                "the logits do not depend on the images through autograd; "
+                "detached output, inference_mode or a non-differentiable step inside the model?"
+            )
+        with torch.no_grad():
+            ascent, log_p, correct = self._logit_gradient(logits, weight, progress, sharpness)
+        (gradient,) = torch.autograd.grad(logits, points, ascent)
+        self.backwards += 1
+        if not torch.isfinite(gradient.sum()):
+            raise ModelError("the gradient with respect to the images is not finite")
+        return self._measurement(log_p, correct, gradient)
+
+    def _logits(self, points: Tensor) -> Tensor:
+        logits = self.model(points)
+        self.forwards += 1
+        expected = (len(points), *points.shape[2:])
+        if logits.ndim != 4 or (logits.shape[0], *logits.shape[2:]) != expected:
+            raise ModelError(
+                f"expected logits [N, K, H, W] at the images' size {expected}, got {tuple(logits.shape)}; "
+                "wrap the model in segrobust.Segmenter"
+            )
+        if self.forwards == 1:
+            self._check_first(logits)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _check_first(self, logits: Tensor) -> None:
+        if not torch.isfinite(logits).all():
+            raise ModelError("the model returns logits that are not finite on the images it starts from")
+        if self.goal.labels.max() >= logits.shape[1]:
+            worst = int(self.goal.labels.max())
+            raise UserError(f"labels: expected classes 0..{logits.shape[1] - 1} or void, got {worst}")
+
+    def _softmax(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log p of the label, whether it has the largest probability, and all log-probabilities."""
+        log_probabilities = torch.log_softmax(logits, 1)
+        log_p = log_probabilities.gather(1, self.goal.labels.unsqueeze(1)).squeeze(1)
+        return log_p, log_p >= log_probabilities.amax(1), log_probabilities
+
+    def _logit_gradient(
+        self, logits: Tensor, weight: Weight, progress: float, sharpness: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        goal = self.goal
+        log_p, correct, work = self._softmax(logits)
+        sharp_log_p = log_p
+        if sharpness == 1:
+            probabilities = work.exp_()
+        else:  # softmax(beta * logits) from log-probabilities: their maximum is at least -log K, so no underflow
+            probabilities = work.mul_(sharpness).exp_()
+            total = probabilities.sum(1, keepdim=True)
+            probabilities.div_(total)
+            sharp_log_p = sharpness * log_p - total.squeeze(1).log()
+        pixels = Pixels(sharp_log_p, correct, probabilities, goal.labels, goal.valid, progress, goal.targeted)
+        weights = weight(pixels).mul(goal.valid)
+        if goal.targeted:
+            weights = -weights
+        ascent = probabilities.mul_(weights.unsqueeze(1))
+        ascent.scatter_add_(1, goal.labels.unsqueeze(1), -weights.unsqueeze(1))
+        return ascent, log_p, correct
+
+    def _measurement(self, log_p: Tensor, correct: Tensor, gradient: Tensor | None = None) -> Measurement:
+        valid = self.goal.valid
+        reached = (correct if self.goal.targeted else ~correct) & valid
+        ce = -log_p.masked_fill(~valid, 0).flatten(1).sum(1) / self._valid_pixels
+        return Measurement(ce, reached.flatten(1).sum(1) / self._valid_pixels, gradient)

@@ -1,0 +1,150 @@
+"""Optimisers of the PGD family, as loops over the gradient engine; every image goes its own way.
+
+A *stage* is one run at one radius. It returns the two points that a later stage may start from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Problem
+from segrobust.attacks.gradient import Measurement
+from segrobust.threats import per_image
+
+Gradient = Callable[[Tensor, int], Measurement]
+
+STEP_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+
+
+class Record:
+    """The points with the highest score so far, per image; of equal scores the latest."""
+
+    def __init__(self, points: Tensor, score: Tensor) -> None:
+        self.points = points
+        self.score = score
+
+    def offer(self, points: Tensor, score: Tensor) -> Tensor:
+        """Take the points that are at least as good; returns which, ``[N]`` bool."""
+        better = score >= self.score
+        self.points = torch.where(per_image(better), points, self.points)
+        self.score = torch.where(better, score, self.score)
+        return better
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of ``steps`` gradients at ``eps`` (``[N]``); ``gradient(points, step)`` weighs the pixels."""
+
+    problem: Problem
+    threat: object
+    eps: Tensor
+    steps: int
+    gradient: Gradient
+
+    def project(self, points: Tensor) -> Tensor:
+        return self.threat.project(points, self.problem.clean, self.eps)
+
+    def move(self, points: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
+        return self.project(points + self.threat.step(points, gradient, size))
+
+
+@dataclass
+class Outcome:
+    """Best points of a stage: by error, by cross-entropy towards the goal, and the last ones."""
+
+    by_error: Record
+    by_ce: Record
+    last: Record
+
+    def offer(self, points: Tensor, measured: Measurement, ce: Tensor) -> None:
+        self.by_error.offer(points, measured.error)
+        self.by_ce.offer(points, ce)
+        self.last = Record(points, measured.error)
+
+
+def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
+    """Cross-entropy where more is better for the attack: of the labels, or minus that of the targets."""
+    return -measured.ce if problem.engine.goal.targeted else measured.ce
+
+
+def begin(problem: Problem, points: Tensor, measured: Measurement) -> Outcome:
+    ce = towards_goal(problem, measured)
+    return Outcome(Record(points, measured.error), Record(points, ce), Record(points, measured.error))
+
+
+def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Outcome:
+    """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
+    outcome = None
+    for step in range(stage.steps):
+        measured = stage.gradient(points, step)
+        if outcome is None:
+            outcome = begin(stage.problem, points, measured)
+        else:
+            outcome.offer(points, measured, towards_goal(stage.problem, measured))
+        size = step_size * STEP_SCHEDULES[schedule](step / stage.steps)
+        points = stage.move(points, measured.gradient, size)
+    measured = stage.problem.engine.measure(points)
+    outcome.offer(points, measured, towards_goal(stage.problem, measured))
+    return outcome
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Steps after which APGD looks back: 22 % of them, then windows that shrink by 3 % down to 6 %."""
+    window, shortest, shrink = (max(steps * percent // 100, 1) for percent in (22, 6, 3))
+    at, found = 0, []
+    while (at := at + window) < steps:
+        found.append(at)
+        window = max(window - shrink, shortest)
+    return found
+
+
+MOMENTUM = 0.75
+ENOUGH_INCREASES = 0.75
+
+
+def apgd(stage: Stage, points: Tensor, track: str) -> Outcome:
+    """APGD (Croce & Hein, 2020, arXiv 2003.01690): momentum, and a step size that is halved, per image, where a
+    look back finds too few increases of the tracked value or no new best; such images go back to their best point.
+    """
+    problem = stage.problem
+    look_back = checkpoints(stage.steps)
+    measured = stage.gradient(points, 0)
+    outcome = begin(problem, points, measured)
+    value = _tracked(problem, measured, track)
+    best, best_gradient = Record(points, value), measured.gradient
+    gradient, previous, size = measured.gradient, points, 2 * stage.eps
+    increases, best_before, halved, since = torch.zeros_like(value), value, torch.ones_like(value, dtype=bool), 0
+    for step in range(1, stage.steps + 1):
+        ahead = stage.move(points, gradient, size)
+        if step > 1:
+            ahead = stage.project(torch.lerp(2 * points - previous, ahead, MOMENTUM))
+        points, previous = ahead, points
+        measured = stage.gradient(points, step) if step < stage.steps else problem.engine.measure(points)
+        outcome.offer(points, measured, towards_goal(problem, measured))
+        if step == stage.steps:
+            break
+        gradient, new = measured.gradient, _tracked(problem, measured, track)
+        increases, value, since = increases + (new > value), new, since + 1
+        better = per_image(best.offer(points, new))
+        best_gradient = torch.where(better, gradient, best_gradient)
+        if step in look_back:
+            halved = (increases <= ENOUGH_INCREASES * since) | (~halved & (best.score <= best_before))
+            size = torch.where(halved, size / 2, size)
+            points = torch.where(per_image(halved), best.points, points)
+            gradient = torch.where(per_image(halved), best_gradient, gradient)
+            value = torch.where(halved, best.score, value)
+            increases, best_before, since = torch.zeros_like(value), best.score, 0
+    return outcome
+
+
+def _tracked(problem: Problem, measured: Measurement, track: str) -> Tensor:
+    return measured.error if track == "error" else towards_goal(problem, measured)

@@ -1,0 +1,79 @@
+"""Names of the attacks: ``build_attack("TsallisPGD", eps="4/255", steps=100)``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from segrobust.attacks import bounded
+from segrobust.attacks.base import Attack
+from segrobust.errors import UserError, unknown_name
+
+ATTACKS: dict[str, type[Attack]] = {
+    cls.__name__: cls
+    for cls in (
+        bounded.UniformNoise,
+        bounded.FGSM,
+        bounded.CEPGD,
+        bounded.SegPGD,
+        bounded.CosPGD,
+        bounded.JSPGD,
+        bounded.MaskedPGD,
+        bounded.BalancedPGD,
+        bounded.TsallisPGD,
+        bounded.SharpPGD,
+    )
+}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).lower()
+
+
+def dashed(name: str) -> str:
+    """The command line's spelling: ``TsallisPGD`` -> ``tsallis-pgd``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+def find_attack(name: str) -> type[Attack]:
+    """The class of ``TsallisPGD``, ``tsallis-pgd`` or ``tsallispgd``."""
+    plain = {_plain(known): cls for known, cls in ATTACKS.items()}
+    if _plain(name) not in plain:
+        raise unknown_name("attack", dashed(name), [dashed(known) for known in ATTACKS])
+    return plain[_plain(name)]
+
+
+def build_attack(spec: str | Mapping[str, Any] | Attack, *, preset: str | None = None, **fields: Any) -> Attack:
+    """Build an attack from a name, a config with ``type=`` or another attack.
+
+    Args:
+        spec: ``"TsallisPGD"``, ``"tsallis-pgd"``, ``"cospgd:published"``, ``dict(type="TsallisPGD", ...)`` or an attack.
+        preset: ``"published"`` for the settings of the attack's own paper.
+        fields: override what ``spec`` and ``preset`` say.
+
+    Raises:
+        UserError: unknown name, preset or field, or a value outside its range.
+    """
+    if isinstance(spec, Attack):
+        return dataclasses.replace(spec, **_known(type(spec), fields))
+    given = {"type": spec} if isinstance(spec, str) else dict(spec)
+    if not isinstance(given.get("type"), str):
+        raise UserError(f"attack: expected a name or a config with type=..., got {spec!r}")
+    name, _, suffix = given.pop("type").partition(":")
+    cls = find_attack(name)
+    preset = given.pop("preset", None) or suffix or preset
+    if preset is not None and preset != "published":
+        raise unknown_name("preset", preset, ["published"])
+    if preset and cls.published is None:
+        raise UserError(f"{cls.__name__} has no published settings; leave the preset out")
+    return cls(**_known(cls, {**(cls.published if preset else {}), **given, **fields}))
+
+
+def _known(cls: type[Attack], fields: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(cls)}
+    for name in fields:
+        if name not in names:
+            raise unknown_name(f"field of {cls.__name__}", name, names)
+    return dict(fields)

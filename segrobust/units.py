@@ -1,0 +1,39 @@
+"""Radii: floats in image units ([0, 1]) or strings such as ``"8/255"``."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from segrobust.errors import UserError
+
+_FRACTION = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?)\s*$")
+
+
+def parse_eps(value: float | str, norm: str = "Linf", name: str = "eps") -> float:
+    """Turn ``0.03``, ``"0.03"`` or ``"8/255"`` into a radius in image units.
+
+    Raises:
+        UserError: not a number, negative, not finite, or above 1 for Linf (most likely a forgotten ``/255``).
+    """
+    if isinstance(value, str) and (match := _FRACTION.match(value)) and float(match[2]) > 0:
+        radius = float(match[1]) / float(match[2])
+    else:
+        try:
+            radius = float(value)
+        except (TypeError, ValueError):
+            raise UserError(f'{name}: expected a number or a fraction such as "8/255", got {value!r}') from None
+    if not math.isfinite(radius) or radius < 0:
+        raise UserError(f"{name}: expected a finite radius >= 0, got {value!r}")
+    if norm == "Linf" and radius > 1:
+        raise UserError(f'{name}: images lie in [0, 1], so a {norm} radius is at most 1, got {value!r}; '
+                        f'did you mean "{radius:g}/255"?')
+    return radius
+
+
+def format_eps(eps: float) -> str:
+    """``0.03137`` as ``8/255`` where it is a multiple of 0.05/255, else as a short decimal."""
+    in_255 = eps * 255
+    if abs(in_255 * 20 - round(in_255 * 20)) < 1e-6 and in_255 <= 255:
+        return f"{round(in_255 * 20) / 20:g}/255"
+    return f"{eps:.5g}"
