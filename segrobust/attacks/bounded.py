@@ -152,10 +152,9 @@ class GradientAttack(Attack):
         if self.random_start:
             points = start_at_random(self, problem, restart, stages[0][0])
         done = 0
-        for number, (radius, steps) in enumerate(stages):
-            if number:
-                points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
+        for radius, steps in stages:
             outcome = self._run_stage(problem, points, radius, steps, done)
+            points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
             done += steps
         return outcome.by_error if self.keep == "best" else outcome.last
 

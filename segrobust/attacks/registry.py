@@ -49,7 +49,7 @@ def build_attack(spec: str | Mapping[str, Any] | Attack, *, preset: str | None =
     """Build an attack from a name, a config with ``type=`` or another attack.
 
     Args:
-        spec: ``"TsallisPGD"``, ``"tsallis-pgd"``, ``"cospgd:published"``, ``dict(type="TsallisPGD", ...)`` or an attack.
+        spec: ``"TsallisPGD"``, ``"tsallis-pgd"``, ``"cospgd:published"``, ``dict(type="CosPGD")`` or an attack.
         preset: ``"published"`` for the settings of the attack's own paper.
         fields: override what ``spec`` and ``preset`` say.
 

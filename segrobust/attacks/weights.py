@@ -44,7 +44,8 @@ def segpgd(pixels: Pixels) -> Tensor:
 def cospgd(pixels: Pixels) -> Tensor:
     """CosPGD (Agnihotri et al., 2024, arXiv 2302.02213): cosine of the softmax and the one-hot label; 1 - cosine
     in the targeted form."""
-    cosine = pixels.log_p.exp() / torch.linalg.vector_norm(pixels.probabilities, dim=1)
+    # a norm over dim 1 is five times slower on the CPU than this
+    cosine = pixels.log_p.exp() / pixels.probabilities.square().sum(1).sqrt_()
     return 1 - cosine if pixels.targeted else cosine
 
 
@@ -81,7 +82,10 @@ def balanced(pixels: Pixels, class_counts: tuple[float, ...] | None) -> Tensor:
 
 
 def tsallis(pixels: Pixels, q: float) -> Tensor:
-    """Tsallis cross-entropy (1 - p^(1-q)) / (1-q) (arXiv 2605.03405): p^(1-q). q = 1 is cross-entropy, q = 0 is 1 - p."""
+    """Tsallis cross-entropy (1 - p^(1-q)) / (1-q) (arXiv 2605.03405): p^(1-q).
+
+    q = 1 is cross-entropy, q = 0 is 1 - p.
+    """
     return torch.exp((1 - q) * pixels.log_p) if q != 1 else torch.ones_like(pixels.log_p)
 
 

@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up everything themselves, in .venv; a second run installs nothing.
+# Overridable: PYTHON=python3.12, VENV=path, UV= (empty: use pip even where uv is installed), PYTEST_ARGS="-k name".
+
+PYTHON ?= python3
+VENV ?= .venv
+UV ?= $(shell command -v uv 2>/dev/null)
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.segrobust-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo     train a standard and a robust segmenter on synthetic scenes, attack both, write a report"
+	@echo "make test     ruff and the test suite"
+	@echo "make lint     ruff alone; make format: let ruff correct what it can"
+	@echo "make clean    remove .venv and caches; work_dirs stays"
+
+demo: $(STAMP)
+	"$(BIN)/segrobust" demo
+
+# Two single-threaded workers: on two cores quicker than one process with two threads (tests are many and small).
+test: lint
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+
+format: $(STAMP)
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .dist_test
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One resolver call for everything, so that torch and torchvision come from the same index and fit each other.
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "segrobust needs Python >= 3.10, and '$(PYTHON)' is not one; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing into $(VENV): once, several GB with the CUDA libraries of torch on Linux"
+ifneq ($(strip $(UV)),)
+	"$(UV)" venv --quiet --allow-existing --python "$(PYTHON)" "$(VENV)"
+	"$(UV)" pip install --python "$(BIN)/python" --constraint constraints.txt --editable ".[dev]"
+else
+	"$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+endif
+	@touch "$@"

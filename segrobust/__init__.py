@@ -1,0 +1,37 @@
+"""segrobust: train, attack and benchmark adversarially robust semantic segmenters.
+
+For example::
+
+    from segrobust import Segmenter, build_attack, evaluate, load_segmenter
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segrobust.attacks import build_attack
+    from segrobust.evaluation import evaluate
+    from segrobust.models import Segmenter, load_segmenter
+
+__version__ = "0.1.0"
+__all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segmenter"]
+
+_HOME = {
+    "Segmenter": "segrobust.models",
+    "build_attack": "segrobust.attacks",
+    "evaluate": "segrobust.evaluation",
+    "load_segmenter": "segrobust.models",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use, so that ``import segrobust`` stays light (no torch)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

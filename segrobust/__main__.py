@@ -1,0 +1,7 @@
+"""``python -m segrobust``."""
+
+import sys
+
+from segrobust.cli import main
+
+sys.exit(main())

@@ -1,0 +1,58 @@
+"""The tables of ``segrobust attacks``, ``models`` and ``checkpoint inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_attacks() -> None:
+    """One line per attack, with what it costs under its own defaults."""
+    from segrobust.attacks.registry import ATTACKS, dashed
+    from segrobust.threats import THREATS
+
+    table = Table(caption="passes: forwards / backwards per image; NAME:published takes the settings of the paper")
+    for title in ("name", "in Python", "threat models", "targeted", "published", "passes", "paper"):
+        table.add_column(title, overflow="fold")
+    for name, cls in ATTACKS.items():
+        forwards, backwards = cls().passes()
+        table.add_row(
+            dashed(name),
+            name,
+            ", ".join(THREATS),
+            _yes(cls.can_target),
+            _yes(cls.published is not None),
+            f"{forwards} / {backwards}",
+            cls.paper or ("control" if cls.control else "segrobust"),
+        )
+    Console().print(table)
+
+
+def print_models() -> None:
+    """One line per shipped model."""
+    from segrobust.models.zoo import zoo
+
+    entries = zoo()
+    if not entries:
+        print("no models are shipped with this copy of segrobust")
+        return
+    table = Table(caption="segrobust evaluate NAME attacks one; its weights are part of the package")
+    for title in ("name", "size", "what it is"):
+        table.add_column(title, overflow="fold")
+    for entry in entries.values():
+        table.add_row(entry.name, f"{entry.weights_path.stat().st_size / 1e6:.1f} MB", entry.description)
+    Console().print(table)
+
+
+def print_checkpoint(path: Path) -> None:
+    """What a checkpoint holds, one fact per line."""
+    from segrobust.models.checkpoint import inspect_checkpoint
+
+    for key, value in inspect_checkpoint(path).items():
+        print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "-"

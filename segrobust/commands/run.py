@@ -1,0 +1,138 @@
+"""What each command does with its checked options; torch and the rest are imported only here, on use."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Namespace
+from pathlib import Path
+
+import segrobust
+from segrobust.errors import UserError
+
+ZOO = Path(segrobust.__file__).resolve().parent / "zoo"
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+
+
+def version() -> str:
+    """The package's version."""
+    return segrobust.__version__
+
+
+def demo(options: Namespace) -> None:
+    """Train two small segmenters on synthetic scenes and compare them."""
+    from segrobust.demo import run_demo
+
+    run_demo(options.work_dir or Path("work_dirs/demo"))
+
+
+def train(options: Namespace) -> None:
+    """Train what the config describes."""
+    shipped = _shipped_name(options.config)
+    from segrobust.training import train
+
+    train(
+        shipped or options.config,
+        work_dir=options.work_dir,
+        resume=options.resume,
+        amp=options.amp,
+        cfg_options=dict(options.cfg_options),
+        launcher=options.launcher,
+    )
+
+
+def evaluate(options: Namespace) -> None:
+    """Attack a checkpoint and leave rows, summary and report in the work dir."""
+    shipped = _shipped_name(options.config)
+    if options.checkpoint is None and shipped is None:
+        raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
+    from segrobust.attacks import build_attack
+
+    for name in options.attack:
+        build_attack(name)  # a wrong name is told now, before mmseg and the data are loaded
+    from segrobust.evaluation.command import evaluate_command
+
+    evaluate_command(
+        config=shipped or options.config,
+        checkpoint=options.checkpoint,
+        attacks=options.attack,
+        eps=options.eps,
+        steps=options.steps,
+        num_images=options.num_images,
+        batch_size=options.batch_size,
+        work_dir=options.work_dir or Path("work_dirs") / (shipped or Path(options.config).stem) / "evaluation",
+        fresh=options.fresh,
+        amp=options.amp,
+        save_adversarial=options.save_adversarial,
+        trust_checkpoint=options.trust_checkpoint,
+        cfg_options=dict(options.cfg_options),
+        seed=options.seed,
+    )
+
+
+def report(options: Namespace) -> None:
+    """Write the report over finished runs."""
+    for folder in options.run_dirs:
+        if not (folder / "run.json").is_file():
+            raise UserError(f"no run in {str(folder)!r} (no run.json); name the work dir of a `segrobust evaluate`")
+    from segrobust.report import build_report
+
+    print(build_report(options.run_dirs, options.out))
+
+
+def attacks(options: Namespace) -> None:
+    """List the attacks."""
+    from segrobust.commands.listing import print_attacks
+
+    print_attacks()
+
+
+def models(options: Namespace) -> None:
+    """List the shipped models."""
+    from segrobust.commands.listing import print_models
+
+    print_models()
+
+
+def inspect(options: Namespace) -> None:
+    """Show what a checkpoint holds."""
+    from segrobust.commands.listing import print_checkpoint
+
+    print_checkpoint(options.file)
+
+
+def convert(options: Namespace) -> None:
+    """Write a checkpoint as safetensors."""
+    target = options.out or options.file.with_suffix(".safetensors")
+    if target.suffix != ".safetensors":
+        raise UserError(f"expected a name that ends in .safetensors for --out, got {str(target)!r}")
+    if target.exists():
+        raise UserError(f"{str(target)!r} exists already; remove it or name another with --out")
+    from segrobust.models.checkpoint import convert_checkpoint
+
+    convert_checkpoint(options.file, target, half=options.half)
+    print(target)
+
+
+def _shipped_name(config: str) -> str | None:
+    """The shipped model that ``config`` names or is the file of, None for another config.
+
+    Raises:
+        UserError: neither a shipped model nor a config file.
+    """
+    shipped = sorted(path.stem for path in ZOO.glob("*.json"))
+    path = Path(config)
+    if config in shipped:
+        return config
+    if path.stem in shipped and path.resolve().parent == ZOO:
+        return path.stem
+    if "::" in config:
+        return None
+    if path.is_dir():
+        raise UserError(f"expected a config file, got the folder {config!r}")
+    if path.is_file():
+        if path.suffix not in CONFIG_SUFFIXES:
+            raise UserError(f"expected a config file ending in {', '.join(CONFIG_SUFFIXES)}, got {config!r}")
+        return None
+    near = difflib.get_close_matches(config, shipped, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`segrobust models` lists the shipped ones"
+    raise UserError(f"no such config: {config!r} is neither a file nor a shipped model; {hint}")

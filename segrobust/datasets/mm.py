@@ -1,0 +1,206 @@
+"""The mmseg side of the data: dataset classes, and one loading step that checks what it reads.
+
+``LoadPair`` replaces ``LoadImageFromFile`` and ``LoadAnnotations`` in a pipeline::
+
+    pipeline = [dict(type="LoadPair", scale=(240, 180), cache=True), dict(type="PackSegInputs")]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS, TRANSFORMS
+
+from segrobust.datasets.labels import check_label, read_image, read_label
+from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
+from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
+from segrobust.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@TRANSFORMS.register_module()
+class LoadPair(BaseTransform):
+    """Reads an image (BGR) and its label (ids), checks the label, and brings both to one size.
+
+    Everything after this step, metrics included, sees ``scale`` as the original size: images shrink by pixel
+    area (and grow bilinearly), labels by nearest neighbour.
+
+    Args:
+        scale: (width, height) in pixels as in mmcv, or None for the size on disk.
+        cache: keep the pairs in memory (one process's memory: use with ``num_workers=0`` or persistent workers).
+
+    Raises:
+        UserError: a file is missing or is no image; a label is not 2-D, has another size or an id out of range.
+    """
+
+    def __init__(self, scale: tuple[int, int] | None = None, cache: bool = False) -> None:
+        self.scale = None if scale is None else (int(scale[0]), int(scale[1]))
+        self.cache = cache
+        self._pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def transform(self, results: dict) -> dict:
+        path = results["img_path"]
+        pair = self._pairs.get(path)
+        if pair is None:
+            pair = self._load(results)
+            if self.cache:
+                self._pairs[path] = pair
+        image, label = pair
+        height, width = label.shape
+        results.update(img=image.copy(), gt_seg_map=label.copy(), img_shape=(height, width), ori_shape=(height, width))
+        results["seg_fields"] = ["gt_seg_map"]
+        return results
+
+    def _load(self, results: dict) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(results["img_path"])
+        label = relabel(read_label(results["seg_map_path"]), results)
+        check_label(label, image.shape[:2], results["num_classes"], results["ignore_index"], results["seg_map_path"])
+        if self.scale is not None:
+            shrinks = self.scale[0] < image.shape[1]
+            image = cv2.resize(image, self.scale, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            label = cv2.resize(label, self.scale, interpolation=cv2.INTER_NEAREST)
+        return np.ascontiguousarray(image[..., ::-1]), label
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(scale={self.scale}, cache={self.cache})"
+
+
+def relabel(label: np.ndarray, results: dict) -> np.ndarray:
+    """Apply mmseg's ``reduce_zero_label`` and ``label_map`` (chosen classes) to an id map [H, W]."""
+    if results.get("reduce_zero_label"):
+        label = np.where((label == 0) | (label == 255), 255, label.astype(np.int16) - 1).astype(np.uint8)
+    if results.get("label_map") and label.dtype == np.uint8:
+        table = np.arange(256, dtype=np.uint8)
+        for old, new in results["label_map"].items():
+            table[old] = new
+        label = table[label]
+    return label
+
+
+class FolderDataset(BaseSegDataset):
+    """``images/<split>/*`` with ``labels/<split>/*.png`` (the same stem) under one root.
+
+    Args:
+        data_root: the folder that holds ``images`` and ``labels``.
+        split: the name of the sub-folder (train, val, test).
+
+    Raises:
+        UserError: the root, the split or a label is missing, or there is no image.
+    """
+
+    def __init__(self, data_root: str | None = None, split: str = "train", **kwargs) -> None:
+        self.split = split
+        kwargs.setdefault("reduce_zero_label", False)
+        prefix = dict(img_path=f"images/{split}", seg_map_path=f"labels/{split}")
+        super().__init__(data_root=str(data_root or ""), data_prefix=prefix, seg_map_suffix=".png", **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        images, labels = Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"])
+        check_folders(Path(self.data_root), images, labels)
+        found = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise UserError(f"no image in {images}; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        return [self._entry(path, labels / f"{path.stem}.png") for path in found]
+
+    def _entry(self, image: Path, label: Path) -> dict:
+        if not label.is_file():
+            raise UserError(f"no label for {image}; expected {label}")
+        return dict(
+            img_path=str(image),
+            seg_map_path=str(label),
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+            num_classes=len(self.metainfo["classes"]),
+            ignore_index=self.ignore_index,
+        )
+
+
+def check_folders(root: Path, images: Path, labels: Path) -> None:
+    """Raise a UserError that says which folder of the data set is missing."""
+    if not root.is_dir():
+        raise UserError(f"data root {root} is not a folder; set data_root in the config (or its environment variable)")
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"data folder {folder} is missing; expected images/<split> and labels/<split> in {root}")
+
+
+@DATASETS.register_module()
+class CamVidDataset(FolderDataset):
+    """CamVid (Brostow et al., 2008), the 11-class split of SegNet: 367 train, 101 val, 233 test images of 360x480.
+
+    The root is ``data_root``, else the environment variable ``SEGROBUST_CAMVID``, else ``../shared/data/camvid``
+    beside the repository.
+    """
+
+    METAINFO = dict(
+        classes=("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
+                 "bicyclist"),
+        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [0, 0, 192], [128, 128, 0],
+                 [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]],
+    )  # fmt: skip
+
+    def __init__(self, data_root: str | None = None, **kwargs) -> None:
+        super().__init__(data_root=str(camvid_root(data_root)), **kwargs)
+
+
+def camvid_root(data_root: str | None = None) -> Path:
+    """Where CamVid lies: the argument, else ``SEGROBUST_CAMVID``, else ``../shared/data/camvid`` by the repository."""
+    if given := data_root or os.environ.get("SEGROBUST_CAMVID"):
+        return Path(given)
+    return Path(__file__).resolve().parents[3] / "shared" / "data" / "camvid"
+
+
+@DATASETS.register_module()
+class SyntheticScenes(FolderDataset):
+    """The procedural street scenes that ``segrobust.datasets.scenes.write_scenes`` writes."""
+
+    METAINFO = dict(classes=SCENE_CLASSES, palette=[list(colour) for colour in SCENE_PALETTE])
+
+
+@DATASETS.register_module()
+class ImageLabelFolder(FolderDataset):
+    """Any image/label folder; classes come from ``metainfo`` or from ``classes.json`` in the root.
+
+    ``classes.json``: ``{"classes": ["road", ...], "palette": [[128, 64, 128], ...]}`` (the palette is optional).
+    """
+
+    def __init__(self, data_root: str, metainfo: dict | None = None, **kwargs) -> None:
+        metainfo = dict(metainfo) if metainfo else read_classes(Path(data_root) / "classes.json")
+        metainfo.setdefault("palette", default_palette(len(metainfo["classes"])))
+        super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
+
+
+def read_classes(path: Path) -> dict:
+    """Read ``classes.json`` into mmseg's metainfo, or raise a UserError that says what it should hold."""
+    if not path.parent.is_dir():
+        raise UserError(f"data root {path.parent} is not a folder; set data_root in the config")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; give metainfo=dict(classes=...) in the config, or write it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error})") from None
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not classes or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f'{path}: expected {{"classes": ["road", ...]}} with at least one name')
+    palette = content.get("palette") or default_palette(len(classes))
+    if len(palette) != len(classes):
+        raise UserError(f"{path}: {len(classes)} classes but {len(palette)} palette colours")
+    return dict(classes=tuple(classes), palette=palette)
+
+
+def default_palette(num_classes: int) -> list[list[int]]:
+    """Distinct colours [K][3]: each class id's bits spread over the high bits of red, green and blue."""
+    colours = np.zeros((num_classes, 3), dtype=np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((np.arange(1, num_classes + 1) >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours.tolist()

@@ -1,0 +1,179 @@
+"""What the evaluator reads: RGB images in [0, 1] with class ids, in a fixed order, whatever they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segrobust.datasets.labels import check_ids
+from segrobust.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.dataset import BaseDataset
+
+SPLITS = ("val", "test")
+_IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its truth.
+
+    Attributes:
+        image: RGB in [0, 1], float32 [3, H, W].
+        label: class ids or void, int64 [H, W].
+        name: the image's file name without suffix.
+    """
+
+    image: Tensor
+    label: Tensor
+    name: str
+
+
+class Source(Protocol):
+    """An ordered collection of samples with their classes; any object that has these members will do."""
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    palette: list[tuple[int, int, int]]
+    ignore_index: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes with any image or label used."""
+        ...
+
+
+class MMSegSource:
+    """A `Source` over an mmseg dataset: what its pipeline packs, as the network sees it, before normalisation.
+
+    Args:
+        dataset: an mmseg dataset whose pipeline loads labels and ends in ``PackSegInputs``.
+        indices: which of its images, in which order.
+    """
+
+    def __init__(self, dataset: BaseDataset, indices: list[int]) -> None:
+        meta = dataset.metainfo
+        if not meta.get("classes"):
+            raise UserError(f"dataset {type(dataset).__name__} names no classes; give metainfo=dict(classes=...)")
+        self.dataset, self.indices = dataset, indices
+        self.class_names = tuple(meta["classes"])
+        self.num_classes = len(self.class_names)
+        self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
+        self.palette = [tuple(int(v) for v in colour) for colour in meta.get("palette") or _palette(self.num_classes)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises UserError: a missing or broken file, a label of the wrong shape, or an id out of range."""
+        info = self.dataset.get_data_info(self.indices[index])
+        label_path = info.get("seg_map_path", "of " + info["img_path"])
+        packed = self._load(self.indices[index], info)
+        image = packed["inputs"][[2, 1, 0]].float() / 255
+        label = packed["data_samples"].gt_sem_seg.data.squeeze(0)
+        if label.ndim != 2:
+            raise UserError(f"label {label_path} has shape {tuple(label.shape)}; expected one channel of class ids")
+        check_ids(label.numpy(), self.num_classes, self.ignore_index, label_path)
+        return Sample(image, _resize_nearest(label.long(), image.shape[1:]), Path(info["img_path"]).stem)
+
+    def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            packed = self.dataset[index]
+        except UserError:
+            raise
+        except Exception as error:  # whatever the config's own loading steps raise for a bad file
+            raise UserError(f"cannot load {info['img_path']} with its label: {_first_line(error)}") from error
+        if "gt_sem_seg" not in packed["data_samples"]:
+            raise UserError("the test pipeline loads no labels; add LoadAnnotations (or use LoadPair) before packing")
+        return packed
+
+    def fingerprint(self) -> str:
+        """sha256 over names and bytes of the images and labels used, in order, and over the classes."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for index in self.indices:
+            info = self.dataset.get_data_info(index)
+            for path in (Path(info[key]) for key in ("img_path", "seg_map_path") if key in info):
+                digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+def source_from_config(
+    config: Config | Mapping | str | Path, split: str = "test", num_images: int | None = None
+) -> MMSegSource:
+    """The images that ``config.<split>_dataloader`` tests on.
+
+    Args:
+        config: an mmengine config, a dict, or a config's path or zoo name.
+        split: "test" or "val".
+        num_images: so many of them, evenly spaced (all where it is None or more than there are).
+
+    Raises:
+        UserError: no such dataloader in the config, no data, or no positive number of images.
+    """
+    from segrobust.mm import import_mmseg, load_config
+
+    import_mmseg()
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    if split not in SPLITS:
+        raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    loader = config.get(f"{split}_dataloader")
+    if not loader or not loader.get("dataset"):
+        raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
+    dataset = _build(loader["dataset"])
+    if len(dataset) == 0:
+        raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
+    return MMSegSource(dataset, evenly_spaced(len(dataset), num_images))
+
+
+def evenly_spaced(total: int, count: int | None) -> list[int]:
+    """``count`` of ``total`` indices: the middles of ``count`` equal parts, rounded down."""
+    if count is None:
+        return list(range(total))
+    if count < 1:
+        raise UserError(f"number of images: expected at least 1, got {count}")
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _build(config: Mapping) -> BaseDataset:
+    from mmseg.registry import DATASETS
+
+    try:
+        dataset = DATASETS.build(dict(config))
+        dataset.full_init()
+    except UserError:
+        raise
+    except Exception as error:  # a dataset's constructor may fail in any way: wrong type, wrong argument, no files
+        raise UserError(f"cannot open the data set {config.get('type')!r}: {_first_line(error)}") from error
+    return dataset
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _resize_nearest(label: Tensor, size: torch.Size) -> Tensor:
+    """Labels at another size than the network's input follow it (they are exact where sizes agree)."""
+    if label.shape == size:
+        return label
+    return F.interpolate(label[None, None].double(), size=tuple(size), mode="nearest-exact")[0, 0].long()
+
+
+def _palette(num_classes: int) -> list[list[int]]:
+    from segrobust.datasets.mm import default_palette
+
+    return default_palette(num_classes)

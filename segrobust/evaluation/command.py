@@ -1,0 +1,104 @@
+"""What ``segrobust evaluate`` does: from a config and a checkpoint to a finished run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from segrobust.datasets.source import source_from_config
+from segrobust.errors import UserError
+from segrobust.evaluation.runner import evaluate
+from segrobust.mm import load_config
+from segrobust.models import load_segmenter
+from segrobust.models.checkpoint import sha256
+from segrobust.models.zoo import shipped_weights
+from segrobust.report.table import print_table
+
+
+def evaluate_command(
+    config: str,
+    checkpoint: str | Path | None,
+    attacks: Sequence[str],
+    eps: Sequence[str],
+    *,
+    work_dir: str | Path,
+    steps: int | None = None,
+    num_images: int | None = None,
+    batch_size: int = 4,
+    fresh: bool = False,
+    amp: bool = False,
+    save_adversarial: bool = False,
+    trust_checkpoint: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Load, attack, report; prints the table and returns the run folder."""
+    cfg = load_config(config, cfg_options)
+    source = source_from_config(cfg, "test", num_images)
+    weights = checkpoint or shipped_weights(config)
+    if weights is None:
+        raise UserError(f"{config} brings no weights; name a checkpoint after it")
+    model = load_segmenter(cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint)
+    summary = evaluate(
+        model,
+        source,
+        attacks,
+        eps,
+        work_dir=work_dir,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        amp=amp,
+        fresh=fresh,
+        save_adversarial=save_adversarial,
+        attack_defaults=cfg.get("attack_defaults"),
+        identity={
+            "config": Path(config).stem,
+            "checkpoint": Path(weights).name,
+            "checkpoint_sha256": sha256(weights),
+            "checkpoint_trusted": trust_checkpoint,
+        },
+        about=about_this_run(),
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        console = Console()
+        print_table({model.name: summary}, console)
+        console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
+    return Path(work_dir)
+
+
+def _device() -> str:
+    """This process's own GPU, where there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def about_this_run() -> dict[str, Any]:
+    """Date, versions and hardware; no names of people, hosts or folders."""
+    import importlib.metadata as metadata
+
+    packages = ("segrobust", "torch", "torchvision", "timm", "accelerate", "onedl-mmengine", "onedl-mmsegmentation")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    cuda = torch.cuda.is_available()
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "options": [Path(word).name if "/" in word and not word[0].isdigit() else word for word in sys.argv[1:]],
+    }

@@ -1,0 +1,134 @@
+"""Adversarial training on any mmengine Runner: each batch is attacked before the model learns from it::
+
+    custom_hooks = [
+        dict(
+            type="AdversarialTrainingHook",
+            attack=dict(type="TsallisPGD", eps="4/255", steps=3, optimiser="pgd", radius_reduction=False),
+            clean_ratio=0.5,        # half of each batch stays clean
+            start=1000,             # standard training up to there
+            eps_warmup=2000,        # then eps grows to its full value
+        )
+    ]
+
+One setting of any config with an mmseg model; loss, loop and the other hooks stay what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor
+
+from segrobust.attacks import Attack, build_attack
+from segrobust.errors import UserError
+from segrobust.hooks.batches import equal_sizes, label_of, plain_module, to_loader, to_rgb
+from segrobust.hooks.seeds import seed_of
+from segrobust.models.mmseg import MMSegSegmenter
+
+
+@HOOKS.register_module()
+class AdversarialTrainingHook(Hook):
+    """Replaces the images of every training batch by attacked ones (Madry et al., 2018, arXiv 1706.06083).
+
+    The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
+    Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast.
+    Logs ``adv_eps``, ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong) and ``adv_time``
+    (seconds).
+
+    Args:
+        attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``.
+        clean_ratio: share of the images of each batch that stay clean, in [0, 1). Which ones follows from (seed,
+            iteration, rank); a share that is no whole number of images is met on average.
+        start: first iteration (not epoch) with attacks, counted from 0; before it, training is standard.
+        eps_warmup: number of iterations over which eps grows linearly from 0 at ``start`` to its full value.
+        seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
+
+    Raises:
+        UserError: a value outside its range, a targeted attack, or a model under FSDP.
+    """
+
+    def __init__(
+        self,
+        attack: str | Mapping[str, Any] | Attack,
+        clean_ratio: float = 0.0,
+        start: int = 0,
+        eps_warmup: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        self.attack = build_attack(attack)
+        if self.attack.targeted:
+            raise UserError(f"AdversarialTrainingHook: {self.attack.name} must be untargeted; set targeted=False")
+        if not 0 <= clean_ratio < 1:
+            raise UserError(f"AdversarialTrainingHook: expected 0 <= clean_ratio < 1, got {clean_ratio!r}")
+        for name, value in (("start", start), ("eps_warmup", eps_warmup), ("seed", seed or 0)):
+            if not isinstance(value, int) or value < 0:
+                raise UserError(f"AdversarialTrainingHook: expected {name} to be an integer >= 0, got {value!r}")
+        self.clean_ratio = clean_ratio
+        self.start = start
+        self.eps_warmup = eps_warmup
+        self.seed = seed
+
+    def attack_at(self, iteration: int) -> Attack | None:
+        """The attack of an iteration; None where there is nothing to attack with."""
+        done = iteration - self.start
+        if done < 0 or (done == 0 and self.eps_warmup):
+            return None
+        if done >= self.eps_warmup:
+            return self.attack
+        return dataclasses.replace(self.attack, eps=self.attack.eps * done / self.eps_warmup)
+
+    def choose(self, count: int, seed: int, iteration: int, rank: int) -> list[int]:
+        """The images of a batch of ``count`` that are attacked."""
+        generator = np.random.default_rng(seed_of(seed, "clean images", iteration, rank))
+        clean = math.floor(self.clean_ratio * count + generator.random())
+        return sorted(generator.permutation(count)[clean:].tolist())
+
+    def before_train(self, runner: Any) -> None:
+        self.segmenter = MMSegSegmenter.live(plain_module(runner.model))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
+        attack = self.attack_at(runner.iter)
+        runner.message_hub.update_scalar("train/adv_eps", attack.eps if attack else 0.0)
+        if attack is None:
+            return
+        begin = time.perf_counter()
+        try:
+            error = self._replace(runner, attack, data_batch)
+        except TypeError as problem:  # mmengine would raise it anew without its traceback
+            raise RuntimeError(f"{type(self).__name__}: {problem}") from problem
+        if error.numel():
+            runner.message_hub.update_scalar("train/adv_pixel_error", float(error.mean()))
+        runner.message_hub.update_scalar("train/adv_time", time.perf_counter() - begin)
+
+    def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any]) -> Tensor:
+        """Attack the chosen images in place; their share of wrong pixels."""
+        inputs = list(data_batch["inputs"])
+        seed = runner.seed if self.seed is None else self.seed
+        chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
+        seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in range(len(inputs))]
+        errors = [torch.empty(0)]
+        with runner.optim_wrapper.optim_context(plain_module(runner.model)):
+            for group in equal_sizes(inputs, chosen):
+                errors.append(self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds))
+        data_batch["inputs"] = inputs
+        return torch.cat(errors)
+
+    def _attack_group(
+        self, attack: Attack, inputs: list[Tensor], samples: Sequence[Any], group: list[int], seeds: list[int]
+    ) -> Tensor:
+        device = next(self.segmenter.parameters()).device
+        images = torch.stack([to_rgb(inputs[index], device) for index in group])
+        labels = torch.stack([label_of(samples[index], device) for index in group])
+        result = attack(self.segmenter, images, labels, ignore_index=self.segmenter.ignore_index,
+                        seeds=[seeds[index] for index in group])  # fmt: skip
+        for index, attacked in zip(group, result.images, strict=True):
+            inputs[index] = to_loader(attacked)
+        return result.pixel_error.cpu()

@@ -1,0 +1,16 @@
+"""Seeds as a function of what they are for: no state, so nothing to save and nothing to restore."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def seed_of(seed: int, purpose: str, *place: int, bits: int = 63) -> int:
+    """A seed in [0, 2**bits) for one purpose (``"attack"``) at one place (iteration, rank, image, ...).
+
+    Different purposes and places give independent seeds; the same ones give the same seed on every machine.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *place))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> (64 - bits)

@@ -1,0 +1,199 @@
+"""The door to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
+
+For example::
+
+    from segrobust.mm import import_mmseg, load_config
+    config = load_config("configs/fast_scnn/x.py", {"train_cfg.max_iters": 100})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segrobust.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine import Config
+
+NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twice
+NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
+OURS = ("segrobust.datasets.mm", "segrobust.hooks")
+DATA_SUFFIXES = (".json", ".yaml", ".yml")
+CONFIG_SUFFIXES = (".py", *DATA_SUFFIXES)
+
+
+@cache
+def import_mmseg() -> None:
+    """Import mmseg with all its modules and ours, quietly, and close the unsafe doors of mmengine. Idempotent.
+
+    Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, every checkpoint that mmengine reads
+    (``load_from``, ``resume``, ``init_cfg``) goes through the strict loader, and YAML is read by the safe loader.
+    """
+    warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
+    with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
+        from mmseg.utils import register_all_modules
+
+        register_all_modules(init_default_scope=True)
+        filtered.flush()
+    _point_to_installed_mmseg()
+    _close_unsafe_doors()
+    for module in OURS:
+        import_module(module)
+
+
+class _WithoutNoise(io.TextIOBase):
+    """A text stream that drops the known noise lines and passes all others on."""
+
+    def __init__(self, target: io.TextIOBase) -> None:
+        self.target = target
+        self.pending = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.pending = (self.pending + text).split("\n")
+        self.target.write("".join(f"{line}\n" for line in lines if line not in NOISE))
+        return len(text)
+
+    def flush(self) -> None:
+        self.target.write(self.pending)
+        self.pending = ""
+        self.target.flush()
+
+
+def _point_to_installed_mmseg() -> None:
+    """mmengine looks for ``mmseg::`` configs in a distribution whose name the maintained fork does not have."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        MODULE2PACKAGE["mmseg"] = metadata.distribution("onedl-mmsegmentation").name
+
+
+def _close_unsafe_doors() -> None:
+    """No pickle with code, no download, no pip, no Python from YAML, whoever calls mmengine."""
+    import mmengine.hub.hub
+    import yaml
+    from mmengine.fileio.handlers import YamlHandler, register_handler
+    from mmengine.runner import CheckpointLoader
+
+    from segrobust.models.checkpoint import load_from_strict
+
+    for prefix in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(prefix, load_from_strict, force=True)
+    mmengine.hub.hub.install_package = _refuse_to_install
+
+    class SafeYamlHandler(YamlHandler):
+        def load_from_fileobj(self, file: io.IOBase, **options: Any) -> Any:
+            return super().load_from_fileobj(file, **{**options, "Loader": yaml.SafeLoader})
+
+    register_handler(["yaml", "yml"])(SafeYamlHandler)
+
+
+def _refuse_to_install(package: str) -> None:
+    """mmengine's hub would run pip here, without asking, even for a package that is installed under another name."""
+    from mmengine.utils import is_installed
+
+    if not is_installed(package):
+        raise UserError(f"this needs the package {package}, which is not installed; install it yourself if you want it")
+
+
+def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config: a file (.py, .json, .yaml), the name of a shipped model, or ``mmseg::<path in mmseg's configs>``.
+
+    A ``.py`` config is a program and runs; JSON and YAML are data only. ``cfg_options`` are dotted keys and values.
+
+    Raises:
+        UserError: no such file, a syntax or other error in it, or a file that is not a config.
+    """
+    import_mmseg()
+    file = _locate(os.fspath(path))
+    config = _told_in_one_line(str(path), lambda: _read(file))
+    if cfg_options:
+        _told_in_one_line(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
+    return config
+
+
+def _locate(name: str) -> Path:
+    from segrobust.models.zoo import zoo
+
+    if name in zoo():
+        return zoo()[name].config_path
+    if "::" in name:
+        package, _, inside = name.partition("::")
+        if package != "mmseg":
+            raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
+        file = Path(import_module("mmseg").__file__).parent / ".mim" / "configs" / inside
+    else:
+        file = Path(name).expanduser()
+    if file.is_dir():
+        raise UserError(f"{name}: expected a config file, this is a directory")
+    if not file.exists():
+        near = difflib.get_close_matches(name, zoo(), n=2)
+        hint = f"; did you mean the shipped model {' or '.join(near)}?" if near else ""
+        raise UserError(f"{name}: no such config file, nor a shipped model (`segrobust models` lists them){hint}")
+    if file.suffix not in CONFIG_SUFFIXES:
+        raise UserError(
+            f"{name}: expected a config ({', '.join(CONFIG_SUFFIXES)}), got a file ending in {file.suffix or 'nothing'}"
+        )
+    return file
+
+
+def _read(file: Path) -> Config:
+    from mmengine import Config
+
+    if file.suffix in DATA_SUFFIXES:
+        _check_is_data(file)
+    return Config.fromfile(file)
+
+
+def _check_is_data(file: Path) -> None:
+    """JSON and YAML configs may not run code: no Python base, no imports, no dotted names but those of mm packages."""
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.fileio import load
+
+    content = load(file)
+    if not isinstance(content, dict):
+        raise UserError(f"expected a mapping at the top, got {type(content).__name__}")
+    if "custom_imports" in content:
+        raise UserError("custom_imports run code, which only a .py config may do")
+    bases = content.get("_base_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not base.endswith(DATA_SUFFIXES) or "::" in base:
+            raise UserError(f"_base_ {base!r} is not JSON or YAML, and only a .py config may inherit from a program")
+        _check_is_data(file.parent / base)
+    for name in _built_names(content):
+        scope = name.rpartition(".")[0]
+        if scope and scope not in MODULE2PACKAGE:
+            raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
+
+
+def _built_names(node: Any) -> list[str]:
+    """All names in a config that mmengine looks up in a registry, where a dotted one would be imported."""
+    if isinstance(node, dict):
+        named = [node[key] for key in ("type", "constructor", "runner_type") if isinstance(node.get(key), str)]
+        return named + [name for value in node.values() for name in _built_names(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in _built_names(value)]
+    return []
+
+
+def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
+    """Run ``action``; whatever a config throws (it may be a program) becomes one line that names its file."""
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise UserError(f"{source}: cannot be read as a config: {type(error).__name__}: {first}") from error

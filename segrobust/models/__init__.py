@@ -1,0 +1,95 @@
+"""Models: one contract (``segmenter``), an adapter per origin, strict checkpoints and the shipped weights.
+
+For example::
+
+    model = load_segmenter("configs/fpn/x.py", "x.pth")      # or the name of a shipped model alone
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from segrobust.errors import UserError
+from segrobust.models.checkpoint import load_state_dict, load_strict
+from segrobust.models.segmenter import Segmenter, frozen_eval
+from segrobust.models.zoo import shipped_weights
+
+if TYPE_CHECKING:
+    from mmengine import Config
+
+__all__ = ["Segmenter", "frozen_eval", "load_segmenter"]
+LOGGER = logging.getLogger(__name__)
+
+
+def load_segmenter(
+    config: str | os.PathLike | Config | Mapping[str, Any],
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device = "auto",
+    trust_checkpoint: bool = False,
+) -> Segmenter:
+    """A segmenter in eval mode from a config and a checkpoint.
+
+    Args:
+        config: a config file, the name of a shipped model (which brings its weights), a config or a dict.
+        checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
+        device: ``auto`` takes the GPU where there is one.
+        trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
+
+    Raises:
+        UserError: the config, the checkpoint or the device does not serve, told in one line.
+    """
+    from mmengine import Config
+
+    from segrobust.mm import load_config
+
+    target = _device(device)
+    if isinstance(config, str | os.PathLike):
+        checkpoint = checkpoint if checkpoint is not None else shipped_weights(config)
+        config = load_config(config)
+    elif not isinstance(config, Config):
+        config = Config(dict(config))
+    model, weights_owner = _build(config)
+    if checkpoint is None:
+        LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
+    else:
+        load_strict(weights_owner, load_state_dict(checkpoint, trust_checkpoint), checkpoint)
+    return model.eval().to(target)
+
+
+def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
+    """The segmenter that a config describes, and the module inside whose keys its checkpoints have."""
+    from segrobust.models.mmseg import MMSegSegmenter, dataset_identity
+    from segrobust.models.torchvision import TorchvisionSegmenter
+
+    settings = config.get("model")
+    if not isinstance(settings, Mapping) or "type" not in settings:
+        raise UserError(f"{config.filename or 'this config'}: expected an entry model=dict(type=...), found none")
+    if settings["type"] != TorchvisionSegmenter.__name__:
+        model = MMSegSegmenter.from_config(config)
+        return model, model.module
+    options = {key: value for key, value in settings.to_dict().items() if key != "type"}
+    identity = dataset_identity(config)
+    if len(identity.get("class_names", ())) == options.get("num_classes"):
+        options = {**identity, **options}
+    if missing := {"arch", "num_classes"} - options.keys():
+        raise UserError(f"model=dict(type='TorchvisionSegmenter', ...) needs {' and '.join(sorted(missing))}")
+    model = TorchvisionSegmenter(**options)
+    return model, model.net
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f'device: expected "auto", "cpu", "cuda" or "cuda:<number>", got {device!r}') from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {device!r} asked for, but torch sees no GPU; use cpu or auto")
+    return target

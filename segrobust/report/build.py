@@ -1,0 +1,190 @@
+"""``report.html``: run folders in, one offline page out.
+
+Everything that comes from a run is escaped by the template engine; figures and pictures are made here; the page has no
+script, loads nothing, and says so to the browser in its content security policy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from segrobust.evaluation.durable import clear_io_errors, replace_file
+from segrobust.evaluation.summary import WORST_CASE
+from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
+from segrobust.report.pictures import CHANGES, KINDS, read_grid
+from segrobust.report.runs import Run, load_runs
+from segrobust.units import format_eps
+
+_HEAD = {
+    "Model": ("model",),
+    "Config": ("config",),
+    "Checkpoint": ("checkpoint",),
+    "Checkpoint sha256": ("checkpoint_sha256", "weights_sha256"),
+    "Data": ("dataset",),
+    "Data fingerprint": ("dataset_fingerprint",),
+    "Images": ("images",),
+    "Date": ("date",),
+    "segrobust": ("versions.segrobust",),
+    "torch": ("versions.torch",),
+    "Device": ("device",),
+}
+_DIGESTS = ("Checkpoint sha256", "Data fingerprint")
+_TITLES = dict(
+    zip(
+        KINDS,
+        ("image", "perturbation", "ground truth", "prediction before", "prediction after", "changed pixels"),
+        strict=True,
+    )
+)
+
+
+def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one HTML file about one run, or comparing several.
+
+    Args:
+        run_dirs: folders with ``run.json``, ``summary.json`` and, if pictures were kept, ``images/grid.json``.
+        out: the file; by default ``report.html`` in the first folder.
+
+    Raises:
+        UserError: a folder that is not a finished run, or a file that cannot be written.
+    """
+    runs = load_runs([Path(folder) for folder in run_dirs])
+    path = Path(out) if out is not None else runs[0].path / "report.html"
+    with clear_io_errors(f"create {path.parent}", "choose an --out that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, render(runs).encode())
+    return path
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as a string."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "passes": _passes}
+    environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
+    data = [{"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records} for run in runs]
+    return environment.get_template("report.html.j2").render(
+        title=" vs ".join(run.label for run in runs) if len(runs) > 1 else runs[0].facts.get("model", runs[0].label),
+        runs=runs,
+        head=_head(runs),
+        trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
+        norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
+        minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
+        classes=[view for run in runs if (view := _class_view(run))],
+        grids=[(run, grid) for run in runs if (grid := read_grid(run.path / "images"))],
+        kinds=_TITLES,
+        changes={name: _css(colour) for name, colour in CHANGES.items()},
+        swatches=_merged(
+            (name, _css(colour)) for run in runs for name, colour in zip(run.class_names, run.palette, strict=False)
+        ),
+        data=json.dumps(data, indent=1),
+    )
+
+
+def _merged(groups: Any) -> list:
+    """Items in order of appearance, each once; of one level of lists, or of tuples."""
+    flat = [item for group in groups for item in (group if isinstance(group, list) else [group])]
+    return list(dict.fromkeys(flat))
+
+
+def _head(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """A title and the values to show: run, short value, full value; one value without a run where all runs agree."""
+    facts = []
+    for title, names in _HEAD.items():
+        values = [next((run.facts[name] for name in names if name in run.facts), "") for run in runs]
+        shown = [(run.label, _short(title, value), value) for run, value in zip(runs, values, strict=True)]
+        if any(values):
+            facts.append((title, [("", *shown[0][1:])] if len(set(values)) == 1 else shown))
+    return facts
+
+
+def _short(title: str, value: str) -> str:
+    if title in _DIGESTS:
+        return value[:12]
+    return value.replace("T", " ").removesuffix("+00:00") + " UTC" if title == "Date" and "+00:00" in value else value
+
+
+def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
+    """Curves and tables of one threat model."""
+    top = upper_end(runs)
+    names = _merged(run.attack_names(norm) for run in runs)
+    mine = [run for run in runs if norm in run.norms]
+    compared = run_lines(mine, norm)
+    figures = []
+    if len(compared) > 1:
+        figures.append(("Worst case of each run", draw(compared, norm, f"worst case by run, {norm}", top)))
+    for run in mine:
+        svg = draw(attack_lines(run, norm, names), norm, f"{run.label}: score against radius, {norm}", top)
+        figures.append((run.label, svg))
+    return {
+        "name": norm,
+        "figures": [(title, Markup(svg)) for title, svg in figures],  # noqa: S704  (made by draw, labels escaped there)
+        "radii": sorted({r["eps"] for run in mine for r in run.records if r["norm"] == norm and r["eps"] is not None}),
+        "blocks": [(run, [_attack_view(run, norm, name) for name in run.attack_names(norm)]) for run in mine],
+        "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
+        "in_words": _IN_WORDS.get(norm, ""),
+    }
+
+
+_IN_WORDS = {
+    "Linf": "every channel of every pixel may change by at most eps, with images in [0, 1]",
+    "L2": "the Euclidean length of the whole change is at most eps, with images in [0, 1]",
+    "L1": "the absolute changes of all channels and pixels sum to at most eps, with images in [0, 1]",
+}
+
+
+def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
+    records = run.at_radius(norm, name)
+    seconds = [record["seconds"] for record in records if record["seconds"] is not None]
+    return {
+        "name": name.replace("_", " ") if name == WORST_CASE else name,
+        "worst": name == WORST_CASE,
+        "cells": {record["eps"]: record for record in records},
+        "passes": _merged(_passes(record) for record in records),
+        "seconds": sum(seconds) if seconds else None,
+    }
+
+
+def _passes(record: dict[str, Any]) -> str:
+    return f"{_count(record['forwards'])} + {_count(record['backwards'])}"
+
+
+def _class_view(run: Run) -> dict[str, Any] | None:
+    """IoU per class: clean and at the worst case of each radius."""
+    worst = [record for norm in run.norms for record in run.at_radius(norm, WORST_CASE)]
+    columns = ([("clean", run.clean)] if run.clean else []) + [(format_eps(r["eps"]), r) for r in worst]
+    columns = [(title, record["iou"]) for title, record in columns if record["iou"]]
+    if not columns:
+        return None
+    count = max(len(iou) for _, iou in columns)
+    names = [*run.class_names, *(f"class {i}" for i in range(len(run.class_names), count))]
+    colours = [_css(colour) for colour in run.palette] + ["transparent"] * count
+    rows = [(names[i], colours[i], [iou[i] if i < len(iou) else None for _, iou in columns]) for i in range(count)]
+    return {"run": run, "columns": [title for title, _ in columns], "rows": rows}
+
+
+def _css(colour: Sequence[int]) -> str:
+    return "rgb({}, {}, {})".format(*colour)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.1f}\N{EN DASH}{bounds[1]:.1f}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"

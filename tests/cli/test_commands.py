@@ -1,0 +1,162 @@
+"""What the commands do: the right call with the right values, lists for people, and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segrobust.cli import main, one_line
+from segrobust.commands import run
+from segrobust.errors import UserError
+
+LIGHT = """
+import sys
+from segrobust.cli import main
+status = main({argv!r})
+heavy = [name for name in ("torch", "numpy", "mmengine", "matplotlib", "rich") if name in sys.modules]
+sys.exit(f"imported {{heavy}}" if heavy else status)
+"""
+
+
+def test_wrong_input_is_told_before_anything_heavy_is_imported():
+    code = LIGHT.format(argv=["evaluate", "none.py", "--eps", "1/255"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("segrobust: error: no such config")
+
+
+def test_interrupt(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "segrobust: interrupted; run the same command again to go on\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+    def defect(options):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(run, "demo", defect)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["demo"])
+
+
+class _Refusing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UserError("label x.png holds the id 7")
+
+
+def test_error_in_a_data_worker_is_one_line():
+    with pytest.raises(UserError) as caught:
+        next(iter(torch.utils.data.DataLoader(_Refusing(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert one_line(caught.value) == "label x.png holds the id 7"
+
+
+def test_attacks_lists_every_attack(capsys, monkeypatch):
+    from segrobust.attacks.registry import ATTACKS
+
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["attacks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, cls in ATTACKS.items():
+        (line,) = (line for line in lines if f" {name} " in line)
+        assert cls.paper in line
+        assert f" {cls().passes()[0]} / {cls().passes()[1]} " in line
+
+
+def test_models_lists_the_zoo(capsys, monkeypatch):
+    from segrobust.models.zoo import zoo
+
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert zoo()
+    for entry in zoo().values():
+        assert entry.name in out
+
+
+def test_evaluate_leaves_its_files(finished, world, capsys):
+    names = {path.name for path in finished.iterdir()}
+    assert {"run.json", "rows", "summary.json", "report.html", "images"} <= names
+    records = json.loads((finished / "summary.json").read_text())
+    assert {"clean", "CEPGD", "worst_case"} <= {record["attack"] for record in records}
+    rows = {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
+    assert main(world.evaluate(finished)) == 0
+    assert rows == {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
+
+
+def test_report_over_two_runs(finished, tmp_path, capsys):
+    out = tmp_path / "both.html"
+    assert main(["report", str(finished), str(finished), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert "CEPGD" in out.read_text()
+
+
+def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    weights = load_file(world.weights)
+    pickled = tmp_path / "tiny.pth"
+    torch.save({"state_dict": weights, "meta": {"epoch": 3}}, pickled)
+    assert main(["checkpoint", "convert", str(pickled)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "tiny.safetensors")
+    converted = load_file(tmp_path / "tiny.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[key], weights[key]) for key in weights)
+    assert main(["checkpoint", "inspect", str(pickled)]) == 0
+    assert str(len(weights)) in capsys.readouterr().out
+
+
+def test_checkpoint_convert_to_half_precision(world, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "half.safetensors"
+    assert main(["checkpoint", "convert", str(world.weights), "--out", str(out), "--half"]) == 0
+    kinds = {value.dtype for value in load_file(out).values() if value.is_floating_point()}
+    assert kinds == {torch.float16}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "report"])
+def test_tools_start_the_same_commands(name, repository, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--no-such-option"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(repository / "tools" / f"{name}.py"), run_name="__main__")
+    assert left.value.code == 2
+    assert f"see segrobust {name} --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dist_train.sh", "dist_evaluate.sh"])
+def test_scripts_without_arguments_say_how(name, repository):
+    done = subprocess.run([repository / "tools" / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_integers(world, finished, repository, tmp_path):
+    script = repository / "tools" / "dist_evaluate.sh"
+    options = world.evaluate(tmp_path / "two")[3:]
+    command = [str(script), str(world.config), str(world.weights), "2", *options]
+    settings = {**os.environ, "PYTHON": sys.executable, "PORT": str(20000 + os.getpid() % 20000)}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "two" / "rows").glob("[0-9r]*.jsonl"))) == 2
+    assert _rows(tmp_path / "two") == _rows(finished)
+
+
+def _rows(work_dir: Path) -> list[str]:
+    files = (path for path in (work_dir / "rows").glob("*.jsonl") if not path.name.startswith("timing"))
+    return sorted(line for path in files for line in path.read_text().splitlines())

@@ -1,0 +1,175 @@
+"""The evaluator: rows that do not depend on how the work was cut, resumed or shared out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segrobust.attacks import build_attack
+from segrobust.errors import UserError
+from segrobust.evaluation.pictures import choose
+from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds, plan_jobs
+from segrobust.evaluation.store import RunFolder
+from tests.evaluation.toy_run import K, RUN, ToySource, toy_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder, **changes):
+    return evaluate(toy_model(), ToySource(), work_dir=folder, **{**RUN, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run(folder)
+
+
+def test_every_image_once_under_every_attack_and_radius(finished):
+    rows = RunFolder(finished[0]).rows()
+    keys = [(row["attack"], row["eps"], row["image"]) for row in rows]
+    assert len(keys) == len(set(keys)) == 7 * (1 + 2 * 2)
+    assert {"run.json", "summary.json", "report.html", "images", "rows"} <= {p.name for p in finished[0].iterdir()}
+
+
+def test_rows_are_what_a_fresh_forward_counts(finished):
+    model, source = toy_model(), ToySource()
+    rows = {(row["attack"], row["eps"], row["image"]): row for row in RunFolder(finished[0]).rows()}
+    attack = build_attack("TsallisPGD", eps="8/255", steps=5)
+    for ids in ([0], [1, 2]):  # the groups of equal size in the first batch
+        images = torch.stack([source[i].image for i in ids])
+        labels = torch.stack([source[i].label for i in ids])
+        result = attack(model, images, labels, seeds=image_seeds(0, ids))
+        for n, i in enumerate(ids):
+            row = rows["TsallisPGD", attack.eps, i]
+            with torch.no_grad():
+                wrong = (model(result.images).argmax(1)[n] != labels[n]) & (labels[n] != 255)
+            assert sum(row["fn"]) == wrong.sum() and sum(row["tp"]) + sum(row["fn"]) == (labels[n] != 255).sum()
+            assert row["distance"] == pytest.approx(8 / 255, abs=1e-6)
+            assert (row["forwards"], row["backwards"]) == attack.passes()
+
+
+def test_the_attack_hurts_more_than_noise_and_more_at_a_larger_radius(finished):
+    scores = {(r["attack"], r["eps"]): r["aAcc"] for r in finished[1]}
+    small, large = 2 / 255, 8 / 255
+    assert scores["TsallisPGD", large] < scores["TsallisPGD", small] < scores["clean", None]
+    assert scores["TsallisPGD", large] < scores["UniformNoise", large] - 3
+    assert scores["worst_case", large] <= scores["TsallisPGD", large]
+
+
+def test_a_run_cut_short_goes_on_without_computing_anything_twice(finished, tmp_path, monkeypatch):
+    computed = []
+    original = Evaluation.attack_batch
+
+    def counting(self, job, batch):
+        computed.append((job.title, tuple(batch)))
+        if len(computed) == 6:
+            raise KeyboardInterrupt
+        return original(self, job, batch)
+
+    monkeypatch.setattr(Evaluation, "attack_batch", counting)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    run(tmp_path)
+    assert len(computed) == 16 and len(set(computed)) == 15  # only the batch in flight twice
+    assert RunFolder(tmp_path).rows() == RunFolder(finished[0]).rows()
+
+    before = (tmp_path / "summary.json").read_bytes()
+    run(tmp_path)
+    assert len(computed) == 16 and (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_another_identity_is_refused_and_named(finished):
+    with pytest.raises(UserError, match="steps is 5 there and 6 here"):
+        run(finished[0], steps=6)
+    with pytest.raises(UserError, match="dataset_fingerprint"):
+        evaluate(toy_model(), ToySource(salt=1), work_dir=finished[0], **RUN)
+    with pytest.raises(UserError, match="weights_sha256"):
+        model = toy_model()
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-3)
+        evaluate(model, ToySource(), work_dir=finished[0], **RUN)
+
+
+def test_model_and_data_must_agree_on_the_classes(tmp_path):
+    source = ToySource()
+    source.num_classes = K + 1
+    with pytest.raises(UserError, match="the model has 4 classes, the data set 5"):
+        evaluate(toy_model(), source, work_dir=tmp_path, **RUN)
+
+
+def test_lost_rows_are_an_error(tmp_path):
+    run(tmp_path, attacks=["UniformNoise"])
+    rows = tmp_path / "rows" / "rank-0.jsonl"
+    evaluation = Evaluation(
+        toy_model(), ToySource(8), plan_jobs(["UniformNoise"], RUN["eps"]), RunFolder(tmp_path),
+        batch_size=3, seed=0, amp=False, save_adversarial=False,
+    )  # fmt: skip
+    from segrobust.evaluation.runner import _finish
+
+    assert rows.exists()
+    with pytest.raises(RuntimeError, match="3 rows missing"):
+        _finish(evaluation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2])
+def test_several_processes_give_the_same_rows(finished, tmp_path, processes):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "-m", "tests.evaluation.toy_run", str(tmp_path)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = len(finished[1])
+    for rank in range(processes):
+        assert (tmp_path / f"processes-{rank}.txt").read_text() == f"{processes} {records}"
+        assert (tmp_path / "rows" / f"rank-{rank}.jsonl").stat().st_size > 0
+    assert RunFolder(tmp_path).rows() == RunFolder(finished[0]).rows()
+    stored, alone = (json.loads((folder / "run.json").read_text())["identity"] for folder in (tmp_path, finished[0]))
+    assert stored == alone
+
+
+def test_adversarial_images_are_kept_on_request(tmp_path):
+    run(tmp_path, attacks=["TsallisPGD"], eps=["4/255"], save_adversarial=True)
+    files = sorted((tmp_path / "adversarial" / "TsallisPGD_4-255").glob("*.npy"))
+    assert [file.stem for file in files] == [f"{i:06d}" for i in range(7)]
+    delta = np.load(files[1]) - ToySource()[1].image.numpy()
+    assert delta.dtype == np.float32 and np.abs(delta).max() == pytest.approx(4 / 255, abs=1e-6)
+
+
+def test_bfloat16_gradients_with_float32_verification(tmp_path):
+    summary = run(tmp_path, attacks=["TsallisPGD"], eps=["8/255"], amp=True)
+    exact = run(tmp_path / "exact", attacks=["TsallisPGD"], eps=["8/255"])
+    assert summary[0]["aAcc"] == exact[0]["aAcc"]
+    rows = [RunFolder(folder).rows() for folder in (tmp_path, tmp_path / "exact")]
+    assert rows[0] != rows[1]
+    assert abs(summary[1]["aAcc"] - exact[1]["aAcc"]) < 10
+
+
+def test_jobs():
+    jobs = plan_jobs(
+        ["tsallis-pgd", "cospgd", "cospgd:published", {"type": "CosPGD", "optimiser": "pgd"}, "FGSM", "BalancedPGD"],
+        ["1/255", 0.02],
+        steps=7,
+        defaults={"BalancedPGD": {"class_counts": [1, 2]}},
+    )
+    labels = [job.label for job in jobs]
+    assert labels[::2] == ["clean", "TsallisPGD", "CosPGD", "CosPGD:published", "CosPGD#2", "FGSM", "BalancedPGD"]
+    assert [job.attack.steps for job in jobs[1:] if hasattr(job.attack, "steps")] == [7] * 10
+    assert jobs[-1].attack.class_counts == (1.0, 2.0) and jobs[-1].attack.eps == 0.02
+
+
+def test_choice_of_pictures():
+    rows = [{"image": i, "tp": [c], "fn": [10 - c]} for i, c in enumerate([5, 9, 1, 7, 3])]
+    assert choose(rows) == {"worst": 2, "median": 0, "best": 1}
+    assert choose([*rows, {"image": 5, "tp": [], "fn": []}]) == {"worst": 2, "median": 0, "best": 1}
+    assert choose(rows[:1]) == {"worst": 0} and choose([]) == {}

@@ -1,0 +1,61 @@
+"""A small evaluation on made-up images; also a script, so that torchrun can start it on several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+
+from segrobust.datasets.source import Sample
+from segrobust.models.segmenter import Segmenter
+from tests.attacks.toys import SmallNet, batch
+
+K = 4
+RUN = {"attacks": ["TsallisPGD", "UniformNoise"], "eps": ["2/255", "8/255"], "steps": 5, "batch_size": 3}
+
+
+class ToySource:
+    """Seven images of two sizes with a few void pixels."""
+
+    num_classes = K
+    class_names = ("a", "b", "<c>", "d")
+    palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    ignore_index = 255
+
+    def __init__(self, count: int = 7, salt: int = 0) -> None:
+        self.salt = salt
+        net = SmallNet(K)
+        self.samples = []
+        for i in range(count):
+            images, labels = batch(net, count=1, size=16 if i % 3 else 12, seed=i)
+            self.samples.append(Sample(images[0], labels[0], f"scene <{i}>"))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"toy {len(self)} {self.salt}".encode()).hexdigest()
+
+
+def toy_model() -> Segmenter:
+    return Segmenter.wrap(SmallNet(K), num_classes=K, name="toy").eval()
+
+
+def main(work_dir: str) -> None:
+    from accelerate import PartialState
+
+    from segrobust.evaluation.runner import evaluate
+
+    torch.set_num_threads(1)
+    summary = evaluate(toy_model(), ToySource(), work_dir=work_dir, **RUN)
+    state = PartialState()
+    Path(work_dir, f"processes-{state.process_index}.txt").write_text(f"{state.num_processes} {len(summary)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,68 @@
+"""One of torchrun's processes of ``test_distributed.py``: ``processes.py FOLDER`` leaves what it found in FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from segrobust.training import join_cpu_processes, prepare, train
+from tests.hooks.toys import toy_config, with_validation
+
+ATTACK = dict(
+    type="AdversarialTrainingHook",
+    attack=dict(type="CEPGD", eps="8/255", steps=2, optimiser="pgd", radius_reduction=False, random_start=False),
+)
+
+
+@HOOKS.register_module()
+class FedImages(Hook):
+    """Keeps what the model was fed."""
+
+    priority = "LOW"
+
+    def __init__(self) -> None:
+        self.images = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self.images.append([image.clone() for image in data_batch["inputs"]])
+
+
+def distributed_config(batch_size: int):
+    """A training whose gradients do not depend on how a batch is split: fixed statistics, no dropout.
+
+    Every step sums two batches (accumulative_counts=2)."""
+    config = with_validation(toy_config(ATTACK, dict(type="FedImages"), dict(type="ReseedHook"), attack=None))
+    config.train_dataloader.update(
+        batch_size=batch_size,
+        sampler=dict(type="SeededInfiniteSampler"),
+        dataset=dict(type="SeededDataset", dataset=dict(type="ToyScenes")),
+    )
+    config.optim_wrapper.accumulative_counts = 2
+    config.model.backbone.update(norm_eval=True, with_cp=False)
+    config.model.decode_head.update(dropout_ratio=0.0, norm_cfg=None)
+    return config
+
+
+def measure(folder: Path, batch_size: int, launcher: str) -> dict:
+    """Metrics of the untrained model, then the weights and images of a training."""
+    config = prepare(distributed_config(batch_size), folder / "val", False, False, None, launcher)
+    if launcher == "pytorch":
+        join_cpu_processes(config)
+    metrics = {name: float(value) for name, value in Runner.from_cfg(config).val().items()}
+    runner = train(distributed_config(batch_size), work_dir=folder / "train", launcher=launcher)
+    model = runner.model.module if launcher == "pytorch" else runner.model
+    images = next(hook for hook in runner.hooks if isinstance(hook, FedImages)).images
+    return {"metrics": metrics, "weights": model.state_dict(), "images": images, "wrapper": type(runner.model).__name__}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    found = measure(target, batch_size=1, launcher="pytorch")
+    torch.save(found, target / f"rank_{get_rank()}.pt")

@@ -1,0 +1,62 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from segrobust.report.table import print_table
+
+
+def record(attack, eps, aacc=12.345, miou=6.789, norm="Linf"):
+    return {"attack": attack, "norm": norm if eps else None, "eps": eps, "images": 48, "aAcc": aacc, "mIoU": miou}
+
+
+def printed(summaries, width=100, **options):
+    console = Console(file=io.StringIO(), width=width, **options)
+    print_table(summaries, console)
+    return console.file.getvalue()
+
+
+RADII = [n / 255 for n in (0.25, 0.5, 1, 2, 12)]
+
+
+def test_five_radii_fit_a_hundred_columns():
+    names = ("BalancedPGD:published#2", "TsallisPGD", "worst_case")
+    records = [record("clean", None, 100.0, 100.0)] + [record(n, e, 100.0, 100.0) for n in names for e in RADII]
+    lines = printed({"standard": records, "robust": records}).splitlines()
+    assert max(map(len, lines)) <= 100
+    for name in ("BalancedPGD:publ", "TsallisPGD", "worst case"):
+        mine = [line for line in lines if line.startswith(name)]
+        assert len(mine) == 2  # one line per attack in each run's block
+        assert all(line.count("100.00 / 100.00") == 5 for line in mine)
+    assert "standard: clean 100.00 / 100.00 on 48 images" in lines[0]
+    assert all(f"{n}/255" in lines[2] for n in ("0.25", "0.5", "1", "2", "12"))
+
+
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (100, 2), (50, 4)])
+def test_more_radii_than_fit_go_below(width, tables):
+    records = [record("CEPGD", n / 255, aacc=n) for n in range(1, 8)]
+    text = printed({"run": records}, width)
+    assert text.count("CEPGD") == tables
+    assert all(f"{n}.00 / 6.79" in text for n in range(1, 8))
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_missing_numbers_and_other_norms_are_shown():
+    records = [record("clean", None), record("CEPGD", 1 / 255), record("SegPGD", 2 / 255, miou=None)]
+    text = printed({"run": [*records, record("CEPGD", 0.5, norm="L2")]})
+    assert "12.35 / -" in text or "12.34 / -" in text
+    cells = [line.split() for line in text.splitlines() if line.startswith("SegPGD")]
+    assert cells[0][1] == "-"  # not run at 1/255
+    assert "L2" in text
+
+
+def test_minimum_norm_attacks_have_a_line():
+    alma = {**record("ALMAProx", None), "norm": "Linf", "median_distance": 0.5 / 255, "found": 87.5, "apsr": 99.0}
+    assert "ALMAProx (Linf): median distance 0.5/255, found 87.50 %" in printed({"run": [alma]})
+    assert "not found for half of the images" in printed({"run": [{**alma, "median_distance": None}]})
+
+
+def test_markup_in_names_is_not_obeyed():
+    text = printed({"[red]run[/red] [/]": [record("[bold]x", 1 / 255), record("clean", None)]}, force_terminal=True)
+    assert "[red]run[/red] [/]" in text
+    assert "[bold]x" in text

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Put a trained model into segrobust/zoo: half-precision safetensors and a JSON config without the training part.
+
+    python tools/ship_model.py CONFIG CHECKPOINT NAME "what it is, in one sentence"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from segrobust.mm import load_config
+from segrobust.models.checkpoint import convert_checkpoint
+from segrobust.models.zoo import FOLDER
+
+KEPT = ("default_scope", "model", "test_dataloader", "test_evaluator", "test_cfg", "attack_defaults")
+LARGEST = 5_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("description")
+    options = parser.parse_args()
+    config = load_config(options.config).to_dict()
+    shipped = {"description": options.description, **{key: config[key] for key in KEPT if key in config}}
+    weights = FOLDER / f"{options.name}.safetensors"
+    convert_checkpoint(options.checkpoint, weights, half=True)
+    if weights.stat().st_size > LARGEST:
+        weights.unlink()
+        raise SystemExit(f"{options.name}: over {LARGEST / 1e6:g} MB even in half precision; not shipped")
+    (FOLDER / f"{options.name}.json").write_text(json.dumps(shipped, indent=1) + "\n", encoding="utf-8")
+    print(f"{weights.name}: {weights.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
