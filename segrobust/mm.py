@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import io
 import os
 import re
@@ -21,7 +22,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segrobust.errors import UserError
+from segrobust.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -79,10 +80,10 @@ def _point_to_installed_mmseg() -> None:
 
 
 def _close_unsafe_doors() -> None:
-    """No pickle with code, no download, no pip, no Python from YAML, whoever calls mmengine."""
+    """No pickle with code, no download, no pip, no Python from YAML or data files, whoever calls mmengine."""
     import mmengine.hub.hub
     import yaml
-    from mmengine.fileio.handlers import YamlHandler, register_handler
+    from mmengine.fileio.handlers import PickleHandler, YamlHandler, register_handler
     from mmengine.runner import CheckpointLoader
 
     from segrobust.models.checkpoint import load_from_strict
@@ -95,7 +96,14 @@ def _close_unsafe_doors() -> None:
         def load_from_fileobj(self, file: io.IOBase, **options: Any) -> Any:
             return super().load_from_fileobj(file, **{**options, "Loader": yaml.SafeLoader})
 
+    class NoPickleHandler(PickleHandler):
+        def load_from_fileobj(self, file: io.IOBase, **_: Any) -> Any:
+            raise UserError(
+                "data in a pickle is not read, since a pickle can run any program; use JSON or text instead"
+            )
+
     register_handler(["yaml", "yml"])(SafeYamlHandler)
+    register_handler(["pickle", "pkl"])(NoPickleHandler)
 
 
 def _refuse_to_install(package: str) -> None:
@@ -118,8 +126,19 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     file = _locate(os.fspath(path))
     config = _told_in_one_line(str(path), lambda: _read(file))
     if cfg_options:
+        _check_entries(config, cfg_options)
         _told_in_one_line(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
     return config
+
+
+def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
+    """An option may change an entry of the config or add one that the Runner knows; any other is a slip of the pen."""
+    from mmengine.runner import Runner
+
+    known = {*config, *inspect.signature(Runner.__init__).parameters} - {"self", "cfg"}
+    for entry in (key.partition(".")[0] for key in cfg_options):
+        if entry not in known:
+            raise unknown_name("config entry", entry, known)
 
 
 def _locate(name: str) -> Path:

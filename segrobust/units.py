@@ -26,14 +26,16 @@ def parse_eps(value: float | str, norm: str = "Linf", name: str = "eps") -> floa
     if not math.isfinite(radius) or radius < 0:
         raise UserError(f"{name}: expected a finite radius >= 0, got {value!r}")
     if norm == "Linf" and radius > 1:
-        raise UserError(f'{name}: images lie in [0, 1], so a {norm} radius is at most 1, got {value!r}; '
-                        f'did you mean "{radius:g}/255"?')
+        raise UserError(
+            f"{name}: images lie in [0, 1], so a {norm} radius is at most 1, got {value!r}; "
+            f'did you mean "{radius:g}/255"?'
+        )
     return radius
 
 
-def format_eps(eps: float) -> str:
-    """``0.03137`` as ``8/255`` where it is a multiple of 0.05/255, else as a short decimal."""
+def format_eps(eps: float, norm: str | None = "Linf") -> str:
+    """``0.03137`` as ``8/255`` where it is a multiple of 0.05/255; a short decimal else and in other norms."""
     in_255 = eps * 255
-    if abs(in_255 * 20 - round(in_255 * 20)) < 1e-6 and in_255 <= 255:
+    if norm == "Linf" and abs(in_255 * 20 - round(in_255 * 20)) < 1e-6 and in_255 <= 255:
         return f"{round(in_255 * 20) / 20:g}/255"
     return f"{eps:.5g}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Put a trained model into segrobust/zoo: half-precision safetensors and a JSON config without the training part.
 
-    python tools/ship_model.py CONFIG CHECKPOINT NAME "what it is, in one sentence"
+python tools/ship_model.py CONFIG CHECKPOINT NAME "what it is, in one sentence"
 """
 
 from __future__ import annotations

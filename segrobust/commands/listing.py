@@ -51,7 +51,8 @@ def print_checkpoint(path: Path) -> None:
     from segrobust.models.checkpoint import inspect_checkpoint
 
     for key, value in inspect_checkpoint(path).items():
-        print(f"{key.replace('_', ' ')}: {value}")
+        counts = isinstance(value, dict)
+        print(f"{key}: {', '.join(f'{count} {kind}' for kind, count in value.items()) if counts else value}")
 
 
 def _yes(answer: bool) -> str:

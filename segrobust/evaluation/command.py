@@ -62,6 +62,7 @@ def evaluate_command(
         attack_defaults=cfg.get("attack_defaults"),
         identity={
             "config": Path(config).stem,
+            "dataset": str(cfg.test_dataloader.dataset.type),
             "checkpoint": Path(weights).name,
             "checkpoint_sha256": sha256(weights),
             "checkpoint_trusted": trust_checkpoint,

@@ -29,7 +29,7 @@ def strongest(jobs: Sequence, summary: Sequence[Record]):
     if not real:
         return None
     radii = sorted({job.eps for job in real})
-    accuracy = {(record["attack"], record["eps"]): record["aAcc"] for record in summary if record["attack"] != WORST_CASE}
+    accuracy = {(one["attack"], one["eps"]): one["aAcc"] for one in summary if one["attack"] != WORST_CASE}
     at_middle = [job for job in real if job.eps == radii[len(radii) // 2]]
     return min(at_middle, key=lambda job: accuracy[job.label, job.eps])
 

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.label} {format_eps(self.eps)}" if self.attack else self.label
+        return f"{self.label} {format_eps(self.eps, self.attack.norm)}" if self.attack else self.label
 
 
 def plan_jobs(
@@ -98,9 +98,8 @@ class Evaluation:
         """Compute the missing rows of batches rank, rank + world, ..."""
         own = self.batches()[rank::world]
         done = {(row["attack"], row["eps"], row["image"]) for row in self.folder.rows()}
-        todo = [
-            (job, batch) for job in self.jobs for batch in own if any((job.label, job.eps, i) not in done for i in batch)
-        ]
+        pairs = [(job, batch) for job in self.jobs for batch in own]
+        todo = [(job, batch) for job, batch in pairs if any((job.label, job.eps, i) not in done for i in batch)]
         total = len(self.jobs) * sum(map(len, own))
         missing = sum(len(batch) for _, batch in todo)
         with self.folder.writer(rank) as writer, ImageProgress(total, total - missing, show=rank == 0) as progress:

@@ -23,7 +23,7 @@ from segrobust.errors import UserError
 from segrobust.evaluation.durable import AppendFile, clear_io_errors, only_process, read_lines, replace_file
 
 FORMAT = 1
-_DERIVED = ("summary.json", "checks.json", "report.html", "images/grid.json", "images/*.png")
+_DERIVED = ("summary.json", "checks.json", "report.html", "images/grid.json", "images/*.png", "adversarial/*/*.npy")
 _LOG = logging.getLogger(__name__)
 
 Key = tuple[str, str, float, int]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.hooks import IterTimerHook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, ValLoop
 from mmengine.runner.amp import autocast
@@ -82,6 +83,9 @@ class RobustValLoop(ValLoop):
             self.run_iter(index, batch)
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         metrics.update(self._robust_metrics())
+        for hook in self.runner.hooks:
+            if isinstance(hook, IterTimerHook):  # or the next iteration's data_time would contain the attack
+                hook.before_val_epoch(self.runner)
         self.runner.call_hook("after_val_epoch", metrics=metrics)
         self.runner.call_hook("after_val")
         return metrics

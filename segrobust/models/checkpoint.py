@@ -38,7 +38,7 @@ def load_state_dict(path: str | os.PathLike, trust: bool = False) -> dict[str, T
     Raises:
         UserError: not a file, not a checkpoint, damaged, without weights, or it wants to run code.
     """
-    return _weights_in(read_checkpoint(Path(path), trust), path)
+    return _weights_in(read_checkpoint(path, trust), path)
 
 
 def _weights_in(content: Any, source: str | os.PathLike) -> dict[str, Tensor]:
@@ -116,14 +116,13 @@ def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: as :func:`load_state_dict`.
     """
-    path = Path(path)
     content = read_checkpoint(path)
     weights = _weights_in(content, path)
     keys = list(weights)
     facts = {
         "file": str(path),
         "kind": file_kind(path),
-        "bytes": path.stat().st_size,
+        "bytes": os.path.getsize(path),
         "sha256": sha256(path),
         "tensors": len(weights),
         "numbers": sum(value.numel() for value in weights.values()),
@@ -185,7 +184,7 @@ def load_from_strict(filename: str, map_location: str | torch.device | Callable 
 
     ``Runner.resume`` would execute that entry as Python.
     """
-    source = Path(os.path.expanduser(filename))
+    source = os.path.expanduser(filename)
     content = read_checkpoint(source)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         content = {"state_dict": _weights_in(content, source)}

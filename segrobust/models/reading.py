@@ -2,7 +2,7 @@
 
 For example::
 
-    content = read_checkpoint(Path("model.pth"))     # tensors and plain objects, on the CPU
+    content = read_checkpoint("model.pth")     # tensors and plain objects, on the CPU
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from segrobust.errors import UserError
 from segrobust.models.unpickle import only_stand_ins, resolved
 
 LOGGER = logging.getLogger(__name__)
-URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # one slash: a URL that went through Path has lost the other
+URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # one slash: a URL that went through Path has lost one
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")  # OpenMMLab and torch hub put the sha256's first 8 digits here
 MORE_THAN_DATA = re.compile(
     r"nsupported (?:global: )?GLOBAL (\S+)"
-    r"|(builtins\.getattr of \S+|numpy dtype \S+|Unsupported operand \d+)"
+    r"|(builtins\.getattr of \S+|numpy dtype \S+|Unsupported operand 1[2-5]\d)"  # the last: a newer protocol
     r"|(Trying to call reduce[^.]*|Can only (?:create|build)[^.]*)"
 )
 DAMAGE = (
@@ -48,7 +48,7 @@ DAMAGE = (
 )
 
 
-def read_checkpoint(path: Path, trust: bool = False) -> Any:
+def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Any:
     """Everything in a checkpoint file, on the CPU, as tensors and plain objects.
 
     ``trust`` reads a pickle that needs arbitrary code after all, and logs it: such a file can run any program.
@@ -56,13 +56,14 @@ def read_checkpoint(path: Path, trust: bool = False) -> Any:
     Raises:
         UserError: not a file, not a checkpoint, damaged, or it wants to run code.
     """
-    if file_kind(path) == "safetensors":
+    kind, path = file_kind(path), Path(path)
+    if kind == "safetensors":
         return _damage_in_one_line(path, lambda: load_file(path))
     _check_hashed_name(path)
     return _damage_in_one_line(path, lambda: _read_pickle(path, trust))
 
 
-def file_kind(path: Path) -> str:
+def file_kind(path: str | os.PathLike) -> str:
     """``safetensors`` or ``pickle``, by the first bytes; what is neither is refused by name."""
     head = _first_bytes(path)
     if head[8:9] == b"{":
@@ -80,12 +81,12 @@ def file_kind(path: Path) -> str:
     raise UserError(f"{path}: this is no checkpoint; expected safetensors or a file of torch.save")
 
 
-def _first_bytes(path: Path) -> bytes:
-    if URL.match(str(path)):
+def _first_bytes(path: str | os.PathLike) -> bytes:
+    if URL.match(os.fspath(path)):
         raise UserError(f"{path}: nothing is downloaded here; fetch the file yourself, check it, and give its path")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: expected a checkpoint file, this is a directory")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint file")
     try:
         with open(path, "rb") as file:

@@ -8,7 +8,6 @@ For example::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import WrappedNet
@@ -23,7 +22,7 @@ class TorchvisionSegmenter(WrappedNet):
     Args:
         arch: for instance ``deeplabv3_resnet50``, ``fcn_resnet101`` or ``lraspp_mobilenet_v3_large``.
         mean, std: in units of [0, 1] images; ImageNet's unless told, None for raw pixels.
-        options: further arguments of the architecture, for instance ``aux_loss=True`` for torchvision's own weights.
+        aux_loss: with the auxiliary head, which torchvision's own weights for FCN and DeepLab contain.
     """
 
     def __init__(
@@ -33,23 +32,21 @@ class TorchvisionSegmenter(WrappedNet):
         *,
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
+        aux_loss: bool = False,
         class_names: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         ignore_index: int = 255,
         name: str | None = None,
-        **options: Any,
     ) -> None:
         from torchvision.models import get_model, list_models, segmentation
 
         known = list_models(module=segmentation)
         if arch not in known:
             raise unknown_name("torchvision segmentation model", arch, known)
-        if options.keys() & {"weights", "weights_backbone"}:
-            raise UserError(f"{arch}: weights are not downloaded; give a checkpoint file instead of weights=...")
-        try:
-            net = get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes, **options)
-        except TypeError as error:
-            raise UserError(f"{arch}: torchvision does not take these arguments: {error}") from error
+        if aux_loss and arch.startswith("lraspp"):
+            raise UserError(f"{arch}: it has no auxiliary head; leave out aux_loss")
+        auxiliary = {"aux_loss": True} if aux_loss else {}
+        net = get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
         super().__init__(
             net,
             mean,

@@ -78,12 +78,18 @@ def _inert_getattr(owner: type, method: str) -> None:
         raise pickle.UnpicklingError(f"builtins.getattr of {method!r}")
 
 
+def _no_bytes() -> bytes:
+    """Protocol 2 writes empty bytes, as in an empty array, as a call of ``bytes`` without arguments."""
+    return b""
+
+
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 STAND_INS = (
     (InertDtype, "numpy.dtype"),
     (InertArray, "numpy.ndarray"),
     (InertHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_inert_getattr, "builtins.getattr"),
+    (_no_bytes, "builtins.bytes"),
     *((_inert_reconstruct, f"{core}._reconstruct") for core in _CORES),
     *((_inert_scalar, f"{core}.scalar") for core in _CORES),
 )

@@ -21,14 +21,14 @@ class ZooEntry:
     description: str
 
 
-def zoo(folder: Path = FOLDER) -> dict[str, ZooEntry]:
+def zoo() -> dict[str, ZooEntry]:
     """All shipped models by name, in alphabetical order.
 
     Raises:
         UserError: a config without its weights (a broken installation).
     """
     entries = {}
-    for config in sorted(folder.glob("*.json")):
+    for config in sorted(FOLDER.glob("*.json")):
         weights = config.with_suffix(".safetensors")
         if not weights.is_file():
             raise UserError(f"{weights} is missing beside {config.name}; install segrobust again")

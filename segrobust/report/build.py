@@ -68,6 +68,7 @@ def render(runs: Sequence[Run]) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -82,7 +83,7 @@ def render(runs: Sequence[Run]) -> str:
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
         classes=[view for run in runs if (view := _class_view(run))],
-        grids=[(run, grid) for run in runs if (grid := read_grid(run.path / "images"))],
+        grids=[(run, grid) for run in runs if (grid := _grid(run))],
         kinds=_TITLES,
         changes={name: _css(colour) for name, colour in CHANGES.items()},
         swatches=_merged(
@@ -163,7 +164,7 @@ def _passes(record: dict[str, Any]) -> str:
 def _class_view(run: Run) -> dict[str, Any] | None:
     """IoU per class: clean and at the worst case of each radius."""
     worst = [record for norm in run.norms for record in run.at_radius(norm, WORST_CASE)]
-    columns = ([("clean", run.clean)] if run.clean else []) + [(format_eps(r["eps"]), r) for r in worst]
+    columns = ([("clean", run.clean)] if run.clean else []) + [(format_eps(r["eps"], r["norm"]), r) for r in worst]
     columns = [(title, record["iou"]) for title, record in columns if record["iou"]]
     if not columns:
         return None
@@ -172,6 +173,19 @@ def _class_view(run: Run) -> dict[str, Any] | None:
     colours = [_css(colour) for colour in run.palette] + ["transparent"] * count
     rows = [(names[i], colours[i], [iou[i] if i < len(iou) else None for _, iou in columns]) for i in range(count)]
     return {"run": run, "columns": [title for title, _ in columns], "rows": rows}
+
+
+def _grid(run: Run) -> list[dict[str, Any]]:
+    """The entries of the picture grid, with the norm of their attack."""
+    norms = {record["attack"]: record["norm"] for record in run.records}
+    return [{**entry, "norm": norms.get(entry["attack"], "Linf")} for entry in read_grid(run.path / "images")]
+
+
+def _printable(value: Any) -> Any:
+    """Text without control characters and without marks that turn the direction of what follows, such as U+202E."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
 
 
 def _css(colour: Sequence[int]) -> str:

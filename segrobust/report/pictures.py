@@ -141,7 +141,7 @@ def read_grid(folder: Path) -> list[dict[str, Any]]:
 
 def _data_uri(folder: Path, name: str) -> str:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+    if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder / 'grid.json'}: {name!r} is not a file of this folder")
     try:
         with Image.open(path, formats=["PNG"]) as opened:

@@ -12,6 +12,7 @@ from typing import Any
 from segrobust.errors import UserError
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.units import format_eps
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds")
 _MINIMUM_NORM = ("median_distance", "found", "apsr")
@@ -162,9 +163,12 @@ def facts(fields: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _settings(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={shorten_paths(str(field))}" for key, field in value.items() if key != "type")
-    return shorten_paths(str(value))
+    if not isinstance(value, dict):
+        return shorten_paths(str(value))
+    fields = {key: field for key, field in value.items() if key != "type"}
+    if isinstance(radii := fields.get("eps"), list) and all(type(eps) in (int, float) for eps in radii):
+        fields["eps"] = " ".join(format_eps(eps, fields.get("norm", "Linf")) for eps in radii)
+    return ", ".join(f"{key}={shorten_paths(str(field))}" for key, field in fields.items())
 
 
 def shorten_paths(text: str) -> str:

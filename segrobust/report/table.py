@@ -13,15 +13,15 @@ from rich.text import Text
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.units import format_eps
 
-_NAME_WIDTH = 19
-_CELL_WIDTH = 15
+_RADII_BESIDE = 5
+_GAP = 2
 
 
 def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
     """Print the records of each run (``summarise``) by its name; more radii than fit go in further tables below."""
-    for name, records in summaries.items():
+    for number, (name, records) in enumerate(summaries.items()):
         clean = next((record for record in records if record["attack"] == CLEAN), None)
-        title = Text(str(name), style="bold")
+        title = Text("\n" * bool(number) + str(name), style="bold")
         if clean:
             title.append(f": clean {cell(clean)} on {clean['images']} images (aAcc / mIoU in %)", style="not bold")
         console.print(title)
@@ -35,13 +35,16 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
     radii = sorted({record["eps"] for record in records})
     cells = {(record["attack"], record["eps"]): cell(record) for record in records}
     names = list({record["attack"]: None for record in records})
-    fitting = max(1, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
+    width = max(map(len, [*cells.values(), *(format_eps(eps, norm) for eps in radii)])) + _GAP
+    longest = max(map(len, [*names, norm])) + _GAP
+    name_width = max(14, min(longest, console.width - width * min(_RADII_BESIDE, len(radii))))
+    fitting = max(1, (console.width - name_width) // width)
     for start in range(0, len(radii), fitting):
         shown = radii[start : start + fitting]
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(Text(norm), max_width=_NAME_WIDTH - 2, overflow="ellipsis", no_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+        table.add_column(Text(norm), max_width=name_width - _GAP, overflow="ellipsis", no_wrap=True)
         for eps in shown:
-            table.add_column(Text(format_eps(eps)), justify="right", no_wrap=True)
+            table.add_column(Text(format_eps(eps, norm)), justify="right", no_wrap=True)
         for name in names:
             label = Text(name.replace("_", " ") if name == WORST_CASE else name)
             row = [Text(cells.get((name, eps), "-")) for eps in shown]
@@ -51,9 +54,11 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
 
 def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> None:
     for record in records:
-        distance = record["median_distance"]
-        median = "not found for half of the images" if distance is None else f"median distance {format_eps(distance)}"
-        console.print(Text(f"  {record['attack']} ({record['norm']}): {median}, found {record['found']:.2f} %"))
+        distance, norm = record["median_distance"], record["norm"]
+        median = "not found for half of the images"
+        if distance is not None:
+            median = f"median distance {format_eps(distance, norm)}"
+        console.print(Text(f"  {record['attack']} ({norm}): {median}, found {record['found']:.2f} %"))
 
 
 def cell(record: Mapping[str, Any]) -> str:

@@ -121,9 +121,11 @@ CONFIGS = [
     Case(
         "no model",
         lambda w, t: w.evaluate(t, config=config_of(t, w.config.read_text().replace("model = ", "other = ", 1))),
-        "no model",
+        "config.py",
+        "model=dict(type=...)",
     ),
     Case("no test data", lambda w, t: w.evaluate(t / "run", config=config_of(t, NO_TEST_DATA)), "test_dataloader"),
+    Case("nothing to train on", lambda w, t: ["train", w.config, "--work-dir", t / "run"], "tiny", "train_dataloader"),
     Case("unknown model type", lambda w, t: w.evaluate(t, "--cfg-options", "model.type=Nothing"), "Nothing"),
     Case(
         "unknown cfg-option",
@@ -243,9 +245,8 @@ def test_unwritable_work_dir(world, tmp_path, refused):
     assert "cannot write" in refused(world.evaluate(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("content", [HTML, b""], ids=["HTML", "empty"])
-def test_stderr_of_a_true_process_is_one_line(content, world, tmp_path):
-    arguments = with_weights(world, tmp_path, content)
+def test_stderr_of_a_true_process_is_one_line(world, tmp_path):
+    arguments = with_weights(world, tmp_path, HTML)
     command = [sys.executable, "-m", "segrobust", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "weights.pth" in only_line(done.returncode, done.stderr)

@@ -77,15 +77,35 @@ def test_attacks_lists_every_attack(capsys, monkeypatch):
         assert f" {cls().passes()[0]} / {cls().passes()[1]} " in line
 
 
-def test_models_lists_the_zoo(capsys, monkeypatch):
-    from segrobust.models.zoo import zoo
+def test_models_lists_what_is_shipped(world, capsys, monkeypatch):
+    import segrobust.models.zoo
 
-    monkeypatch.setenv("COLUMNS", "160")
+    entry = segrobust.models.zoo.ZooEntry("tiny-std", world.config, world.weights, "a tiny model, 33.3 mIoU")
+    monkeypatch.setattr(segrobust.models.zoo, "zoo", lambda: {"tiny-std": entry})
+    monkeypatch.setenv("COLUMNS", "140")
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert zoo()
-    for entry in zoo().values():
-        assert entry.name in out
+    size = f"{world.weights.stat().st_size / 1e6:.1f} MB"
+    assert all(word in out for word in ("tiny-std", size, "a tiny model, 33.3 mIoU"))
+
+
+def test_a_shipped_name_brings_its_weights(world, tmp_path, monkeypatch, capsys):
+    import segrobust.models.zoo
+
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    entry = segrobust.models.zoo.ZooEntry("tiny-1.5", zoo / "tiny-1.5.json", world.weights, "")
+    entry.config_path.write_text("{}")
+    monkeypatch.setattr(run, "ZOO", zoo)
+    calls = []
+    monkeypatch.setattr("segrobust.evaluation.command.evaluate_command", lambda **call: calls.append(call))
+    for name in ("tiny-1.5", str(entry.config_path)):
+        assert main(["evaluate", name]) == 0
+    for call in calls:
+        assert (call["config"], call["checkpoint"]) == ("tiny-1.5", None)
+        assert call["work_dir"] == Path("work_dirs/tiny-1.5/evaluation")
+    assert main(["evaluate", "tiny-1.4"]) == 2
+    assert "did you mean tiny-1.5?" in capsys.readouterr().err
 
 
 def test_evaluate_leaves_its_files(finished, world, capsys):
@@ -150,7 +170,8 @@ def test_two_processes_find_the_same_integers(world, finished, repository, tmp_p
     script = repository / "tools" / "dist_evaluate.sh"
     options = world.evaluate(tmp_path / "two")[3:]
     command = [str(script), str(world.config), str(world.weights), "2", *options]
-    settings = {**os.environ, "PYTHON": sys.executable, "PORT": str(20000 + os.getpid() % 20000)}
+    settings = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(repository)}
+    settings["PORT"] = str(20000 + os.getpid() % 20000)
     done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "two" / "rows").glob("[0-9r]*.jsonl"))) == 2

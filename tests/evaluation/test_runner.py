@@ -17,7 +17,7 @@ from segrobust.errors import UserError
 from segrobust.evaluation.pictures import choose
 from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds, plan_jobs
 from segrobust.evaluation.store import RunFolder
-from tests.evaluation.toy_run import K, RUN, ToySource, toy_model
+from tests.evaluation.toy_run import RUN, K, ToySource, toy_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from mmengine.runner import Runner
 
 from segrobust.attacks import build_attack
 from segrobust.errors import UserError
+from segrobust.hooks import RobustValLoop
 from segrobust.hooks.seeds import seed_of
 from segrobust.models.mmseg import MMSegSegmenter
 from segrobust.training import prepare, train
-from tests.hooks.toys import PGD, After, ToyScenes, hook_of, same, state_of, toy_config, with_validation
+from tests.hooks.toys import PGD, After, ToyScenes, history, hook_of, same, state_of, toy_config, with_validation
 
 
 def validations(folder: Path) -> list[dict]:
@@ -78,6 +80,13 @@ def test_interval_skips_validations_but_not_the_last(tmp_path):
     (log,) = tmp_path.glob("*/*.log")
     told = re.findall(r"robust/mIoU: (\S+)", log.read_text())
     assert [value == "None" for value in told] == [True, False, True, False]
+
+
+def test_the_timer_does_not_count_it_as_data_loading(tmp_path, monkeypatch):
+    slow = RobustValLoop._robust_metrics
+    monkeypatch.setattr(RobustValLoop, "_robust_metrics", lambda loop: time.sleep(3) or slow(loop))
+    runner = train(with_validation(toy_config(iters=3), num_images=1), work_dir=tmp_path)
+    assert max(history(runner, "data_time")) < 2.9
 
 
 def test_validation_changes_neither_the_model_nor_the_training(tmp_path):

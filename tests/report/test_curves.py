@@ -97,4 +97,5 @@ def test_an_attack_keeps_its_colour_in_every_run(make_run):
     compared = run_lines(both, "Linf")
     assert [line.label for line in compared] == ["standard", "robust"]
     assert compared[0].style["linestyle"] != compared[1].style["linestyle"]
-    assert 80 <= upper_end(both) <= 90
+    highest = max(run.clean["aAcc"] for run in both)
+    assert highest < upper_end(both) <= highest + 12

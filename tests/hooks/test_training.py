@@ -1,0 +1,91 @@
+"""From a config to a Runner: what ``train`` makes of its arguments, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from segrobust.errors import UserError
+from segrobust.training import prepare, train
+from tests.hooks.toys import toy_config
+
+ARGUMENTS = dict(work_dir=None, resume=False, amp=False, cfg_options=None, launcher="none")
+
+
+def prepared(config, **changes):
+    return prepare(config, **{**ARGUMENTS, **changes})
+
+
+def test_a_config_file_decides_name_and_work_dir(in_tmp):
+    toy_config(iters=1).dump("small_toy.py")
+    config = prepared("small_toy.py", cfg_options={"train_cfg.max_iters": 2, "optim_wrapper.optimizer.lr": 0.5})
+    assert config.work_dir == str(Path("work_dirs", "small_toy"))
+    assert (config.train_cfg.max_iters, config.optim_wrapper.optimizer.lr) == (2, 0.5)
+    assert config.experiment_name.startswith("small_toy-")
+    assert prepared("small_toy.py", work_dir=Path("there")).work_dir == "there"
+    Path("own.py").write_text("_base_ = ['small_toy.py']\nwork_dir = 'mine'\n")
+    assert prepared("own.py").work_dir == "mine"
+
+
+def test_two_trainings_of_one_config_keep_apart(tmp_path):
+    config = toy_config(
+        iters=2, visualizer=dict(type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
+    )
+    first, second = (train(config, work_dir=tmp_path / name) for name in "ab")
+    assert first.message_hub is not second.message_hub
+    for name in "ab":
+        (scalars,) = (tmp_path / name).glob("*/vis_data/scalars.json")
+        assert len(scalars.read_text().splitlines()) == 2
+    assert "work_dir" not in config and "experiment_name" not in config
+
+
+def test_resume_means_the_last_checkpoint_and_not_load_from(tmp_path):
+    config = toy_config(load_from="standard.pth")
+    anew = prepared(config, work_dir=tmp_path, resume=True)
+    assert (anew.resume, anew.load_from) == (False, "standard.pth")
+    (tmp_path / "iter_5.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("/where/it/was/written/iter_5.pth")
+    again = prepared(config, work_dir=tmp_path, resume=True)
+    assert (again.resume, again.load_from) == (True, str(tmp_path / "iter_5.pth"))
+
+
+def test_resume_goes_on_from_the_iteration(tmp_path):
+    config = toy_config(iters=2)
+    config.default_hooks.checkpoint.interval = 2
+    train(config, work_dir=tmp_path)
+    config.train_cfg.max_iters = 3
+    runner = train(config, work_dir=tmp_path, resume=True)
+    assert runner.iter == 3
+    assert runner.model.backbone.stem[1].num_batches_tracked == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+def test_amp_without_a_gpu_is_refused():
+    with pytest.raises(UserError, match="needs a CUDA device"):
+        prepared(toy_config(), amp=True)
+
+
+@pytest.mark.parametrize("key", ["model", "train_dataloader", "train_cfg", "optim_wrapper"])
+def test_a_config_without_training_is_refused(key):
+    config = toy_config()
+    config[key] = None
+    with pytest.raises(UserError, match=f"cannot be trained: it has no {key}$"):
+        prepared(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.type", "EncodrDecoder"),
+        ("optim_wrapper.optimizer.type", "SDG"),
+        ("train_dataloader.dataset.type", "NoSuchData"),
+        ("custom_hooks", [dict(type="AdversarialTrainigHook")]),
+    ],
+)
+def test_unknown_types_are_told_in_one_line(tmp_path, key, value):
+    wrong = value if isinstance(value, str) else value[0]["type"]
+    with pytest.raises(UserError, match=wrong) as caught:
+        train(toy_config(), work_dir=tmp_path, cfg_options={key: value})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,105 @@
+"""Reading configs: shipped names, files, references, and one line for everything that can be wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segrobust.errors import UserError
+from segrobust.mm import load_config
+
+BAD = {
+    "missing.py": (None, "no such config file, nor a shipped model"),
+    "folder.py": ("/", "expected a config file, this is a directory"),
+    "weights.pth": ("x", r"expected a config \(.py, .json, .yaml, .yml\), got a file ending in .pth"),
+    "syntax.py": ("model = dict(\n", r"syntax.py: line 1: '\(' was never closed"),
+    "name.py": ("a = 1\nmodel = undefined_name\n", "NameError: name 'undefined_name' is not defined"),
+    "raises.py": ("model = dict(a=1)['b']\n", "KeyError: 'b'"),
+    "base.py": ("_base_ = ['nowhere.py']\n", "FileNotFoundError: .*nowhere.py"),
+    "reference.py": ("_base_ = ['mmdet::a/b.py']\n", "mmdet is not installed"),
+    "imports.py": ("custom_imports = dict(imports=['no_such_module_at_all'])\n", "ImportError: "),
+    "broken.json": ('{"model": ', "JSONDecodeError"),
+    "broken.yaml": ("model: [1\n", "ParserError"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_config_is_told_in_one_line_with_its_name(name, tmp_path):
+    content, words = BAD[name]
+    path = tmp_path / name
+    if content == "/":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=words) as refusal:
+        load_config(path)
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith(str(path))
+
+
+def test_options_override_and_impossible_ones_are_told(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("model = dict(depth=1)\nstages = [dict(a=1)]\n")
+    config = load_config(path, {"model.depth": 2, "stages.0.a": 3, "new.key": "x"})
+    assert (config.model.depth, config.stages[0].a, config.new.key) == (2, 3, "x")
+    with pytest.raises(UserError, match=r"--cfg-options for .*Index 7 exceeds"):
+        load_config(path, {"stages.7.a": 1})
+
+
+def test_references_into_mmseg_resolve_without_pip(tmp_path, monkeypatch):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "check_call", refuse)
+    assert load_config("mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py").model.backbone.type == "FastSCNN"
+    path = tmp_path / "config.py"
+    path.write_text("_base_ = ['mmseg::_base_/models/fast_scnn.py']\nseed = 1\n")
+    assert load_config(path).model.backbone.type == "FastSCNN"
+    with pytest.raises(UserError, match="no such config file"):
+        load_config("mmseg::fastscnn/nothing.py")
+    with pytest.raises(UserError, match="only mmseg:: references"):
+        load_config("mmdet::a/b.py")
+
+
+def run(code: str, repository: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+
+
+def test_the_package_itself_imports_no_torch(repository):
+    code = "import sys, segrobust, segrobust.mm; print('torch' in sys.modules, 'mmengine' in sys.modules)"
+    result = run(code, repository)
+    assert (result.stdout, result.stderr) == ("False False\n", "")
+    assert run("import segrobust; segrobust.nothing", repository).stderr.endswith("no attribute 'nothing'\n")
+
+
+def test_the_first_import_of_mmseg_is_quiet_on_both_streams(repository):
+    code = """
+from segrobust.mm import import_mmseg
+import_mmseg()
+import_mmseg()
+from mmengine.registry import DefaultScope, HOOKS
+from mmseg.registry import DATASETS
+print(DefaultScope.get_current_instance().scope_name, bool(DATASETS.get("CamVidDataset")))
+print(bool(HOOKS.get("AdversarialTrainingHook")))
+"""
+    result = run(code, repository)
+    assert result.stderr == ""
+    assert result.stdout == "mmseg True\nTrue\n"
+
+
+def test_only_the_known_lines_are_dropped():
+    import io
+
+    from segrobust.mm import _WithoutNoise
+
+    target = io.StringIO()
+    stream = _WithoutNoise(target)
+    print("a warning", file=stream)
+    print("Could not import OneDL", file=stream)
+    print("Could not import OneDL and something else", file=stream)
+    print("no newline", end="", file=stream)
+    stream.flush()
+    assert target.getvalue() == "a warning\nCould not import OneDL and something else\nno newline"
