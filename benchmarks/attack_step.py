@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from segrobust import Segmenter, load_segmenter
 from segrobust.attacks import ATTACKS, build_attack
-from segrobust.attacks.bounded import GradientAttack
 from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segrobust.attacks import build_attack
-    from segrobust.evaluation import evaluate
+    from segrobust.evaluation.runner import evaluate
     from segrobust.models import Segmenter, load_segmenter
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ __all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segment
 _HOME = {
     "Segmenter": "segrobust.models",
     "build_attack": "segrobust.attacks",
-    "evaluate": "segrobust.evaluation",
+    "evaluate": "segrobust.evaluation.runner",
     "load_segmenter": "segrobust.models",
 }
 

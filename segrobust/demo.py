@@ -55,8 +55,9 @@ def _train(config: dict, iterations: int) -> Path:
     from segrobust.training import train
 
     weights = Path(config["work_dir"]) / f"iter_{iterations}.pth"
-    if not weights.is_file():
-        train(Config(config), resume=(weights.parent / "last_checkpoint").is_file())
+    pointer = weights.with_name("last_checkpoint")  # written after the checkpoint that it names
+    if not pointer.is_file() or Path(pointer.read_text().strip()).name != weights.name:
+        train(Config(config), resume=pointer.is_file())
     return weights
 
 

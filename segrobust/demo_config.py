@@ -135,7 +135,7 @@ def _schedule(iters: int, peak: float) -> dict[str, Any]:
             timer=dict(type="IterTimerHook"),
             logger=dict(type="LoggerHook", interval=25, log_metric_by_epoch=False),
             param_scheduler=dict(type="ParamSchedulerHook"),
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=iters, max_keep_ckpts=1),
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=iters // 4, max_keep_ckpts=1),
             sampler_seed=dict(type="DistSamplerSeedHook"),
         ),
     )

@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("description")
     options = parser.parse_args()
     config = load_config(options.config).to_dict()
-    shipped = {"description": options.description, **{key: config[key] for key in KEPT if key in config}}
+    about = {"description": options.description, "trained_with": Path(options.config).name}
+    shipped = {**about, **{key: config[key] for key in KEPT if key in config}}
     weights = FOLDER / f"{options.name}.safetensors"
     convert_checkpoint(options.checkpoint, weights, half=True)
     if weights.stat().st_size > LARGEST:

@@ -4,4 +4,4 @@ _base_ = [
     "../_base_/schedules/pgdat_linf4_s3_1500.py",
     "../_base_/default_runtime.py",
 ]
-load_from = "work_dirs/fpn_r18w24_1xb8-std-3k_camvid-180x240/best_mIoU_iter_2000.pth"  # train the standard one first
+load_from = "{{ fileDirname }}/../../segrobust/zoo/camvid-fpn-r18w24-std-180x240.safetensors"  # the standard weights

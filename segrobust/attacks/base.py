@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,13 +87,20 @@ class Attack:
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         if self.targeted and not self.can_target:
             raise UserError(f"{self.name} has no targeted form; leave targeted out or take CEPGD, SegPGD or CosPGD")
-        self._at_least(seed=0)
+        self._whole(seed=0)
 
-    def _at_least(self, **bounds: float) -> None:
-        for field, lowest in bounds.items():
+    def _whole(self, **lowest: int) -> None:
+        """Refuse fields that are not whole numbers of at least ``lowest``."""
+        for field, bound in lowest.items():
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < lowest):
-                raise UserError(f"{self.name}: expected {field} >= {lowest}, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+                raise UserError(f"{self.name}: expected a whole number {field} >= {bound}, got {value!r}")
+
+    def _numbers(self, *fields: str) -> None:
+        for field in fields:
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"{self.name}: expected {field} to be a number, got {value!r}")
 
     def _one_of(self, **choices: Sequence[str]) -> None:
         for field, known in choices.items():
@@ -156,6 +164,8 @@ class Attack:
     def _goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int) -> Goal:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        if not images.numel():
+            raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
         low, high = images.aminmax()
         if not (low >= 0 and high <= 1):
             raise UserError(f"images: expected values in [0, 1], got {low:g} to {high:g}; divide 8-bit images by 255")
@@ -163,6 +173,7 @@ class Attack:
             raise UserError(f"targets: expected {'targets' if self.targeted else 'none'} for targeted={self.targeted}")
         shape = (len(images), *images.shape[2:])
         valid = torch.ones(shape, dtype=torch.bool, device=images.device)
+        highest = 0
         for what, classes in (("labels", labels), ("targets", targets)):
             if classes is None:
                 continue
@@ -171,8 +182,9 @@ class Attack:
             valid &= classes != ignore_index
             if (classes < 0).logical_and(classes != ignore_index).any():
                 raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
+            highest = max(highest, int(classes.masked_fill(classes == ignore_index, 0).max()))
         wanted = (labels if targets is None else targets).long()
-        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted)
+        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted, highest)
 
     def _checked(self, points: Tensor, clean: Tensor, error: Tensor, engine: Engine) -> AttackResult:
         distance = self.threat.distance(points - clean)

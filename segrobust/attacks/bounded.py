@@ -9,21 +9,18 @@ settings of its own paper as ``published``; ``build_attack("CosPGD", preset="pub
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from segrobust.attacks import weights
 from segrobust.attacks.base import Attack, Problem
-from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
+from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
+from segrobust.attacks.optimise import Record
 from segrobust.attacks.weights import Pixels
 from segrobust.errors import UserError
-from segrobust.units import parse_eps
-
-RADII = (2.0, 1.5, 1.0)
-STAGE_SHARES = (30, 30, 40)  # percent of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +36,16 @@ class UniformNoise(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(samples=1)
+        self._whole(samples=1)
 
     def passes(self) -> tuple[int, int]:
         return self.samples, 0
 
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = None
+        best = Record(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
         for sample in range(self.samples):
             points = start_at_random(self, problem, sample, 1.0)
-            error = problem.engine.measure(points).error
-            best = Record(points, error) if best is None else best
-            best.offer(points, error)
+            best.offer(points, problem.engine.measure(points).error)
         return best.points, best.score
 
 
@@ -71,110 +66,6 @@ class FGSM(Attack):
         step = self.threat.step(problem.clean, gradient, eps)
         points = self.threat.project(problem.clean + step, problem.clean, eps)
         return points, problem.engine.measure(points).error
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
-    """PGD or APGD with a pixel weight.
-
-    Args:
-        steps: gradients in all, over the stages.
-        optimiser: ``"apgd"`` or ``"pgd"``.
-        radius_reduction: three stages at 2, 1.5 and 1 times eps with 30, 30 and 40 % of the steps
-            (Croce et al., 2024, arXiv 2306.12941).
-        step_size: of PGD, in image units; None: 2.5 / steps of the radius, at most the radius.
-        step_schedule: of PGD: ``"constant"``, ``"linear"`` or ``"cosine"`` decay to zero.
-        random_start: start from uniform noise in the first stage's ball.
-        restarts: runs per image; the best one counts.
-        track: what APGD's step control watches: ``"ce"`` or ``"error"`` (share of pixels at the goal).
-        handover: iterate that the next stage starts from: the best by ``"error"`` or by ``"ce"``.
-        keep: iterate that is returned: the ``"best"`` by error, or the ``"last"``.
-        scope: a weight's schedule runs over each ``"stage"`` or over the whole ``"run"``.
-    """
-
-    steps: int = 300
-    optimiser: str = "apgd"
-    radius_reduction: bool = True
-    step_size: float | str | None = None
-    step_schedule: str = "constant"
-    random_start: bool = True
-    restarts: int = 1
-    track: str = "ce"
-    handover: str = "error"
-    keep: str = "best"
-    scope: str = "stage"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
-        self._one_of(handover=("error", "ce"), keep=("best", "last"), scope=("stage", "run"))
-        for field in ("steps", "restarts"):
-            if not isinstance(getattr(self, field), int):
-                raise UserError(f"{self.name}: expected {field} to be a whole number, got {getattr(self, field)!r}")
-        self._at_least(steps=1, restarts=1)
-        if self.step_size is not None:
-            if self.optimiser == "apgd":
-                raise UserError(
-                    f"{self.name}: APGD chooses its steps itself; leave step_size out or set optimiser='pgd'"
-                )
-            object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        """Weight of every pixel, ``[N, H, W]``."""
-        raise NotImplementedError
-
-    def sharpness(self, progress: float) -> float:
-        """Factor on the logits inside the softmax of the gradient."""
-        return 1.0
-
-    def stages(self) -> list[tuple[float, int]]:
-        """(multiple of eps, steps) of every stage that has steps."""
-        if not self.radius_reduction:
-            return [(1.0, self.steps)]
-        first, second = (self.steps * share // 100 for share in STAGE_SHARES[:2])
-        lengths = (first, second, self.steps - first - second)
-        return [(radius, steps) for radius, steps in zip(RADII, lengths, strict=True) if steps]
-
-    def passes(self) -> tuple[int, int]:
-        return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
-
-    def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = None
-        for restart in range(self.restarts):
-            found = self._run_once(problem, restart)
-            best = found if best is None else best
-            best.offer(found.points, found.score)
-        return best.points, best.score
-
-    def _run_once(self, problem: Problem, restart: int) -> Record:
-        stages = self.stages()
-        points = problem.clean
-        if self.random_start:
-            points = start_at_random(self, problem, restart, stages[0][0])
-        done = 0
-        for radius, steps in stages:
-            outcome = self._run_stage(problem, points, radius, steps, done)
-            points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
-            done += steps
-        return outcome.by_error if self.keep == "best" else outcome.last
-
-    def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> Outcome:
-        def gradient(at: Tensor, step: int):
-            progress = step / steps if self.scope == "stage" else (done + step) / self.steps
-            return problem.engine.gradient(at, self.weight, progress, self.sharpness(progress))
-
-        eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
-        stage = Stage(problem, self.threat, eps, steps, gradient)
-        points = stage.project(points)
-        if self.optimiser == "apgd":
-            return apgd(stage, points, self.track)
-        size = min(1.0, 2.5 / steps) * eps if self.step_size is None else torch.full_like(eps, self.step_size)
-        return pgd(stage, points, size, self.step_schedule)
-
-
-def start_at_random(attack: Attack, problem: Problem, restart: int, radius: float) -> Tensor:
-    eps = problem.clean.new_full((len(problem.clean),), radius * attack.eps)
-    return attack.threat.random_start(problem.clean, eps, problem.generators(restart))
 
 
 PLAIN = {"optimiser": "pgd", "radius_reduction": False}
@@ -256,6 +147,8 @@ class BalancedPGD(GradientAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.class_counts is not None:
+            if not isinstance(self.class_counts, Sequence) or isinstance(self.class_counts, str):
+                raise UserError(f"{self.name}: expected class_counts=[one per class], got {self.class_counts!r}")
             object.__setattr__(self, "class_counts", tuple(float(count) for count in self.class_counts))
 
     def weight(self, pixels: Pixels) -> Tensor:
@@ -286,6 +179,7 @@ class TsallisPGD(GradientAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(schedule=("fixed", "q_linear", "q_cosine", "p_linear", "p_cosine"))
+        self._numbers("q_start", "q_end", "p_start", "p_end", "end_fraction")
         if max(self.q_start, self.q_end) > 1:
             raise UserError(
                 f"{self.name}: expected q <= 1 (larger ones diverge at p = 0), got {self.q_start}, {self.q_end}"
@@ -321,6 +215,7 @@ class SharpPGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._numbers("beta_start", "beta_end")
         if min(self.beta_start, self.beta_end) <= 0:
             raise UserError(f"{self.name}: expected beta > 0, got {self.beta_start}, {self.beta_end}")
 

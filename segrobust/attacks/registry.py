@@ -57,6 +57,8 @@ def build_attack(spec: str | Mapping[str, Any] | Attack, *, preset: str | None =
         UserError: unknown name, preset or field, or a value outside its range.
     """
     if isinstance(spec, Attack):
+        if preset is not None:
+            raise UserError(f"preset: an attack that is already built keeps its settings; give its name, {spec.name!r}")
         return dataclasses.replace(spec, **_known(type(spec), fields))
     given = {"type": spec} if isinstance(spec, str) else dict(spec)
     if not isinstance(given.get("type"), str):

@@ -21,6 +21,7 @@ from segrobust.datasets.labels import check_label, read_image, read_label
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
 from segrobust.errors import UserError
+from segrobust.palette import default_palette
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -195,12 +196,3 @@ def read_classes(path: Path) -> dict:
     if len(palette) != len(classes):
         raise UserError(f"{path}: {len(classes)} classes but {len(palette)} palette colours")
     return dict(classes=tuple(classes), palette=palette)
-
-
-def default_palette(num_classes: int) -> list[list[int]]:
-    """Distinct colours [K][3]: each class id's bits spread over the high bits of red, green and blue."""
-    colours = np.zeros((num_classes, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((np.arange(1, num_classes + 1) >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.tolist()

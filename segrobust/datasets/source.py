@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from segrobust.datasets.labels import check_ids
 from segrobust.errors import UserError
+from segrobust.palette import default_palette
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -71,7 +72,9 @@ class MMSegSource:
         self.class_names = tuple(meta["classes"])
         self.num_classes = len(self.class_names)
         self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
-        self.palette = [tuple(int(v) for v in colour) for colour in meta.get("palette") or _palette(self.num_classes)]
+        self.palette = [
+            tuple(int(v) for v in colour) for colour in meta.get("palette") or default_palette(self.num_classes)
+        ]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -171,9 +174,3 @@ def _resize_nearest(label: Tensor, size: torch.Size) -> Tensor:
     if label.shape == size:
         return label
     return F.interpolate(label[None, None].double(), size=tuple(size), mode="nearest-exact")[0, 0].long()
-
-
-def _palette(num_classes: int) -> list[list[int]]:
-    from segrobust.datasets.mm import default_palette
-
-    return default_palette(num_classes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.summary import WORST_CASE, Record, per_image_accuracy
 from segrobust.report.pictures import write_grid
 
@@ -19,7 +20,12 @@ def write_pictures(evaluation, summary: Sequence[Record], rows: Sequence[dict]) 
     if job is None or (evaluation.folder.path / "images" / "grid.json").exists():
         return
     own = [row for row in rows if (row["attack"], row["eps"]) == (job.label, job.eps)]
-    entries = [_entry(evaluation, job, rule, image) for rule, image in choose(own).items()]
+    chosen = choose(own)
+    entries = []
+    with ImageProgress(len(chosen), done=0, work=len(chosen)) as progress:
+        for rule, image in chosen.items():
+            entries.append(_entry(evaluation, job, rule, image))
+            progress.advance(1, 1, f"pictures for the report, {job.title}")
     write_grid(evaluation.folder.path / "images", entries, evaluation.source.palette, evaluation.source.ignore_index)
 
 

@@ -9,71 +9,30 @@ processes and a resumed run give the same rows. Start several with ``torchrun to
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import Tensor
 
-from segrobust.attacks.base import FOUND_SHARE, Attack
-from segrobust.attacks.registry import build_attack
+from segrobust.attacks.base import FOUND_SHARE
 from segrobust.datasets.source import Source
 from segrobust.errors import UserError
+from segrobust.evaluation.durable import replace_file
+from segrobust.evaluation.jobs import Job, plan_jobs
 from segrobust.evaluation.metrics import confusion_counts, sparse_counts
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.store import Row, RunFolder
-from segrobust.evaluation.summary import CLEAN, Record, summarise
+from segrobust.evaluation.summary import Record, summarise
 from segrobust.models.segmenter import Segmenter, frozen_eval
 from segrobust.report import build_report
-from segrobust.units import format_eps
-
-
-@dataclass(frozen=True)
-class Job:
-    """One attack at one radius; without an attack, the clean images."""
-
-    label: str
-    attack: Attack | None = None
-
-    @property
-    def eps(self) -> float | None:
-        return self.attack.eps if self.attack else None
-
-    @property
-    def title(self) -> str:
-        return f"{self.label} {format_eps(self.eps, self.attack.norm)}" if self.attack else self.label
-
-
-def plan_jobs(
-    attacks: Sequence[Any], eps: Sequence[float | str], steps: int | None = None, defaults: dict | None = None
-) -> list[Job]:
-    """The clean images, then every attack at every radius.
-
-    Args:
-        attacks: names, configs or attacks. A name may ask for its paper's settings: ``"cospgd:published"``.
-        steps: overrides the number of steps of the attacks that have one.
-        defaults: fields per attack name that the data set knows, such as the class counts of BalancedPGD.
-    """
-    jobs = [Job(CLEAN)]
-    labels: set[str] = set()
-    for spec in attacks:
-        base = build_attack(spec)
-        known = {field.name for field in fields(base)}
-        extra = {name: value for name, value in (defaults or {}).get(base.name, {}).items() if name in known}
-        if steps is not None and "steps" in known:
-            extra["steps"] = steps
-        label = base.name + (":published" if isinstance(spec, str) and spec.endswith(":published") else "")
-        if label in labels:
-            label = next(name for n in range(2, 1000) if (name := f"{label}#{n}") not in labels)
-        labels.add(label)
-        jobs += [Job(label, build_attack(base, **{**extra, "eps": radius})) for radius in eps]
-    return list(dict.fromkeys(jobs))
 
 
 class Evaluation:
@@ -99,16 +58,21 @@ class Evaluation:
         own = self.batches()[rank::world]
         done = {(row["attack"], row["eps"], row["image"]) for row in self.folder.rows()}
         pairs = [(job, batch) for job in self.jobs for batch in own]
-        todo = [(job, batch) for job, batch in pairs if any((job.label, job.eps, i) not in done for i in batch)]
-        total = len(self.jobs) * sum(map(len, own))
+        todo = [(job, batch) for job, batch in pairs if not all(self._is_done(job, i, done) for i in batch)]
+        total = sum(len(batch) for _, batch in pairs)
         missing = sum(len(batch) for _, batch in todo)
-        with self.folder.writer(rank) as writer, ImageProgress(total, total - missing, show=rank == 0) as progress:
+        work = sum(job.passes * len(batch) for job, batch in todo)
+        with self.folder.writer(rank) as writer, ImageProgress(total, total - missing, work, rank == 0) as progress:
             for job, batch in todo:
                 started = time.perf_counter()
                 rows = self.attack_batch(job, batch)
                 seconds = (time.perf_counter() - started) / len(rows)
                 writer.append(rows, [seconds] * len(rows))
-                progress.advance(len(rows), job.title)
+                progress.advance(len(rows), job.passes * len(rows), job.title)
+
+    def _is_done(self, job: Job, image: int, done: set) -> bool:
+        wanted = self.save_adversarial and job.attack
+        return (job.label, job.eps, image) in done and not (wanted and not self._file(job, image).is_file())
 
     def attack_batch(self, job: Job, batch: range) -> list[Row]:
         """Rows of one batch; images of different sizes go in groups of equal size."""
@@ -167,10 +131,16 @@ class Evaluation:
         ]
 
     def _save(self, job: Job, ids: Sequence[int], points: Tensor) -> None:
-        folder = self.folder.path / "adversarial" / job.title.replace("/", "-").replace(" ", "_").replace(":", "-")
-        folder.mkdir(parents=True, exist_ok=True)
         for image, point in zip(ids, points, strict=True):
-            np.save(folder / f"{image:06d}.npy", point.cpu().numpy())
+            file = self._file(job, image)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            np.save(buffer, point.cpu().numpy())
+            replace_file(file, buffer.getvalue())
+
+    def _file(self, job: Job, image: int) -> Path:
+        name = job.title.translate(str.maketrans("/ :", "-_-"))
+        return self.folder.path / "adversarial" / name / f"{image:06d}.npy"
 
 
 def image_seeds(seed: int, ids: Sequence[int]) -> list[int]:
@@ -227,21 +197,22 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
     jobs = plan_jobs(attacks, eps, steps, attack_defaults)
-    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
-    if accelerator.num_processes > 1:
-        model.to(accelerator.device)
+    # early processes wait for late ones, and an attack may take hours
+    state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
+    if state.num_processes > 1:
+        model.to(state.device)
     folder = RunFolder(work_dir)
-    if accelerator.is_main_process:
+    if state.is_main_process:
         run = {**(identity or {}), **_identity(model, dataset, jobs, batch_size, seed, amp)}
         folder.open(run, fresh=fresh, about=about)
-    accelerator.wait_for_everyone()
+    state.wait_for_everyone()
     settings = {"batch_size": batch_size, "seed": seed, "amp": amp, "save_adversarial": save_adversarial}
     evaluation = Evaluation(model, dataset, jobs, folder, **settings)
-    evaluation.run(accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    evaluation.run(state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
         _finish(evaluation)
-    accelerator.wait_for_everyone()
+    state.wait_for_everyone()
     return folder.read_json("summary.json")
 
 

@@ -65,9 +65,11 @@ def load_segmenter(
 
 def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
     """The segmenter that a config describes, and the module inside whose keys its checkpoints have."""
+    from segrobust.mm import import_mmseg
     from segrobust.models.mmseg import MMSegSegmenter, dataset_identity
     from segrobust.models.torchvision import TorchvisionSegmenter
 
+    import_mmseg()  # the data set's classes are looked up in mmseg's registry
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:
         raise UserError(f"{config.filename or 'this config'}: expected an entry model=dict(type=...), found none")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segrobust.errors import UserError
+from segrobust.palette import default_palette
 
 
 class Segmenter(nn.Module):
@@ -185,16 +186,6 @@ def frozen_eval(module: nn.Module) -> Iterator[nn.Module]:
 def default_class_names(num_classes: int) -> tuple[str, ...]:
     """``class_0``, ``class_1``, ..."""
     return tuple(f"class_{index}" for index in range(num_classes))
-
-
-def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """The colour map of PASCAL VOC: the bits of the class number, spread over red, green and blue."""
-    return [tuple(_bits(index >> channel) for channel in range(3)) for index in range(num_classes)]
-
-
-def _bits(code: int) -> int:
-    """Every third bit of ``code``, lowest first, as the highest bits of a byte."""
-    return sum(((code >> 3 * bit) & 1) << (7 - bit) for bit in range(8))
 
 
 def _per_class(what: str, values: Sequence | None, num_classes: int) -> tuple:

@@ -131,7 +131,7 @@ def test_models_that_cannot_be_attacked_are_named():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "CEPGD", "steps": 0}, "steps >= 1"),
+        ({"type": "CEPGD", "steps": 0}, "whole number steps >= 1"),
         ({"type": "CEPGD", "steps": 2.5}, "whole number"),
         ({"type": "CEPGD", "eps": "8"}, 'did you mean "8/255"'),
         ({"type": "CEPGD", "eps": "-1/255"}, "fraction such as"),
@@ -139,6 +139,9 @@ def test_models_that_cannot_be_attacked_are_named():
         ({"type": "CEPGD", "norm": "L3"}, "unknown norm"),
         ({"type": "CEPGD", "track": "loss"}, "track"),
         ({"type": "CEPGD", "step_size": 0.01}, "APGD chooses"),
+        ({"type": "CEPGD", "seed": 0.5}, "whole number seed >= 0"),
+        ({"type": "BalancedPGD", "class_counts": 5}, "one per class"),
+        ({"type": "TsallisPGD", "q_start": "a"}, "q_start to be a number"),
         ({"type": "CEPGD", "stepz": 3}, "did you mean steps"),
         ({"type": "SegPDG"}, "did you mean seg-pgd"),
         ({"type": "cospgd:paper"}, "unknown preset"),
@@ -149,6 +152,11 @@ def test_bad_configs_are_told_in_one_line(spec, message):
     with pytest.raises(UserError) as caught:
         build_attack(spec)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_built_attack_takes_no_preset():
+    with pytest.raises(UserError, match="keeps its settings"):
+        build_attack(build_attack("CosPGD"), preset="published")
 
 
 def test_the_three_spellings_build_the_same():

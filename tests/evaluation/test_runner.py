@@ -14,8 +14,9 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.errors import UserError
+from segrobust.evaluation.jobs import plan_jobs
 from segrobust.evaluation.pictures import choose
-from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds, plan_jobs
+from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds
 from segrobust.evaluation.store import RunFolder
 from tests.evaluation.toy_run import RUN, K, ToySource, toy_model
 
@@ -146,6 +147,34 @@ def test_adversarial_images_are_kept_on_request(tmp_path):
     assert delta.dtype == np.float32 and np.abs(delta).max() == pytest.approx(4 / 255, abs=1e-6)
 
 
+def test_a_finished_run_hands_in_the_images_that_are_asked_for_later(tmp_path):
+    settings = {"attacks": ["TsallisPGD"], "eps": ["4/255"]}
+    run(tmp_path, **settings)
+    rows = (tmp_path / "rows" / "rank-0.jsonl").read_bytes()
+    run(tmp_path, save_adversarial=True, **settings)
+    assert len(list((tmp_path / "adversarial").rglob("*.npy"))) == 7
+    assert (tmp_path / "rows" / "rank-0.jsonl").read_bytes() == rows
+
+
+def test_the_package_exports_it():
+    import segrobust
+
+    assert segrobust.evaluate is evaluate and all(getattr(segrobust, name) for name in segrobust.__all__)
+
+
+def test_remaining_time_is_counted_in_passes(monkeypatch):
+    from segrobust.evaluation import progress
+
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    lines = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: lines.append(text))
+    bar = progress.ImageProgress(total=20, done=0, work=10 + 10 * 99)
+    clock[0] = 30.0
+    bar.advance(10, 10, "clean")
+    assert lines == ["clean: 10/20 images, 0.33 images/s, 0:49:30 left"]
+
+
 def test_bfloat16_gradients_with_float32_verification(tmp_path):
     summary = run(tmp_path, attacks=["TsallisPGD"], eps=["8/255"], amp=True)
     exact = run(tmp_path / "exact", attacks=["TsallisPGD"], eps=["8/255"])
@@ -166,6 +195,10 @@ def test_jobs():
     assert labels[::2] == ["clean", "TsallisPGD", "CosPGD", "CosPGD:published", "CosPGD#2", "FGSM", "BalancedPGD"]
     assert [job.attack.steps for job in jobs[1:] if hasattr(job.attack, "steps")] == [7] * 10
     assert jobs[-1].attack.class_counts == (1.0, 2.0) and jobs[-1].attack.eps == 0.02
+    defaults = {"BalancedPGD": {"class_counts": [1, 2]}}
+    own = plan_jobs([{"type": "BalancedPGD", "class_counts": [3, 4]}], [0.1], defaults=defaults)
+    assert own[1].attack.class_counts == (3.0, 4.0)
+    assert plan_jobs([{"type": "CosPGD", "preset": "published"}], [0.1])[1].label == "CosPGD:published"
 
 
 def test_choice_of_pictures():

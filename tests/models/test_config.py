@@ -43,8 +43,10 @@ def test_what_is_no_config_is_told_in_one_line_with_its_name(name, tmp_path):
 def test_options_override_and_impossible_ones_are_told(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("model = dict(depth=1)\nstages = [dict(a=1)]\n")
-    config = load_config(path, {"model.depth": 2, "stages.0.a": 3, "new.key": "x"})
-    assert (config.model.depth, config.stages[0].a, config.new.key) == (2, 3, "x")
+    config = load_config(path, {"model.depth": 2, "stages.0.a": 3, "randomness.seed": 4})
+    assert (config.model.depth, config.stages[0].a, config.randomness.seed) == (2, 3, 4)
+    with pytest.raises(UserError, match="unknown config entry 'modle'; did you mean model"):
+        load_config(path, {"modle.depth": 2})
     with pytest.raises(UserError, match=r"--cfg-options for .*Index 7 exceeds"):
         load_config(path, {"stages.7.a": 1})
 

@@ -51,7 +51,7 @@ def test_torchvision_from_a_dict_equals_torchvision_by_hand(tmp_path, images):
 
     net = in_memory_of_loaded(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4))
     path = tmp_path / "x.safetensors"
-    save_file(net.state_dict(), path)
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, path)
     model = load_segmenter(dict(model=LRASPP), path, device="cpu")
     by_hand = net(normalize(images, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))["out"]
     assert torch.equal(model(images), by_hand)

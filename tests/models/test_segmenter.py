@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from segrobust.errors import UserError
-from segrobust.models.segmenter import Segmenter, default_palette
+from segrobust.models.segmenter import Segmenter
+from segrobust.palette import default_palette
 from tests.models.tiny import CLASSES, TinyNet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,9 +117,9 @@ def test_a_wrong_network_is_refused_at_the_first_call():
         Segmenter.wrap(nn.Flatten(2), num_classes=3)(torch.rand(1, 3, 8, 8))
 
 
-def test_the_default_palette_is_that_of_pascal_voc():
-    palette = default_palette(21)
-    assert palette[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
-    assert palette[15] == (192, 128, 128)
-    assert palette[20] == (0, 64, 128)
+def test_the_default_palette_is_that_of_pascal_voc_without_black():
+    palette = default_palette(20)
+    assert palette[:4] == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert palette[14] == (192, 128, 128)
+    assert palette[19] == (0, 64, 128)
     assert len(set(default_palette(150))) == 150

@@ -1,0 +1,117 @@
+"""The base of all attacks that follow a weighted cross-entropy gradient: stages, restarts, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Attack, Problem
+from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
+from segrobust.attacks.weights import Pixels
+from segrobust.errors import UserError
+from segrobust.units import parse_eps
+
+RADII = (2.0, 1.5, 1.0)
+STAGE_SHARES = (30, 30, 40)  # percent of the steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """PGD or APGD with a pixel weight.
+
+    Args:
+        steps: gradients in all, over the stages.
+        optimiser: ``"apgd"`` or ``"pgd"``.
+        radius_reduction: three stages at 2, 1.5 and 1 times eps with 30, 30 and 40 % of the steps
+            (Croce et al., 2024, arXiv 2306.12941).
+        step_size: of PGD, in image units; None: 2.5 / steps of the radius, at most the radius.
+        step_schedule: of PGD: ``"constant"``, ``"linear"`` or ``"cosine"`` decay to zero.
+        random_start: start from uniform noise in the first stage's ball.
+        restarts: runs per image; the best one counts.
+        track: what APGD's step control watches: ``"ce"`` or ``"error"`` (share of pixels at the goal).
+        handover: iterate that the next stage starts from: the best by ``"error"`` or by ``"ce"``.
+        keep: iterate that is returned: the ``"best"`` by error, or the ``"last"``.
+        scope: a weight's schedule runs over each ``"stage"`` or over the whole ``"run"``.
+    """
+
+    steps: int = 300
+    optimiser: str = "apgd"
+    radius_reduction: bool = True
+    step_size: float | str | None = None
+    step_schedule: str = "constant"
+    random_start: bool = True
+    restarts: int = 1
+    track: str = "ce"
+    handover: str = "error"
+    keep: str = "best"
+    scope: str = "stage"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
+        self._one_of(handover=("error", "ce"), keep=("best", "last"), scope=("stage", "run"))
+        self._whole(steps=1, restarts=1)
+        if self.step_size is not None:
+            if self.optimiser == "apgd":
+                raise UserError(
+                    f"{self.name}: APGD chooses its steps itself; leave step_size out or set optimiser='pgd'"
+                )
+            object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
+
+    def weight(self, pixels: Pixels) -> Tensor:
+        """Weight of every pixel, ``[N, H, W]``."""
+        raise NotImplementedError
+
+    def sharpness(self, progress: float) -> float:
+        """Factor on the logits inside the softmax of the gradient."""
+        return 1.0
+
+    def stages(self) -> list[tuple[float, int]]:
+        """(multiple of eps, steps) of every stage that has steps."""
+        if not self.radius_reduction:
+            return [(1.0, self.steps)]
+        first, second = (self.steps * share // 100 for share in STAGE_SHARES[:2])
+        lengths = (first, second, self.steps - first - second)
+        return [(radius, steps) for radius, steps in zip(RADII, lengths, strict=True) if steps]
+
+    def passes(self) -> tuple[int, int]:
+        return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
+
+    def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        best = Record(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
+        for restart in range(self.restarts):
+            found = self._run_once(problem, restart)
+            best.offer(found.points, found.score)
+        return best.points, best.score
+
+    def _run_once(self, problem: Problem, restart: int) -> Record:
+        stages = self.stages()
+        points = problem.clean
+        if self.random_start:
+            points = start_at_random(self, problem, restart, stages[0][0])
+        done = 0
+        for radius, steps in stages:
+            outcome = self._run_stage(problem, points, radius, steps, done)
+            points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
+            done += steps
+        return outcome.by_error if self.keep == "best" else outcome.last
+
+    def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> Outcome:
+        def gradient(at: Tensor, step: int):
+            progress = step / steps if self.scope == "stage" else (done + step) / self.steps
+            return problem.engine.gradient(at, self.weight, progress, self.sharpness(progress))
+
+        eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
+        stage = Stage(problem, self.threat, eps, steps, gradient)
+        points = stage.project(points)
+        if self.optimiser == "apgd":
+            return apgd(stage, points, self.track)
+        size = min(1.0, 2.5 / steps) * eps if self.step_size is None else torch.full_like(eps, self.step_size)
+        return pgd(stage, points, size, self.step_schedule)
+
+
+def start_at_random(attack: Attack, problem: Problem, restart: int, radius: float) -> Tensor:
+    eps = problem.clean.new_full((len(problem.clean),), radius * attack.eps)
+    return attack.threat.random_start(problem.clean, eps, problem.generators(restart))
