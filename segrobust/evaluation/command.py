@@ -47,6 +47,7 @@ def evaluate_command(
     if weights is None:
         raise UserError(f"{config} brings no weights; name a checkpoint after it")
     model = load_segmenter(cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint)
+    model.name = Path(config).stem
     summary = evaluate(
         model,
         source,

