@@ -19,7 +19,7 @@ help:
 	@echo "make clean    remove .venv and caches; work_dirs stays"
 
 demo: $(STAMP)
-	"$(BIN)/segrobust" demo
+	OMP_WAIT_POLICY=PASSIVE "$(BIN)/segrobust" demo
 
 # Two single-threaded workers: on two cores quicker than one process with two threads (tests are many and small).
 test: lint
