@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,24 @@ from torch import Tensor
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
-from segrobust.threats import THREATS
+from segrobust.threats import THREATS, per_image
 from segrobust.units import parse_eps
 
 FOUND_SHARE = 0.99
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """More attacked images of the same batch, each worth a row of its own.
+
+    name: tells the candidates of one radius apart; "" where there is one per radius.
+    eps: radius that all of the images keep to, in image units.
+    images: ``[N, 3, H, W]`` float32 in [0, 1].
+    """
+
+    name: str
+    eps: float
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -26,11 +40,15 @@ class AttackResult:
     """Per image.
 
     images: ``[N, 3, H, W]`` float32 in [0, 1].
-    distance: ``[N]``, norm of the change, in image units.
-    found: ``[N]`` bool, the goal is reached on at least 99 % of the valid pixels.
-    pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target, by the
-        attack's own books; 0 for an image without a valid pixel.
+    distance: ``[N]``, norm of the change, in image units; also where nothing was found.
+    found: ``[N]`` bool, the goal is reached on at least 99 % (a minimum-norm attack: ``apsr``) of the valid pixels.
+    pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target (APSR):
+        by the attack's own books or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
+        an image without a valid pixel.
     forwards, backwards: ``[N]`` long, passes spent on the image.
+    candidates: worst images per further radius (minimum-norm attacks) or per member (ensembles).
+    error_of_correct: ``[N]``, minimum-norm attacks: ``pixel_error`` over the pixels that were not at the goal before.
+    distance_8bit: ``[N]``, minimum-norm attacks: norm after rounding to 8 bits, inf where that loses the goal.
     """
 
     images: Tensor
@@ -39,6 +57,17 @@ class AttackResult:
     pixel_error: Tensor
     forwards: Tensor
     backwards: Tensor
+    candidates: tuple[Candidate, ...] = ()
+    error_of_correct: Tensor | None = None
+    distance_8bit: Tensor | None = None
+
+
+class Answer(NamedTuple):
+    """What ``Attack.run`` returns: points ``[N, 3, H, W]`` and the share of pixels whose goal they reach ``[N]``."""
+
+    points: Tensor
+    error: Tensor
+    candidates: tuple[Candidate, ...] = ()
 
 
 class AttackContractError(RuntimeError):
@@ -52,6 +81,7 @@ class Problem:
     engine: Engine
     clean: Tensor
     seeds: tuple[int, ...]
+    budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
@@ -61,16 +91,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Base of the bounded attacks: ``attack(model, images, labels) -> AttackResult``.
+    """Base of all attacks: ``attack(model, images, labels) -> AttackResult``.
 
     Args:
-        eps: radius in image units, or a string such as ``"8/255"``.
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
         targeted: pixels are to become ``targets`` instead of leaving ``labels``.
         seed: of every image, where the call gives no ``seeds``.
     """
 
-    eps: float | str = "8/255"
     norm: str = "Linf"
     targeted: bool = False
     seed: int = 0
@@ -79,12 +107,15 @@ class Attack:
     paper: ClassVar[str] = ""
     control: ClassVar[bool] = False
     can_target: ClassVar[bool] = False
+    norms: ClassVar[tuple[str, ...]] = tuple(THREATS)
+    minimum_norm: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any] | None] = None
 
     def __post_init__(self) -> None:
         if self.norm not in THREATS:
             raise unknown_name("norm", self.norm, THREATS)
-        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        if self.norm not in self.norms:
+            raise UserError(f"{self.name} has no {self.norm} form; set norm to {' or '.join(self.norms)}")
         if self.targeted and not self.can_target:
             raise UserError(f"{self.name} has no targeted form; leave targeted out or take CEPGD, SegPGD or CosPGD")
         self._whole(seed=0)
@@ -123,8 +154,12 @@ class Attack:
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
 
-    def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Points ``[N, 3, H, W]`` and the share of pixels whose goal they reach ``[N]``."""
+    def run(self, problem: Problem) -> tuple:
+        """An :class:`Answer`, or its first two parts."""
+        raise NotImplementedError
+
+    def report(self, answer: Answer, problem: Problem) -> AttackResult:
+        """The result, after everything that must hold has been checked."""
         raise NotImplementedError
 
     def __call__(
@@ -136,6 +171,7 @@ class Attack:
         ignore_index: int = 255,
         targets: Tensor | None = None,
         seeds: Sequence[int] | None = None,
+        budgets: Sequence[float] = (),
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
@@ -145,6 +181,8 @@ class Attack:
             labels: ``[N, H, W]`` long; pixels equal to ``ignore_index`` have no influence.
             targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
             seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
+            budgets: radii in image units at which a minimum-norm attack also keeps its worst iterate; see
+                ``AttackResult.candidates``. Others have their own radius and take no notice.
 
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
@@ -155,11 +193,13 @@ class Attack:
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
         clean = images.detach().float()
         engine = Engine(model, goal)
+        problem = Problem(engine, clean, seeds, tuple(budgets))
         with frozen_eval(model):
-            points, error = self.run(Problem(engine, clean, seeds))
-        judged = goal.pixels > 0
-        points = torch.where(judged.view(-1, 1, 1, 1), points, clean).detach()
-        return self._checked(points, clean, error.masked_fill(~judged, 0), engine)
+            points, error, candidates = Answer(*self.run(problem))
+            judged = per_image(goal.pixels > 0)
+            points = torch.where(judged, points, clean).detach()
+            answer = Answer(points, error.masked_fill(~judged.flatten(), 0), candidates)
+            return self.report(answer, problem)
 
     def _goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int) -> Goal:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -186,13 +226,40 @@ class Attack:
         wanted = (labels if targets is None else targets).long()
         return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted, highest)
 
-    def _checked(self, points: Tensor, clean: Tensor, error: Tensor, engine: Engine) -> AttackResult:
+    def _check_images(self, points: Tensor, clean: Tensor, eps: Tensor | float) -> Tensor:
+        """Distance ``[N]``; refuse points that are not images or farther than ``eps`` from the clean ones."""
         distance = self.threat.distance(points - clean)
-        limit = self.eps * (1 + 1e-5 * (self.norm != "Linf")) + 1e-6
+        limit = eps * (1 + 1e-5 * (self.norm != "Linf")) + 1e-6
         if not torch.isfinite(points).all() or points.amin() < 0 or points.amax() > 1 or (distance > limit).any():
-            raise AttackContractError(
-                f"{self.name} left its bounds: {self.norm} up to {distance.max():g} > {self.eps:g}"
-            )
-        passes = torch.full((2, len(points)), 0, dtype=torch.long, device=points.device)
-        passes[0], passes[1] = engine.forwards, engine.backwards
-        return AttackResult(points, distance, error >= FOUND_SHARE, error, passes[0], passes[1])
+            raise AttackContractError(f"{self.name} left its bounds: {self.norm} up to {distance.max():g} > {eps}")
+        return distance
+
+
+def passes_per_image(engine: Engine, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Forwards and backwards, ``[N]`` each, of attacks that spend the same on every image."""
+    return tuple(
+        torch.full((count,), passes, dtype=torch.long, device=device) for passes in (engine.forwards, engine.backwards)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedAttack(Attack):
+    """Base of the attacks that look for the most wrong pixels within a radius.
+
+    Args:
+        eps: radius in image units, or a string such as ``"8/255"``.
+    """
+
+    eps: float | str = "8/255"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+
+    def report(self, answer: Answer, problem: Problem) -> AttackResult:
+        points, error, candidates = answer
+        distance = self._check_images(points, problem.clean, self.eps)
+        for candidate in candidates:
+            self._check_images(candidate.images, problem.clean, candidate.eps)
+        passes = passes_per_image(problem.engine, len(points), points.device)
+        return AttackResult(points, distance, error >= FOUND_SHARE, error, *passes, candidates)

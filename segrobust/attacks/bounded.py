@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from segrobust.attacks import weights
-from segrobust.attacks.base import Attack, Problem
+from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.optimise import Record
 from segrobust.attacks.weights import Pixels
@@ -24,7 +24,7 @@ from segrobust.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformNoise(Attack):
+class UniformNoise(BoundedAttack):
     """Uniform noise in the ball, a control: an attack that does not beat it found nothing.
 
     Args:
@@ -50,7 +50,7 @@ class UniformNoise(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(BoundedAttack):
     """One full step along the steepest direction of cross-entropy (Goodfellow et al., 2015, arXiv 1412.6572)."""
 
     paper: ClassVar[str] = "arXiv 1412.6572"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +46,13 @@ class Goal:
 @dataclass(frozen=True)
 class Measurement:
     """Per image at the points of one forward: mean cross-entropy to the labels (or targets) over the valid pixels,
-    and the share of valid pixels whose goal is reached: wrong ones or, targeted, those at their target."""
+    and the share of valid pixels whose goal is reached: wrong ones or, targeted, those at their target; ``reached``
+    is the map of those pixels, ``[N, H, W]`` bool."""
 
     ce: Tensor
     error: Tensor
     gradient: Tensor | None = None
+    reached: Tensor | None = None
 
 
 class Engine:
@@ -71,6 +74,24 @@ class Engine:
 
     def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
         """One forward and one backward; the gradient ascends the weighted loss (descends it, targeted)."""
+
+        def ascent(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            ascent, *statistics = self._logit_gradient(logits, weight, progress, sharpness)
+            return ascent, statistics
+
+        gradient, (log_p, correct) = self.pull(points, ascent)
+        return self._measurement(log_p, correct, gradient)
+
+    def pull(self, points: Tensor, logit_gradient: Callable[[Tensor], tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+        """One forward and one backward of any logit gradient.
+
+        Args:
+            logit_gradient: from the logits ``[N, K, H, W]`` to what is pulled back to the input, of the same shape,
+                and anything else; called without autograd, once.
+
+        Returns:
+            The input gradient ``[N, 3, H, W]`` and that anything else.
+        """
         points = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = self._logits(points)
@@ -80,7 +101,7 @@ class Engine:
                 "detached output, inference_mode or a non-differentiable step inside the model?"
             )
         with torch.no_grad():
-            ascent, log_p, correct = self._logit_gradient(logits, weight, progress, sharpness)
+            ascent, rest = logit_gradient(logits.detach())
         (gradient,) = torch.autograd.grad(logits, points, ascent)
         autocast = torch.is_autocast_enabled(points.device.type)
         self.backwards += 1
@@ -88,7 +109,7 @@ class Engine:
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
             raise ModelError("the gradient with respect to the images is not finite")
-        return self._measurement(log_p, correct, gradient)
+        return gradient, rest
 
     def _logits(self, points: Tensor) -> Tensor:
         logits = self.model(points)
@@ -149,4 +170,4 @@ class Engine:
         valid = self.goal.valid
         reached = (correct if self.goal.targeted else ~correct) & valid
         ce = -log_p.masked_fill(~valid, 0).flatten(1).sum(1) / self._valid_pixels
-        return Measurement(ce, reached.flatten(1).sum(1) / self._valid_pixels, gradient)
+        return Measurement(ce, reached.flatten(1).sum(1) / self._valid_pixels, gradient, reached)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrobust.attacks.base import Attack, Problem
+from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
 from segrobust.attacks.weights import Pixels
 from segrobust.errors import UserError
@@ -18,7 +18,7 @@ STAGE_SHARES = (30, 30, 40)  # percent of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
+class GradientAttack(BoundedAttack):
     """PGD or APGD with a pixel weight.
 
     Args:
@@ -112,6 +112,6 @@ class GradientAttack(Attack):
         return pgd(stage, points, size, self.step_schedule)
 
 
-def start_at_random(attack: Attack, problem: Problem, restart: int, radius: float) -> Tensor:
+def start_at_random(attack: BoundedAttack, problem: Problem, restart: int, radius: float) -> Tensor:
     eps = problem.clean.new_full((len(problem.clean),), radius * attack.eps)
     return attack.threat.random_start(problem.clean, eps, problem.generators(restart))
