@@ -64,13 +64,14 @@ class Engine:
         self.forwards = 0
         self.backwards = 0
         self._valid_pixels = goal.pixels.clamp_min(1)
+        self._kept: Tensor | None = None
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""
         with torch.no_grad():
             logits = self._logits(points)
-            log_p, correct, _ = self._softmax(logits)
-        return self._measurement(log_p, correct)
+            gap, log_p, _ = self._softmax(logits)
+        return self._measurement(log_p, gap == 0)
 
     def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
         """One forward and one backward; the gradient ascends the weighted loss (descends it, targeted)."""
@@ -103,6 +104,8 @@ class Engine:
         with torch.no_grad():
             ascent, rest = logit_gradient(logits.detach())
         (gradient,) = torch.autograd.grad(logits, points, ascent)
+        if self._kept is not None and _share_memory(gradient, self._kept):  # a model that hands its input on
+            gradient = gradient.clone()
         autocast = torch.is_autocast_enabled(points.device.type)
         self.backwards += 1
         if autocast:  # half precision overflows; such a pixel waits for the next step
@@ -131,33 +134,39 @@ class Engine:
             raise UserError(f"labels: expected classes 0..{logits.shape[1] - 1} or void, got {self.goal.highest}")
 
     def _softmax(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log p of the label, whether no other class has a larger logit, and all probabilities.
+        """How far the label's logit is below the largest (<= 0), log p of the label, and all probabilities.
 
         log p comes from the logits and the largest probability, which never underflows: log p_y = u_y - u_max + log
-        p_max. A tie counts as right; argmax may see it otherwise, but takes fifty times as long on a CPU.
+        p_max. A gap of 0 counts as right; argmax may see a tie otherwise, but takes fifty times as long on a CPU.
         """
-        probabilities = torch.softmax(logits, 1)
-        own = logits.gather(1, self.goal.labels.unsqueeze(1)).squeeze(1)
-        largest = logits.amax(1)
-        return own - largest + probabilities.amax(1).log_(), own >= largest, probabilities
+        probabilities = self._memory(logits)
+        # over dim 1 a reduction is five times slower in channels-last memory than this copy and the reduction
+        planes = logits if logits.is_contiguous() else probabilities.copy_(logits)
+        gap = planes.gather(1, self.goal.labels.unsqueeze(1)).squeeze(1).sub_(planes.amax(1))
+        torch.softmax(planes, 1, out=probabilities)
+        return gap, gap + probabilities.amax(1).log_(), probabilities
 
-    def _sharpen(self, logits: Tensor, sharpness: float, into: Tensor) -> Tensor:
-        """softmax(sharpness * logits), written ``into`` the memory of the plain one; its log p of the label."""
-        largest = logits.amax(1, keepdim=True).mul_(sharpness)
-        torch.mul(logits, sharpness, out=into).sub_(largest).exp_()
-        total = into.sum(1, keepdim=True)
-        into.div_(total)
-        own = logits.gather(1, self.goal.labels.unsqueeze(1)).mul_(sharpness)
-        return (own - largest - total.log_()).squeeze(1)
+    def _sharpen(self, logits: Tensor, gap: Tensor, sharpness: float) -> Tensor:
+        """softmax(sharpness * logits) in place of the plain one; returns its log p of the label."""
+        probabilities = self._memory(logits)
+        torch.mul(logits, sharpness, out=probabilities)
+        torch.softmax(probabilities, 1, out=probabilities)
+        return (gap * sharpness).add_(probabilities.amax(1).log_())
+
+    def _memory(self, logits: Tensor) -> Tensor:
+        """The same memory in every step: fresh pages of this size cost a CPU as much as the arithmetic does."""
+        kept = self._kept
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (logits.shape, logits.dtype, logits.device):
+            kept = self._kept = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        return kept
 
     def _logit_gradient(
         self, logits: Tensor, weight: Weight, progress: float, sharpness: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         goal = self.goal
-        log_p, correct, probabilities = self._softmax(logits)
-        sharp_log_p = log_p
-        if sharpness != 1:
-            sharp_log_p = self._sharpen(logits, sharpness, probabilities)
+        gap, log_p, probabilities = self._softmax(logits)
+        correct = gap == 0
+        sharp_log_p = log_p if sharpness == 1 else self._sharpen(logits, gap, sharpness)
         pixels = Pixels(sharp_log_p, correct, probabilities, goal.labels, goal.valid, progress, goal.targeted)
         weights = weight(pixels).mul(goal.valid)
         if goal.targeted:
@@ -171,3 +180,7 @@ class Engine:
         reached = (correct if self.goal.targeted else ~correct) & valid
         ce = -log_p.masked_fill(~valid, 0).flatten(1).sum(1) / self._valid_pixels
         return Measurement(ce, reached.flatten(1).sum(1) / self._valid_pixels, gradient, reached)
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
