@@ -9,7 +9,6 @@ For example::
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import io
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.errors import UserError, unknown_name
+from segrobust.shipped import config_file
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -31,7 +31,6 @@ NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twi
 NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
 OURS = ("segrobust.datasets.mm", "segrobust.hooks")
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
-CONFIG_SUFFIXES = (".py", *DATA_SUFFIXES)
 
 
 @cache
@@ -142,27 +141,14 @@ def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
 
 
 def _locate(name: str) -> Path:
-    from segrobust.models.zoo import zoo
-
-    if name in zoo():
-        return zoo()[name].config_path
-    if "::" in name:
-        package, _, inside = name.partition("::")
-        if package != "mmseg":
-            raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
-        file = Path(import_module("mmseg").__file__).parent / ".mim" / "configs" / inside
-    else:
-        file = Path(name).expanduser()
-    if file.is_dir():
-        raise UserError(f"{name}: expected a config file, this is a directory")
-    if not file.exists():
-        near = difflib.get_close_matches(name, zoo(), n=2)
-        hint = f"; did you mean the shipped model {' or '.join(near)}?" if near else ""
-        raise UserError(f"{name}: no such config file, nor a shipped model (`segrobust models` lists them){hint}")
-    if file.suffix not in CONFIG_SUFFIXES:
-        raise UserError(
-            f"{name}: expected a config ({', '.join(CONFIG_SUFFIXES)}), got a file ending in {file.suffix or 'nothing'}"
-        )
+    if file := config_file(name):
+        return file
+    package, _, inside = name.partition("::")
+    if package != "mmseg":
+        raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
+    file = Path(import_module("mmseg").__file__).parent / ".mim" / "configs" / inside
+    if not file.is_file():
+        raise UserError(f"{name}: the installed mmseg has no such config")
     return file
 
 

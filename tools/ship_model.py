@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segrobust.mm import load_config
 from segrobust.models.checkpoint import convert_checkpoint
-from segrobust.models.zoo import FOLDER
+from segrobust.shipped import FOLDER
 
 KEPT = ("default_scope", "model", "test_dataloader", "test_evaluator", "test_cfg", "attack_defaults")
 LARGEST = 5_000_000

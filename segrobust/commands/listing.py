@@ -32,7 +32,7 @@ def print_attacks() -> None:
 
 def print_models() -> None:
     """One line per shipped model."""
-    from segrobust.models.zoo import zoo
+    from segrobust.shipped import zoo
 
     entries = zoo()
     if not entries:

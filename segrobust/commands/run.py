@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from argparse import Namespace
 from pathlib import Path
 
 import segrobust
 from segrobust.errors import UserError
-
-ZOO = Path(segrobust.__file__).resolve().parent / "zoo"
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+from segrobust.shipped import config_file, shipped_model
 
 
 def version() -> str:
@@ -27,7 +24,7 @@ def demo(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train what the config describes."""
-    shipped = _shipped_name(options.config)
+    shipped = _shipped(options.config)
     from segrobust.training import train
 
     train(
@@ -42,7 +39,7 @@ def train(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Attack a checkpoint and leave rows, summary and report in the work dir."""
-    shipped = _shipped_name(options.config)
+    shipped = _shipped(options.config)
     if options.checkpoint is None and shipped is None:
         raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
     from segrobust.attacks import build_attack
@@ -113,26 +110,8 @@ def convert(options: Namespace) -> None:
     print(target)
 
 
-def _shipped_name(config: str) -> str | None:
-    """The shipped model that ``config`` names or is the file of, None for another config.
-
-    Raises:
-        UserError: neither a shipped model nor a config file.
-    """
-    shipped = sorted(path.stem for path in ZOO.glob("*.json"))
-    path = Path(config)
-    if config in shipped:
-        return config
-    if path.stem in shipped and path.resolve().parent == ZOO:
-        return path.stem
-    if "::" in config:
-        return None
-    if path.is_dir():
-        raise UserError(f"expected a config file, got the folder {config!r}")
-    if path.is_file():
-        if path.suffix not in CONFIG_SUFFIXES:
-            raise UserError(f"expected a config file ending in {', '.join(CONFIG_SUFFIXES)}, got {config!r}")
-        return None
-    near = difflib.get_close_matches(config, shipped, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`segrobust models` lists the shipped ones"
-    raise UserError(f"no such config: {config!r} is neither a file nor a shipped model; {hint}")
+def _shipped(config: str) -> str | None:
+    """Name of the shipped model that ``config`` means; anything else must be a config, or is refused now."""
+    config_file(config)
+    entry = shipped_model(config)
+    return entry and entry.name

@@ -19,8 +19,8 @@ from segrobust.evaluation.runner import evaluate
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import sha256
-from segrobust.models.zoo import shipped_weights
 from segrobust.report.table import print_table
+from segrobust.shipped import shipped_model
 
 
 def evaluate_command(
@@ -43,7 +43,8 @@ def evaluate_command(
     """Load, attack, report; prints the table and returns the run folder."""
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", num_images)
-    weights = checkpoint or shipped_weights(config)
+    shipped = shipped_model(config)
+    weights = checkpoint or (shipped and shipped.weights_path)
     if weights is None:
         raise UserError(f"{config} brings no weights; name a checkpoint after it")
     model = load_segmenter(cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint)

@@ -18,7 +18,7 @@ import torch
 from segrobust.errors import UserError
 from segrobust.models.checkpoint import load_state_dict, load_strict
 from segrobust.models.segmenter import Segmenter, frozen_eval
-from segrobust.models.zoo import shipped_weights
+from segrobust.shipped import shipped_model
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -51,7 +51,8 @@ def load_segmenter(
 
     target = _device(device)
     if isinstance(config, str | os.PathLike):
-        checkpoint = checkpoint if checkpoint is not None else shipped_weights(config)
+        if checkpoint is None and (shipped := shipped_model(config)):
+            checkpoint = shipped.weights_path
         config = load_config(config)
     elif not isinstance(config, Config):
         config = Config(dict(config))

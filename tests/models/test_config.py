@@ -60,7 +60,7 @@ def test_references_into_mmseg_resolve_without_pip(tmp_path, monkeypatch):
     path = tmp_path / "config.py"
     path.write_text("_base_ = ['mmseg::_base_/models/fast_scnn.py']\nseed = 1\n")
     assert load_config(path).model.backbone.type == "FastSCNN"
-    with pytest.raises(UserError, match="no such config file"):
+    with pytest.raises(UserError, match="installed mmseg has no such config"):
         load_config("mmseg::fastscnn/nothing.py")
     with pytest.raises(UserError, match="only mmseg:: references"):
         load_config("mmdet::a/b.py")

@@ -11,8 +11,9 @@ from mmengine import Config
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from segrobust import shipped
 from segrobust.errors import UserError
-from segrobust.models import load_segmenter, zoo
+from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import convert_checkpoint
 from segrobust.models.torchvision import TorchvisionSegmenter
 from tests.models.tiny import mmseg_config, tiny_mmseg
@@ -114,14 +115,14 @@ def test_random_weights_are_not_silent(caplog):
 
 def test_a_shipped_name_needs_no_checkpoint(tmp_path, monkeypatch, images):
     model = tiny_mmseg()
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
-    assert zoo.zoo() == {}
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    assert shipped.zoo() == {}
     config = mmseg_config().to_dict() | {"description": "five classes, tiny"}
     (tmp_path / "tiny-std.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"tiny-std\.safetensors is missing"):
-        zoo.zoo()
+        shipped.zoo()
     save_file(model.module.state_dict(), tmp_path / "tiny-std.safetensors")
-    (entry,) = zoo.zoo().values()
+    (entry,) = shipped.zoo().values()
     assert (entry.name, entry.description) == ("tiny-std", "five classes, tiny")
     for config in ("tiny-std", tmp_path / "tiny-std.json"):
         assert torch.equal(load_segmenter(config, device="cpu")(images), in_memory_of_loaded(model)(images))
@@ -130,7 +131,7 @@ def test_a_shipped_name_needs_no_checkpoint(tmp_path, monkeypatch, images):
 
 
 def test_every_shipped_model_loads_and_predicts(images):
-    for name, entry in zoo.zoo().items():
+    for name, entry in shipped.zoo().items():
         model = load_segmenter(name, device="cpu")
         assert entry.description
         assert entry.weights_path.stat().st_size <= 5_000_000
