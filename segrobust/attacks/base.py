@@ -48,7 +48,8 @@ class AttackResult:
     forwards, backwards: ``[N]`` long, passes spent on the image.
     candidates: worst images per further radius (minimum-norm attacks) or per member (ensembles).
     error_of_correct: ``[N]``, minimum-norm attacks: ``pixel_error`` over the pixels that were not at the goal before.
-    distance_8bit: ``[N]``, minimum-norm attacks: norm after rounding to 8 bits, inf where that loses the goal.
+    distance_8bit: ``[N]``, minimum-norm attacks: norm after rounding to 8 bits, inf where that loses the goal; None
+        where nothing was rounded (attacks with a cap, which are made for training).
     """
 
     images: Tensor
@@ -63,11 +64,15 @@ class AttackResult:
 
 
 class Answer(NamedTuple):
-    """What ``Attack.run`` returns: points ``[N, 3, H, W]`` and the share of pixels whose goal they reach ``[N]``."""
+    """What ``Attack.run`` returns: points ``[N, 3, H, W]`` and the share of pixels whose goal they reach ``[N]``.
+
+    before: of a minimum-norm attack, the pixels at the goal on the clean images, ``[N, H, W]`` bool.
+    """
 
     points: Tensor
     error: Tensor
     candidates: tuple[Candidate, ...] = ()
+    before: Tensor | None = None
 
 
 class AttackContractError(RuntimeError):
@@ -195,11 +200,11 @@ class Attack:
         engine = Engine(model, goal)
         problem = Problem(engine, clean, seeds, tuple(budgets))
         with frozen_eval(model):
-            points, error, candidates = Answer(*self.run(problem))
+            answer = Answer(*self.run(problem))
             judged = per_image(goal.pixels > 0)
-            points = torch.where(judged, points, clean).detach()
-            answer = Answer(points, error.masked_fill(~judged.flatten(), 0), candidates)
-            return self.report(answer, problem)
+            points = torch.where(judged, answer.points, clean).detach()
+            error = answer.error.masked_fill(~judged.flatten(), 0)
+            return self.report(answer._replace(points=points, error=error), problem)
 
     def _goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int) -> Goal:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -235,13 +240,6 @@ class Attack:
         return distance
 
 
-def passes_per_image(engine: Engine, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Forwards and backwards, ``[N]`` each, of attacks that spend the same on every image."""
-    return tuple(
-        torch.full((count,), passes, dtype=torch.long, device=device) for passes in (engine.forwards, engine.backwards)
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class BoundedAttack(Attack):
     """Base of the attacks that look for the most wrong pixels within a radius.
@@ -257,9 +255,10 @@ class BoundedAttack(Attack):
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
-        points, error, candidates = answer
+        points, error, candidates, _ = answer
         distance = self._check_images(points, problem.clean, self.eps)
         for candidate in candidates:
             self._check_images(candidate.images, problem.clean, candidate.eps)
-        passes = passes_per_image(problem.engine, len(points), points.device)
-        return AttackResult(points, distance, error >= FOUND_SHARE, error, *passes, candidates)
+        engine = problem.engine
+        found = error >= FOUND_SHARE
+        return AttackResult(points, distance, found, error, engine.forwards, engine.backwards, candidates)

@@ -7,7 +7,7 @@ alone. Nobody else calls autograd.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,15 +56,28 @@ class Measurement:
 
 
 class Engine:
-    """Counts the passes of one attack on one batch."""
+    """Counts the passes of one attack on one batch, per image."""
 
     def __init__(self, model: torch.nn.Module, goal: Goal) -> None:
         self.model = model
         self.goal = goal
-        self.forwards = 0
-        self.backwards = 0
+        self.forwards = torch.zeros(len(goal.labels), dtype=torch.long)
+        self.backwards = torch.zeros_like(self.forwards)
+        self._rows: Tensor | slice = slice(None)
         self._valid_pixels = goal.pixels.clamp_min(1)
         self._kept: Tensor | None = None
+
+    def subset(self, rows: Tensor) -> Engine:
+        """The engine of some images of this one, which counts their passes here.
+
+        Args:
+            rows: long indices ``[M]`` into this engine's images.
+        """
+        goal = self.goal
+        part = Engine(self.model, replace(goal, labels=goal.labels[rows], valid=goal.valid[rows]))
+        part.forwards, part.backwards = self.forwards, self.backwards
+        part._rows = torch.arange(len(self.forwards))[self._rows][rows.cpu()]
+        return part
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""
@@ -107,7 +120,7 @@ class Engine:
         if self._kept is not None and _share_memory(gradient, self._kept):  # a model that hands its input on
             gradient = gradient.clone()
         autocast = torch.is_autocast_enabled(points.device.type)
-        self.backwards += 1
+        self.backwards[self._rows] += 1
         if autocast:  # half precision overflows; such a pixel waits for the next step
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
@@ -115,15 +128,16 @@ class Engine:
         return gradient, rest
 
     def _logits(self, points: Tensor) -> Tensor:
+        first = not self.forwards.any()
         logits = self.model(points)
-        self.forwards += 1
+        self.forwards[self._rows] += 1
         expected = (len(points), *points.shape[2:])
         if logits.ndim != 4 or (logits.shape[0], *logits.shape[2:]) != expected:
             raise ModelError(
                 f"expected logits [N, K, H, W] at the images' size {expected}, got {tuple(logits.shape)}; "
                 "wrap the model in segrobust.Segmenter"
             )
-        if self.forwards == 1:
+        if first:
             self._check_first(logits)
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -139,7 +153,7 @@ class Engine:
         log p comes from the logits and the largest probability, which never underflows: log p_y = u_y - u_max + log
         p_max. A gap of 0 counts as right; argmax may see a tie otherwise, but takes fifty times as long on a CPU.
         """
-        probabilities = self._memory(logits)
+        probabilities = self.memory(logits)
         # over dim 1 a reduction is five times slower in channels-last memory than this copy and the reduction
         planes = logits if logits.is_contiguous() else probabilities.copy_(logits)
         gap = planes.gather(1, self.goal.labels.unsqueeze(1)).squeeze(1).sub_(planes.amax(1))
@@ -148,12 +162,12 @@ class Engine:
 
     def _sharpen(self, logits: Tensor, gap: Tensor, sharpness: float) -> Tensor:
         """softmax(sharpness * logits) in place of the plain one; returns its log p of the label."""
-        probabilities = self._memory(logits)
+        probabilities = self.memory(logits)
         torch.mul(logits, sharpness, out=probabilities)
         torch.softmax(probabilities, 1, out=probabilities)
         return (gap * sharpness).add_(probabilities.amax(1).log_())
 
-    def _memory(self, logits: Tensor) -> Tensor:
+    def memory(self, logits: Tensor) -> Tensor:
         """The same memory in every step: fresh pages of this size cost a CPU as much as the arithmetic does."""
         kept = self._kept
         if kept is None or (kept.shape, kept.dtype, kept.device) != (logits.shape, logits.dtype, logits.device):
@@ -179,7 +193,11 @@ class Engine:
         valid = self.goal.valid
         reached = (correct if self.goal.targeted else ~correct) & valid
         ce = -log_p.masked_fill(~valid, 0).flatten(1).sum(1) / self._valid_pixels
-        return Measurement(ce, reached.flatten(1).sum(1) / self._valid_pixels, gradient, reached)
+        return Measurement(ce, self.share(reached), gradient, reached)
+
+    def share(self, pixels: Tensor) -> Tensor:
+        """Share ``[N]`` of the valid pixels that are in ``pixels``, ``[N, H, W]`` bool, valid ones alone."""
+        return pixels.flatten(1).sum(1) / self._valid_pixels
 
 
 def _share_memory(one: Tensor, other: Tensor) -> bool:
