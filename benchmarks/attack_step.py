@@ -11,6 +11,7 @@ On a GPU, peak memory is torch's own; on a CPU it is the largest sum of live ten
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -21,8 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from segrobust import Segmenter, load_segmenter
 from segrobust.attacks import ATTACKS, build_attack
+from segrobust.attacks.alma_prox import Proximal
+from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.minimum_norm import Closest
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5
@@ -52,6 +56,15 @@ def bare_pass(model, images):
 
 def attack_step(engine, images, attack):
     engine.gradient(images, attack.weight, PROGRESS, attack.sharpness(PROGRESS))
+
+
+def proximal_step(engine, images):
+    """A full iteration of ALMAProx: margins, multipliers, RMS-scaled step, proximal step and what is kept."""
+    attack = build_attack("ALMAProx", steps=10_000, apsr=0.5)  # at its goal from the start: the norm shrinks too
+    problem = Problem(engine, images, seeds=(0,) * len(images))
+    proximal = Proximal(attack, problem, Closest(attack, problem), attack.steps, warm=False)
+    step = itertools.count()
+    return lambda: proximal.iterate(next(step))
 
 
 def seconds(run) -> float:
@@ -91,6 +104,7 @@ def measure(name: str, device: str, rounds: int) -> Table:
     attacks = [build_attack(name) for name, cls in ATTACKS.items() if issubclass(cls, GradientAttack)]
     engine = Engine(model, goal)  # one for all: it looks at its first logits more closely, once per attack
     runs = {attack.name: (lambda a=attack: attack_step(engine, images, a)) for attack in attacks}
+    runs["ALMAProx"] = proximal_step(engine, images)
     with frozen_eval(model):
         bare = lambda: bare_pass(model, images)  # noqa: E731
         ratios = compare(bare, runs, rounds)

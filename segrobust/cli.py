@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
-from segrobust.commands.parsing import Parser, cfg_option, eps, file, out_file, positive, seed, work_dir
+from segrobust.commands.parsing import Parser, cfg_option, eps, file, out_file, positive, seed, target, work_dir
 from segrobust.errors import UserError
+from segrobust.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
 DEFAULT_EPS = ["1/255", "2/255", "4/255"]
@@ -57,7 +58,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for add in (_demo, _train, _evaluate, _report, _attacks, _models, _checkpoint):
+    for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint):
         add(commands)
     return parser
 
@@ -119,12 +120,15 @@ def _evaluate(commands) -> None:
         "segrobust evaluate NAME                             a name from `segrobust models`, with its weights",
         "segrobust evaluate configs/NAME.py weights.pth --attack tsallis-pgd segpgd cospgd --eps 1/255 4/255",
         "segrobust evaluate configs/NAME.py weights.pth --attack cepgd:published --num-images 16",
+        "segrobust evaluate NAME --attack cospgd --eps 4/255 --target class:road",
         "torchrun --nproc_per_node 2 tools/evaluate.py configs/NAME.py weights.pth",
     )
     _config(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", type=file, help="weights: .safetensors or .pth")
     parser.add_argument("--attack", nargs="+", metavar="NAME", default=DEFAULT_ATTACKS, help=_listed(DEFAULT_ATTACKS))
     parser.add_argument("--eps", nargs="+", type=eps, metavar="EPS", default=DEFAULT_EPS, help=_listed(DEFAULT_EPS))
+    what = f"all pixels are to become this: {', '.join(PLAIN)}, class:NAME or mask:FILE (default: no longer right)"
+    parser.add_argument("--target", type=target, metavar="SPEC", help=what)
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of every attack (default: the attack's own)")
     parser.add_argument("--num-images", type=positive, metavar="N", help="evenly spaced images (default: all)")
     parser.add_argument("--batch-size", type=positive, metavar="N", default=4, help="images per batch (default: 4)")
@@ -132,8 +136,25 @@ def _evaluate(commands) -> None:
     _work_dir(parser, "work_dirs/<name of the config>/evaluation")
     parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the work dir")
     parser.add_argument("--amp", action="store_true", help="attack in mixed precision; predictions stay in float32")
+    what = "recompute activations in the backward pass: less memory, more time, the same numbers"
+    parser.add_argument("--checkpointing", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
+    _cfg_options(parser)
+
+
+def _targets(commands) -> None:
+    parser = _command(
+        commands,
+        "targets",
+        "write the majority map of a config's training labels, the map of --target majority",
+        run.targets,
+        "segrobust targets configs/NAME.py --out majority.png",
+        "segrobust evaluate configs/NAME.py weights.pth --attack cospgd --target mask:majority.png",
+    )
+    _config(parser)
+    what = "PNG of class ids; beside it goes FILE-colours.png (default: majority.png)"
+    parser.add_argument("--out", type=out_file, metavar="FILE", default=Path("majority.png"), help=what)
     _cfg_options(parser)
 
 

@@ -1,8 +1,8 @@
 """Margins of the label's logit, and their gradient: what the minimum-norm attacks follow instead of cross-entropy.
 
-    def slope(margins):                         # of the loss in each pixel's gap, [N, H, W]
-        return margins.gap > 0                  # hinge: only pixels that are not at their goal
-    gradient, margins = pull_margins(engine, points, slope)     # descend it
+def slope(margins):                         # of the loss in each pixel's gap, [N, H, W]
+    return margins.gap > 0                  # hinge: only pixels that are not at their goal
+gradient, margins = pull_margins(engine, points, slope)     # descend it
 """
 
 from __future__ import annotations
@@ -47,47 +47,50 @@ def pull_margins(
     """
 
     def logit_gradient(logits: Tensor) -> tuple[Tensor, Margins]:
-        goal = engine.goal
-        others = engine.memory(logits).copy_(logits)
-        margins, is_rival = _margins(others, goal, spread)
-        factor = slope(margins).to(logits.dtype) * goal.valid
-        if goal.targeted:
-            factor = -factor
-        ascent = torch.mul(is_rival, -factor.unsqueeze(1), out=others)
-        return ascent.scatter_(1, goal.labels.unsqueeze(1), factor.unsqueeze(1)), margins
+        planes = engine.memory(logits).copy_(logits)
+        ranks = _SPREAD_RANKS[engine.goal.targeted] if spread else 1
+        margins, rival = _margins(planes, engine.goal, ranks)
+        factor = slope(margins).to(logits.dtype) * engine.goal.valid
+        return _write_gradient(planes, engine.goal, rival, -factor if engine.goal.targeted else factor), margins
 
     return engine.pull(points, logit_gradient)
 
 
-def _margins(others: Tensor, goal: Goal, spread: bool) -> tuple[Margins, Tensor]:
-    """Margins, and where the largest other logit is; ``others`` holds the logits and is overwritten.
+_SPREAD_RANKS = {False: 3, True: 4}  # targeted or not: how many of the largest logits the normaliser takes
 
-    By equality with maxima: indices over dim 1 cost a CPU many times as much. Equal rivals all take part.
+
+def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
+    """Margins, and the largest other logit; the labels' own logits in ``planes`` are lost.
+
+    Class by class, since topk over dim 1 takes a CPU several times as long.
     """
     labels = goal.labels.unsqueeze(1)
-    own = others.gather(1, labels).squeeze(1)
-    others.scatter_(1, labels, -math.inf)
-    rival = others.amax(1)
-    is_rival = others == rival.unsqueeze(1)
+    own = planes.gather(1, labels).squeeze(1)
+    planes.scatter_(1, labels, -math.inf)
+    others = [torch.full_like(own, -math.inf)] * ranks
+    for logit in planes.unbind(1):
+        for rank, largest in enumerate(others):
+            others[rank] = torch.maximum(largest, logit)
+            if rank + 1 < ranks:
+                logit = torch.minimum(largest, logit)
+    rival = others[0]
     gap = own - rival
-    needed = 4 if goal.targeted else 3
-    if spread and others.shape[1] >= needed:
-        width = _spread(others, is_rival, own, rival, goal.targeted)
-    else:
-        width = torch.ones_like(gap)
     reached = (gap >= 0 if goal.targeted else gap < 0) & goal.valid
-    return Margins(-gap if goal.targeted else gap, reached, width), is_rival
+    spread = _spread(own, others) if ranks > 1 and planes.shape[1] >= ranks else torch.ones_like(gap)
+    return Margins(-gap if goal.targeted else gap, reached, spread), rival
 
 
-def _spread(others: Tensor, is_rival: Tensor, own: Tensor, rival: Tensor, targeted: bool) -> Tensor:
+def _spread(own: Tensor, others: list[Tensor]) -> Tensor:
     """The k-th largest of all logits lies between the k-th and the (k-1)-th largest of the others."""
-    ranked = [rival]
-    places = is_rival
-    for _ in range(3 if targeted else 2):
-        others.masked_fill_(places, -math.inf)
-        ranked.append(others.amax(1))
-        places = others == ranked[-1].unsqueeze(1)
-    low = own.clamp(ranked[2], ranked[1])
-    if targeted:
-        low = (low + own.clamp(ranked[3], ranked[2])) / 2
-    return (torch.maximum(own, rival) - low).clamp_min_(FLOOR)
+    low = own.clamp(others[2], others[1])
+    if len(others) == 4:
+        low = (low + own.clamp(others[3], others[2])) / 2
+    return torch.maximum(own, others[0]).sub_(low).clamp_min_(FLOOR)
+
+
+def _write_gradient(planes: Tensor, goal: Goal, rival: Tensor, factor: Tensor) -> Tensor:
+    """``factor (onehot(label) - onehot(rival))`` in place of the logits; equal rivals all take part."""
+    for plane in planes.unbind(1):
+        torch.eq(plane, rival, out=plane)
+    planes.mul_(-factor.unsqueeze(1))
+    return planes.scatter_(1, goal.labels.unsqueeze(1), factor.unsqueeze(1))

@@ -14,11 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from segrobust.attacks import eight_bit
 from segrobust.attacks.base import Answer, Attack, AttackResult, Candidate, Problem
 from segrobust.errors import UserError
 from segrobust.threats import per_image
-
-FINAL_FORWARDS = 2  # of the returned image, in float32: as it is, and rounded to 8 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +26,14 @@ class MinNormAttack(Attack):
 
     Args:
         apsr: attack pixel success rate to reach: share of the valid pixels that are wrong or, targeted, at the target.
+        quantise: return the closest image found among those that an 8-bit file can hold; see ``eight_bit.py``. The
+            worst images per budget stay as the search left them.
+        quantise_steps: steps for that, more than the attack's own.
     """
 
     apsr: float = 0.99
+    quantise: bool = False
+    quantise_steps: int = 40
     minimum_norm: ClassVar[bool] = True
     rounds: ClassVar[bool] = True  # whether the result's norm after rounding to 8 bits is measured too
 
@@ -38,6 +42,21 @@ class MinNormAttack(Attack):
         self._numbers("apsr")
         if not 0 < self.apsr <= 1:
             raise UserError(f"{self.name}: expected 0 < apsr <= 1, got {self.apsr}")
+        self._whole(quantise_steps=1)
+        if not isinstance(self.quantise, bool):
+            raise UserError(f"{self.name}: expected quantise to be True or False, got {self.quantise!r}")
+        if self.quantise and not self.rounds:
+            raise UserError(f"{self.name}: 8-bit images need room above the cap; leave quantise or eps_max out")
+
+    def search_passes(self) -> tuple[int, int]:
+        """Forwards and backwards that ``search`` spends on one image, at most."""
+        raise NotImplementedError
+
+    def passes(self) -> tuple[int, int]:
+        forwards, backwards = self.search_passes()
+        more = eight_bit.extra_passes(self.norm, self.quantise_steps) if self.quantise else (0, 0)
+        final = 2 if self.rounds else 1  # of what is returned, in float32: as it is, and rounded to 8 bits
+        return forwards + more[0] + final, backwards + more[1]
 
     def required(self, clean_error: Tensor) -> Tensor:
         """Share of pixels at the goal that an image must reach, ``[N]``, from that of the clean image."""
@@ -50,7 +69,13 @@ class MinNormAttack(Attack):
     def run(self, problem: Problem) -> Answer:
         closest = Closest(self, problem)
         self.search(problem, closest)
-        return closest.answer()
+        if not self.quantise:
+            return closest.answer()
+        grid = Closest(self, problem)
+        grid.before, grid.required = closest.before, closest.required
+        with torch.autocast(problem.clean.device.type, enabled=False):
+            eight_bit.quantise(problem, closest.points, grid, self.norm, self.quantise_steps)
+        return grid.answer()._replace(candidates=tuple(closest.budgets))
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
         """Measure what is returned once more, in float32; that measurement counts, not the attack's books."""
@@ -102,28 +127,35 @@ class Closest:
         self.before: Tensor | None = None
         self.required = self.error
 
-    def offer(self, points: Tensor, reached: Tensor) -> Tensor:
+    def offer(self, points: Tensor, reached: Tensor, rows: Tensor | None = None) -> Tensor:
         """Take the points that are at least as good; returns which images are at their goal, ``[N]`` bool.
 
         Args:
             points: ``[N, 3, H, W]`` in [0, 1].
             reached: ``[N, H, W]`` bool, the valid pixels that are at their goal there.
+            rows: long indices of the N images, where these are not all; never in the first offer.
         """
+        offered = torch.ones_like(self.found)
+        if rows is not None:
+            offered = torch.zeros_like(self.found).index_fill_(0, rows, True)
+            points = self.clean.index_copy(0, rows, points)
+            reached = torch.zeros_like(self.engine.goal.valid).index_copy_(0, rows, reached)
         error = self.engine.share(reached)
         if self.before is None:
             self.before, self.required = reached, self.attack.required(error)
         distance = self.attack.threat.distance(points - self.clean)
-        succeeds = error >= self.required
+        succeeds = (error >= self.required) & offered
         better = torch.where(succeeds, ~self.found | (distance <= self.distance), ~self.found & (error >= self.error))
+        better &= offered
         self.points = torch.where(per_image(better), points, self.points)
         self.distance = torch.where(better, distance, self.distance)
         self.error = torch.where(better, error, self.error)
         self.found = self.found | succeeds
         for n, (budget, best) in enumerate(zip(self.budgets, self._budget_errors, strict=True)):
-            better = (distance <= budget.eps) & (error >= best)
+            better = (distance <= budget.eps) & (error >= best) & offered
             self.budgets[n] = Candidate("", budget.eps, torch.where(per_image(better), points, budget.images))
             self._budget_errors[n] = torch.where(better, error, best)
-        return succeeds
+        return succeeds if rows is None else succeeds[rows]
 
     def answer(self) -> Answer:
         return Answer(self.points, self.error, tuple(self.budgets), self.before)

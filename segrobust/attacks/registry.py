@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from segrobust.attacks import bounded
+from segrobust.attacks import alma_cls, alma_prox, asma, bisection, bounded, dag, fmn, min_norm_ensemble, primal_dual
 from segrobust.attacks.base import Attack
 from segrobust.errors import UserError, unknown_name
 
@@ -24,6 +24,17 @@ ATTACKS: dict[str, type[Attack]] = {
         bounded.BalancedPGD,
         bounded.TsallisPGD,
         bounded.SharpPGD,
+        dag.DAG,
+        fmn.FMN,
+        fmn.DDN,
+        bisection.PGDBisection,
+        bisection.MIFGSMBisection,
+        primal_dual.PDPGD,
+        primal_dual.PDGD,
+        asma.ASMA,
+        alma_cls.ALMACls,
+        alma_prox.ALMAProx,
+        min_norm_ensemble.MinNormEnsemble,
     )
 }
 

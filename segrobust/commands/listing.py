@@ -11,17 +11,21 @@ from rich.table import Table
 def print_attacks() -> None:
     """One line per attack, with what it costs under its own defaults."""
     from segrobust.attacks.registry import ATTACKS, dashed
-    from segrobust.threats import THREATS
 
-    table = Table(caption="passes: forwards / backwards per image; NAME:published takes the settings of the paper")
-    for title in ("name", "in Python", "threat models", "targeted", "published", "passes", "paper"):
+    caption = (
+        "bounded attacks run at every --eps, minimum-norm ones once; "
+        "passes: forwards / backwards per image; NAME:published takes the settings of the paper"
+    )
+    table = Table(caption=caption)
+    for title in ("name", "in Python", "kind", "norms", "targeted", "published", "passes", "paper"):
         table.add_column(title, overflow="fold")
     for name, cls in ATTACKS.items():
         forwards, backwards = cls().passes()
         table.add_row(
             dashed(name),
             name,
-            ", ".join(THREATS),
+            "minimum norm" if cls.minimum_norm else "bounded",
+            ", ".join(cls.norms),
             _yes(cls.can_target),
             _yes(cls.published is not None),
             f"{forwards} / {backwards}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from segrobust.errors import UserError, unknown_name
+from segrobust.target_spec import parse_target
 from segrobust.units import parse_eps
 
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
@@ -62,6 +63,13 @@ def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 def eps(text: str) -> str:
     """A radius such as ``1/255``, checked and kept as it was written."""
     parse_eps(text)
+    return text
+
+
+@checked
+def target(text: str) -> str:
+    """A target such as ``class:road``, checked as far as it can be without data."""
+    parse_target(text)
     return text
 
 

@@ -44,8 +44,9 @@ def evaluate(options: Namespace) -> None:
         raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
     from segrobust.attacks import build_attack
 
+    targeted = {"targeted": True} if options.target else {}
     for name in options.attack:
-        build_attack(name)  # a wrong name is told now, before mmseg and the data are loaded
+        build_attack(name, **targeted)  # what is wrong is told now, before mmseg and the data are loaded
     from segrobust.evaluation.command import evaluate_command
 
     evaluate_command(
@@ -59,11 +60,24 @@ def evaluate(options: Namespace) -> None:
         work_dir=options.work_dir or Path("work_dirs") / (shipped or Path(options.config).stem) / "evaluation",
         fresh=options.fresh,
         amp=options.amp,
+        checkpointing=options.checkpointing,
         save_adversarial=options.save_adversarial,
         trust_checkpoint=options.trust_checkpoint,
         cfg_options=dict(options.cfg_options),
         seed=options.seed,
+        target=options.target,
     )
+
+
+def targets(options: Namespace) -> None:
+    """Write the majority map of the training labels."""
+    if options.out.suffix != ".png":
+        raise UserError(f"expected a name that ends in .png for --out, got {str(options.out)!r}")
+    shipped = _shipped(options.config)
+    from segrobust.evaluation.command import targets_command
+
+    for path in targets_command(shipped or options.config, options.out, dict(options.cfg_options)):
+        print(path)
 
 
 def report(options: Namespace) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,7 +88,7 @@ class MMSegSource:
         if label.ndim != 2:
             raise UserError(f"label {label_path} has shape {tuple(label.shape)}; expected one channel of class ids")
         check_ids(label.numpy(), self.num_classes, self.ignore_index, label_path)
-        return Sample(image, _resize_nearest(label.long(), image.shape[1:]), Path(info["img_path"]).stem)
+        return Sample(image, resize_nearest(label, image.shape[1:]), Path(info["img_path"]).stem)
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -136,7 +135,7 @@ def source_from_config(
     loader = config.get(f"{split}_dataloader")
     if not loader or not loader.get("dataset"):
         raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
-    dataset = _build(loader["dataset"])
+    dataset = open_dataset(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
     return MMSegSource(dataset, evenly_spaced(len(dataset), num_images))
@@ -152,7 +151,8 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def _build(config: Mapping) -> BaseDataset:
+def open_dataset(config: Mapping) -> BaseDataset:
+    """The data set that an mmseg config describes; UserError: it cannot be built or read."""
     from mmseg.registry import DATASETS
 
     try:
@@ -169,8 +169,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
-def _resize_nearest(label: Tensor, size: torch.Size) -> Tensor:
-    """Labels at another size than the network's input follow it (they are exact where sizes agree)."""
-    if label.shape == size:
-        return label
+def resize_nearest(label: Tensor, size: Sequence[int]) -> Tensor:
+    """Class ids ``[h, w]`` at ``size``, int64: labels of another size than the network's input follow it."""
+    if tuple(label.shape) == tuple(size):
+        return label.long()
     return F.interpolate(label[None, None].double(), size=tuple(size), mode="nearest-exact")[0, 0].long()

@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from segrobust.datasets.majority import colour_png, id_png, majority_of_config
 from segrobust.datasets.source import source_from_config
+from segrobust.datasets.targets import build_target
 from segrobust.errors import UserError
+from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.runner import evaluate
+from segrobust.evaluation.store import RunFolder
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import sha256
@@ -35,10 +39,12 @@ def evaluate_command(
     batch_size: int = 4,
     fresh: bool = False,
     amp: bool = False,
+    checkpointing: bool = False,
     save_adversarial: bool = False,
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
     seed: int = 0,
+    target: str | None = None,
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder."""
     cfg = load_config(config, cfg_options)
@@ -47,7 +53,10 @@ def evaluate_command(
     weights = checkpoint or (shipped and shipped.weights_path)
     if weights is None:
         raise UserError(f"{config} brings no weights; name a checkpoint after it")
-    model = load_segmenter(cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint)
+    targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
+    model = load_segmenter(
+        cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint, checkpointing=checkpointing
+    )
     model.name = Path(config).stem
     summary = evaluate(
         model,
@@ -62,6 +71,7 @@ def evaluate_command(
         fresh=fresh,
         save_adversarial=save_adversarial,
         attack_defaults=cfg.get("attack_defaults"),
+        target=targets,
         identity={
             "config": Path(config).stem,
             "dataset": str(cfg.test_dataloader.dataset.type),
@@ -76,6 +86,28 @@ def evaluate_command(
         print_table({model.name: summary}, console)
         console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
     return Path(work_dir)
+
+
+def _stored_majority(work_dir: Path, target: str, fresh: bool) -> Path | None:
+    """The majority map of an earlier start of the same run: reading all training labels once is enough."""
+    file = work_dir / "target.png"
+    if fresh or target != "majority" or not file.is_file() or not (work_dir / "run.json").is_file():
+        return None
+    stored = RunFolder(work_dir).read_json("run.json")
+    identity = stored.get("identity") if isinstance(stored, dict) else None
+    same = isinstance(identity, dict) and (identity.get("target") or {}).get("spec") == target
+    return file if same else None
+
+
+def targets_command(config: str, out: Path, cfg_options: dict[str, Any] | None = None) -> list[Path]:
+    """Write the majority map of a config's training labels as ids, and beside it in the classes' colours."""
+    cfg = load_config(config, cfg_options)
+    source = source_from_config(cfg, "test", 1)
+    ids = majority_of_config(cfg, source)
+    colours = out.with_name(f"{out.stem}-colours.png")
+    replace_file(out, id_png(ids))
+    replace_file(colours, colour_png(ids, source.palette, source.ignore_index))
+    return [out, colours]
 
 
 def _device() -> str:

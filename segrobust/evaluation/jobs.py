@@ -1,4 +1,4 @@
-"""What a run consists of: the clean images, then every attack at every radius."""
+"""What a run consists of: the clean images, then bounded attacks at every radius, minimum-norm ones once."""
 
 from __future__ import annotations
 
@@ -9,41 +9,63 @@ from typing import Any
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
+from segrobust.errors import UserError
 from segrobust.evaluation.summary import CLEAN
-from segrobust.units import format_eps
+from segrobust.units import format_eps, parse_eps
 
 
 @dataclass(frozen=True)
 class Job:
-    """One attack at one radius; without an attack, the clean images."""
+    """One call of an attack per batch; without an attack, the clean images.
+
+    radii: of the rows it gives per image: one radius; none (None) for the clean images; none and then every budget
+        for a minimum-norm attack, whose one search also keeps the worst images within each budget.
+    """
 
     label: str
     attack: Attack | None = None
+    radii: tuple[float | None, ...] = (None,)
 
     @property
-    def eps(self) -> float | None:
-        return self.attack.eps if self.attack else None
+    def minimum_norm(self) -> bool:
+        return self.attack is not None and self.attack.minimum_norm
 
     @property
-    def title(self) -> str:
-        return f"{self.label} {format_eps(self.eps, self.attack.norm)}" if self.attack else self.label
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(eps for eps in self.radii if eps is not None)
+
+    def keys(self, image: int) -> list[tuple[str, float | None, int]]:
+        """What tells this job's rows of one image from all others of the run."""
+        return [(self.label, eps, image) for eps in self.radii]
+
+    def title(self, eps: float | None) -> str:
+        return self.label if eps is None else f"{self.label} {format_eps(eps, self.attack.norm)}"
 
     @property
     def passes(self) -> int:
-        """Forwards and backwards per image, the one that is reported included."""
-        return 1 + (sum(self.attack.passes()) if self.attack else 0)
+        """Forwards and backwards per image, those that are reported included."""
+        return len(self.radii) + (sum(self.attack.passes()) if self.attack else 0)
 
 
 def plan_jobs(
-    attacks: Sequence[Any], eps: Sequence[float | str], steps: int | None = None, defaults: Mapping | None = None
+    attacks: Sequence[Any],
+    eps: Sequence[float | str],
+    steps: int | None = None,
+    defaults: Mapping | None = None,
+    targeted: bool = False,
 ) -> list[Job]:
-    """The clean images, then every attack at every radius.
+    """The clean images, then per attack one job for every radius or, of a minimum-norm attack, one for all.
 
     Args:
         attacks: names, configs or attacks. A name may ask for its paper's settings: ``"cospgd:published"``.
         steps: overrides the number of steps of the attacks that have one.
         defaults: fields per attack name that the data set knows, such as the class counts of BalancedPGD; they
             replace only what an attack leaves at its own default.
+        targeted: every attack is to reach the run's targets.
+
+    Raises:
+        UserError: an attack that does not exist or has no targeted form, a targeted one in a run without a target, or
+            a bounded one without a radius.
     """
     jobs = [Job(CLEAN)]
     labels: set[str] = set()
@@ -51,12 +73,28 @@ def plan_jobs(
         base = _with_defaults(build_attack(spec), defaults or {})
         if steps is not None and hasattr(base, "steps"):
             base = build_attack(base, steps=steps)
+        if targeted:
+            base = build_attack(base, targeted=True)
+        elif base.targeted:
+            raise UserError(
+                f"{base.name} is targeted, but the run has no target; give one, such as target='background'"
+            )
         label = base.name + (":published" if _is_published(spec) else "")
         if label in labels:
             label = next(name for n in range(2, 1000) if (name := f"{label}#{n}") not in labels)
         labels.add(label)
-        jobs += [Job(label, build_attack(base, eps=radius)) for radius in eps]
+        jobs += _jobs(label, base, eps)
     return list(dict.fromkeys(jobs))
+
+
+def _jobs(label: str, attack: Attack, eps: Sequence[float | str]) -> list[Job]:
+    if attack.minimum_norm:
+        budgets = sorted({parse_eps(radius, attack.norm) for radius in eps})
+        return [Job(label, attack, (None, *budgets))]
+    if not eps:
+        raise UserError(f"{attack.name} needs a radius; give eps, such as eps=['4/255']")
+    bounded = [build_attack(attack, eps=radius) for radius in eps]
+    return [Job(label, one, (one.eps,)) for one in bounded]
 
 
 def _with_defaults(attack: Attack, defaults: Mapping) -> Attack:

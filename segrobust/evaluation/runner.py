@@ -8,7 +8,6 @@ processes and a resumed run give the same rows. Start several with ``torchrun to
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections.abc import Sequence
@@ -21,15 +20,18 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from segrobust.attacks.base import FOUND_SHARE
-from segrobust.datasets.source import Source
+from segrobust.datasets.majority import colour_png, id_png
+from segrobust.datasets.source import Sample, Source
+from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.durable import replace_file
+from segrobust.evaluation.identity import identity_of
 from segrobust.evaluation.jobs import Job, plan_jobs
-from segrobust.evaluation.metrics import confusion_counts, sparse_counts
+from segrobust.evaluation.outcomes import Group, Outcome, clean_outcome, outcomes_of, rows_of
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.progress import ImageProgress
-from segrobust.evaluation.store import Row, RunFolder
+from segrobust.evaluation.rows import Row, row_key
+from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import Record, summarise
 from segrobust.models.segmenter import Segmenter, frozen_eval
 from segrobust.report import build_report
@@ -44,6 +46,7 @@ class Evaluation:
         self.seed: int = settings["seed"]
         self.amp: bool = settings["amp"]
         self.save_adversarial: bool = settings["save_adversarial"]
+        self.target: Target | None = settings.get("target")
 
     @property
     def device(self) -> torch.device:
@@ -66,95 +69,78 @@ class Evaluation:
             for job, batch in todo:
                 started = time.perf_counter()
                 rows = self.attack_batch(job, batch)
-                seconds = (time.perf_counter() - started) / len(rows)
+                seconds = (time.perf_counter() - started) / len(batch)
                 writer.append(rows, [seconds] * len(rows))
-                progress.advance(len(rows), job.passes * len(rows), job.title)
+                progress.advance(len(batch), job.passes * len(batch), job.title(job.radii[0]))
 
     def _is_done(self, job: Job, image: int, done: set) -> bool:
-        wanted = self.save_adversarial and job.attack
-        return (job.label, job.eps, image) in done and not (wanted and not self._file(job, image).is_file())
+        files = [self._file(job, eps, image) for eps in job.radii] if self.save_adversarial and job.attack else []
+        return done.issuperset(job.keys(image)) and all(file.is_file() for file in files)
 
     def attack_batch(self, job: Job, batch: range) -> list[Row]:
         """Rows of one batch; images of different sizes go in groups of equal size."""
         samples = {i: self.source[i] for i in batch}
-        groups: dict[tuple, list[int]] = {}
+        sizes: dict[tuple, list[int]] = {}
         for i, sample in samples.items():
-            groups.setdefault(tuple(sample.label.shape), []).append(i)
-        rows = []
-        for ids in groups.values():
-            images = torch.stack([samples[i].image for i in ids]).to(self.device)
-            labels = torch.stack([samples[i].label for i in ids]).to(self.device)
-            points, passes = self.adversarial(job, images, labels, ids)
-            rows += self._rows(job, ids, [samples[i].name for i in ids], images, labels, points, passes)
-        return sorted(rows, key=lambda row: row["image"])
+            sizes.setdefault(tuple(sample.label.shape), []).append(i)
+        rows: list[Row] = []
+        for ids in sizes.values():
+            group = self.group(ids, [samples[i] for i in ids])
+            for outcome in self.outcomes(job, group):
+                rows += rows_of(job, group, outcome, self.predict(outcome.points), self.source)
+                if self.save_adversarial and job.attack:
+                    self._save(job, group, outcome)
+        return sorted(rows, key=row_key)
 
-    def adversarial(self, job: Job, images: Tensor, labels: Tensor, ids: Sequence[int]) -> tuple[Tensor, list]:
-        """The attacked images, and (forwards, backwards) per image."""
+    def group(self, ids: Sequence[int], samples: Sequence[Sample]) -> Group:
+        """Samples of one size on the model's device, with their targets if the run has any."""
+        images = torch.stack([sample.image for sample in samples]).to(self.device)
+        labels = torch.stack([sample.label for sample in samples]).to(self.device)
+        targets = self.target and self.target(samples, lambda: self.logits(images)).to(self.device)
+        return Group(ids, samples, images, labels, targets)
+
+    def outcomes(self, job: Job, group: Group) -> list[Outcome]:
+        """What the job makes of the group, at each of its radii."""
         if job.attack is None:
-            return images, [(1, 0)] * len(ids)
+            return [clean_outcome(group)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             result = job.attack(
-                self.model, images, labels, ignore_index=self.source.ignore_index, seeds=image_seeds(self.seed, ids)
+                self.model,
+                group.images,
+                group.labels,
+                ignore_index=self.source.ignore_index,
+                targets=group.targets,
+                seeds=image_seeds(self.seed, group.ids),
+                budgets=job.budgets,
             )
-        return result.images, list(zip(result.forwards.tolist(), result.backwards.tolist(), strict=True))
+        return outcomes_of(job, result)
 
     @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``[N, K, H, W]`` of one forward in float32."""
+        with frozen_eval(self.model):
+            return self.model(images.float())
+
     def predict(self, images: Tensor) -> Tensor:
         """Class ids ``[N, H, W]`` from one forward in float32: what is reported."""
-        with frozen_eval(self.model):
-            return self.model(images.float()).argmax(1)
+        return self.logits(images).argmax(1)
 
-    def _rows(self, job, ids, names, images, labels, points, passes) -> list[Row]:
-        source = self.source
-        tp, fp, fn = confusion_counts(self.predict(points), labels, source.num_classes, source.ignore_index)
-        distance = job.attack.threat.distance(points - images).tolist() if job.attack else [0.0] * len(ids)
-        valid = tp.sum(1) + fn.sum(1)
-        found = (fn.sum(1) >= FOUND_SHARE * valid) & (valid > 0)
-        if self.save_adversarial and job.attack:
-            self._save(job, ids, points)
-        return [
-            Row(
-                image=image,
-                name=names[n],
-                attack=job.label,
-                norm=job.attack.norm if job.attack else None,
-                eps=job.eps,
-                height=labels.shape[1],
-                width=labels.shape[2],
-                **sparse_counts(tp[n], fp[n], fn[n]),
-                distance=distance[n],
-                found=bool(found[n]) and job.attack is not None,
-                forwards=passes[n][0],
-                backwards=passes[n][1],
-            )
-            for n, image in enumerate(ids)
-        ]
-
-    def _save(self, job: Job, ids: Sequence[int], points: Tensor) -> None:
-        for image, point in zip(ids, points, strict=True):
-            file = self._file(job, image)
+    def _save(self, job: Job, group: Group, outcome: Outcome) -> None:
+        for image, point in zip(group.ids, outcome.points, strict=True):
+            file = self._file(job, outcome.eps, image)
             file.parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             np.save(buffer, point.cpu().numpy())
             replace_file(file, buffer.getvalue())
 
-    def _file(self, job: Job, image: int) -> Path:
-        name = job.title.translate(str.maketrans("/ :", "-_-"))
+    def _file(self, job: Job, eps: float | None, image: int) -> Path:
+        name = job.title(eps).translate(str.maketrans("/ :", "-_-"))
         return self.folder.path / "adversarial" / name / f"{image:06d}.npy"
 
 
 def image_seeds(seed: int, ids: Sequence[int]) -> list[int]:
     """One seed per image from the run's seed and the image's place in the data set."""
     return [int(np.random.SeedSequence((seed, image)).generate_state(1)[0]) for image in ids]
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Digest of all parameters and buffers, with their names and types."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def evaluate(
@@ -171,6 +157,7 @@ def evaluate(
     fresh: bool = False,
     save_adversarial: bool = False,
     attack_defaults: dict | None = None,
+    target: str | Target | None = None,
     identity: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -179,35 +166,42 @@ def evaluate(
     Args:
         model: a Segmenter, on the device to use; under torchrun it is moved to the process's own device.
         dataset: a :class:`segrobust.datasets.source.Source`.
-        attacks: names, configs or attack objects; each runs at every radius of ``eps``.
+        attacks: names, configs or attack objects; a bounded one runs at every radius of ``eps``, a minimum-norm one
+            once, keeping besides its closest images the worst ones within each radius.
         steps: overrides the attacks' own number of steps.
         amp: bfloat16 for the attacks' gradients; the reported predictions are float32 all the same.
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
+        target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
+            (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
+            of the pixels at their target; the worst case stays that with the fewest pixels right.
         identity, about: more to store in ``run.json``; a run with another identity is not continued.
 
     Returns:
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
-        UserError: model and data set do not fit, or ``work_dir`` holds a run with other settings.
+        UserError: model and data set do not fit, an attack does not exist or cannot be targeted, or ``work_dir`` holds
+            a run with other settings.
     """
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
-    jobs = plan_jobs(attacks, eps, steps, attack_defaults)
+    if isinstance(target, str):
+        target = build_target(target, dataset)
+    jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
+    settings = {"batch_size": batch_size, "seed": seed, "amp": amp, "target": target}
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
         model.to(state.device)
     folder = RunFolder(work_dir)
     if state.is_main_process:
-        run = {**(identity or {}), **_identity(model, dataset, jobs, batch_size, seed, amp)}
-        folder.open(run, fresh=fresh, about=about)
+        folder.open({**(identity or {}), **identity_of(model, dataset, jobs, settings)}, fresh=fresh, about=about)
+        _keep_target(folder, target, dataset)
     state.wait_for_everyone()
-    settings = {"batch_size": batch_size, "seed": seed, "amp": amp, "save_adversarial": save_adversarial}
-    evaluation = Evaluation(model, dataset, jobs, folder, **settings)
+    evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
     evaluation.run(state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -216,23 +210,12 @@ def evaluate(
     return folder.read_json("summary.json")
 
 
-def _identity(model, dataset: Source, jobs: Sequence[Job], batch_size: int, seed: int, amp: bool) -> dict[str, Any]:
-    attacks: dict[str, Any] = {}
-    for job in jobs[1:]:
-        attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"].append(job.eps)
-    return {
-        "model": model.name,
-        "weights_sha256": weights_sha256(model),
-        "num_classes": model.num_classes,
-        "class_names": list(dataset.class_names),
-        "palette": [list(colour) for colour in dataset.palette],
-        "images": len(dataset),
-        "dataset_fingerprint": dataset.fingerprint(),
-        "attacks": attacks,
-        "batch_size": batch_size,
-        "seed": seed,
-        "amp": amp,
-    }
+def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> None:
+    """Store the map that serves all images, so that the next start and a reader need not make it again."""
+    if target is not None and target.map is not None:
+        replace_file(folder.path / "target.png", id_png(target.map))
+        colours = colour_png(target.map, dataset.palette, dataset.ignore_index)
+        replace_file(folder.path / "target-colours.png", colours)
 
 
 def _finish(evaluation: Evaluation) -> None:
@@ -240,7 +223,7 @@ def _finish(evaluation: Evaluation) -> None:
     folder = evaluation.folder
     rows = folder.rows()
     found = {(row["attack"], row["eps"], row["image"]) for row in rows}
-    wanted = {(job.label, job.eps, i) for job in evaluation.jobs for i in range(len(evaluation.source))}
+    wanted = {key for job in evaluation.jobs for i in range(len(evaluation.source)) for key in job.keys(i)}
     if found != wanted:
         raise RuntimeError(f"{folder.path}: {len(wanted - found)} rows missing and {len(found - wanted)} unknown")
     controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}

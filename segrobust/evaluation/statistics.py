@@ -56,3 +56,35 @@ def bootstrap_intervals(
         else [math.nan, math.nan]
         for name, values in zip(Scores._fields, scores, strict=True)
     }  # fmt: skip
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """Linearly interpolated quantile of values that may be infinite; one infinite neighbour makes it infinite.
+
+    So the median of an even number is finite only where both middle values are.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if not len(ordered):
+        return math.nan
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    part = place - low
+    return float(ordered[low] if part == 0 else (1 - part) * ordered[low] + part * ordered[low + 1])
+
+
+def median_interval(values: np.ndarray, samples: int = 1000, seed: int = 0) -> list[float]:
+    """95 % percentile bootstrap interval over images of the median of ``values [N]``, which may be infinite.
+
+    NaN for fewer than two images.
+    """
+    if len(values) < 2:
+        return [math.nan, math.nan]
+    order = np.argsort(values, kind="stable")
+    ordered = np.asarray(values, dtype=np.float64)[order]
+    middle = ((len(values) - 1) // 2, len(values) // 2)
+    medians = []
+    for weights in draw_weights(len(values), samples, seed):
+        drawn = weights[:, order].cumsum(1)  # how many drawn values are at most the n-th smallest
+        lower, upper = (ordered[(drawn <= place).sum(1)] for place in middle)
+        medians.append(lower / 2 + upper / 2)
+    return [quantile(np.concatenate(medians), share) for share in (0.025, 0.975)]

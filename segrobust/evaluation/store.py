@@ -14,45 +14,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from segrobust.errors import UserError
 from segrobust.evaluation.durable import AppendFile, clear_io_errors, only_process, read_lines, replace_file
+from segrobust.evaluation.rows import Key, Row, decode, encode, row_key
 
 FORMAT = 1
-_DERIVED = ("summary.json", "checks.json", "report.html", "images/grid.json", "images/*.png", "adversarial/*/*.npy")
+_DERIVED = (
+    "summary.json", "checks.json", "report.html", "target.png", "target-colours.png", "images/grid.json",
+    "images/*.png", "adversarial/*/*.npy",
+)  # fmt: skip
 _LOG = logging.getLogger(__name__)
-
-Key = tuple[str, str, float, int]
-
-
-class Row(TypedDict):
-    """The result of one image under one attack at one radius; class ids without any count are left out."""
-
-    image: int
-    name: str
-    attack: str
-    norm: str | None
-    eps: float | None
-    height: int
-    width: int
-    classes: list[int]
-    tp: list[int]
-    fp: list[int]
-    fn: list[int]
-    distance: float
-    found: bool
-    forwards: int
-    backwards: int
-
-
-def row_key(row: Row | dict[str, Any]) -> Key:
-    """What a row is about, in the order in which rows are sorted: attack, norm, radius (none first), image."""
-    eps = row["eps"]
-    return row["attack"], row.get("norm") or "", -1.0 if eps is None else eps, row["image"]
 
 
 class RunFolder:
@@ -120,10 +95,10 @@ class RunFolder:
         merged: dict[Key, tuple[Row, Path]] = {}
         for path in sorted(self._rows.glob("rank-*.jsonl")):
             for record in read_lines(path)[0]:
-                row = _decode(record, path)
+                row = decode(record, path)
                 first, other = merged.setdefault(row_key(row), (row, path))
                 if first != row:
-                    fields = ", ".join(field for field in Row.__annotations__ if first[field] != row[field])
+                    fields = ", ".join(field for field in first | row if first.get(field) != row.get(field))
                     raise UserError(
                         f"{other.name} and {path.name} in {self._rows} disagree on image {row['image']} under "
                         f"{row['attack']} at eps {row['eps']} ({fields}); start anew with --fresh"
@@ -182,7 +157,7 @@ class RowWriter:
             UserError: full disk or failing device; everything stored before stays.
         """
         new = [index for index, row in enumerate(rows) if not self._known(row)]
-        self._file.append([_encode(rows[index]) for index in new])
+        self._file.append([encode(rows[index]) for index in new])
         if seconds is not None:
             about = [{field: rows[index][field] for field in ("attack", "norm", "eps", "image")} for index in new]
             times = [{**key, "seconds": round(seconds[index], 6)} for key, index in zip(about, new, strict=True)]
@@ -222,18 +197,3 @@ def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value)
     return text if len(text) <= 72 else f"{text[:50]}...{text[-19:]}"
-
-
-def _encode(row: Row) -> dict[str, Any]:
-    # JSON has no infinity: the distance of an image that was never found adversarial is written as null.
-    return {**row, "distance": None if math.isinf(row["distance"]) else row["distance"]}
-
-
-def _decode(record: dict[str, Any], path: Path) -> Row:
-    if missing := [field for field in Row.__annotations__ if field not in record]:
-        raise UserError(f"{path}: a row without {', '.join(missing)}; start anew with --fresh")
-    if len({len(record[field]) for field in ("classes", "tp", "fp", "fn")}) != 1:
-        raise UserError(f"{path}: image {record['image']} has counts of different lengths; start anew with --fresh")
-    if record["distance"] is None:
-        record["distance"] = math.inf
-    return record  # type: ignore[return-value]

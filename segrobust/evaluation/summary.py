@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from segrobust.evaluation.broken import broken_shares, distance_fields, finite, success_rate
 from segrobust.evaluation.metrics import Scores, class_iou, dense_counts, pooled
+from segrobust.evaluation.rows import Row, row_key
 from segrobust.evaluation.statistics import bootstrap_intervals
-from segrobust.evaluation.store import Row, row_key
 
 CLEAN = "clean"
 WORST_CASE = "worst_case"
 CONTROLS = ("UniformNoise",)
-_DIGITS = 4
 
 Record = dict[str, Any]
 
@@ -30,14 +30,22 @@ def summarise(
 ) -> list[Record]:
     """The records of a run: clean first, then attacks by name and radius, then the worst cases by radius.
 
-    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, forwards, backwards, seconds}``: percentages;
-    ``ci`` holds 95 % intervals over images (null for one image); ``iou`` is per class, null without ground truth;
-    passes are means per image, seconds a sum (null if not known). A minimum-norm attack has no radius, but
-    ``median_distance`` (null: not found for half the images or more), ``found`` and ``apsr`` (percent of images found,
-    and of labelled pixels not predicted as labelled).
+    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds}``:
+    percentages; ``ci`` holds 95 % intervals over images (null for one image); ``iou`` is per class, null without ground
+    truth; ``broken`` is the percent of images broken (see ``broken_shares``) within that radius by that attack; passes
+    are means per image, seconds a sum (null if not known). In a targeted run ``apsr`` is the percent of pixels at
+    their target, and being broken means that 99 % are.
 
-    The worst case takes each image's lowest aAcc over all attacks at that radius; ``chosen`` counts whose it was. There
-    is none at a radius that only ``controls`` (attacks that do not try, such as noise) were run at.
+    The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
+    ``median_distance`` and ``quantiles`` (null: inf) with ``ci.median_distance`` (null: inf at that end, or at both),
+    ``distances`` (sorted, null: not found), ``found`` (percent of images), ``apsr`` (percent of all labelled pixels at
+    the goal), ``apsr_correct`` (mean percent over images, of the pixels that were not at the goal before) and, where
+    rounding to 8 bits was tried, ``median_distance_8bit`` and ``found_8bit``. Its records at radii come from the same
+    search; passes and seconds of each are those of the whole search.
+
+    The worst case takes each image's lowest aAcc over all attacks at that radius, in targeted runs too: what matters
+    to whoever uses the model is how much is right. ``chosen`` counts whose it was. There is none at a radius that only
+    ``controls`` (attacks that do not try, such as noise) were run at.
     """
     seconds = {row_key(entry): entry["seconds"] for entry in timing or ()}
     groups: dict[tuple, list[Row]] = defaultdict(list)
@@ -45,7 +53,9 @@ def summarise(
         groups[row["attack"], row["norm"], row["eps"]].append(row)
     records = [_record(*group, members, num_classes, seconds, samples) for group, members in groups.items()]
     records.sort(key=lambda record: record["attack"] != CLEAN)
-    return records + _worst_cases(groups, num_classes, seconds, set(controls) | {CLEAN}, samples)
+    records += _worst_cases(groups, num_classes, seconds, set(controls) | {CLEAN}, samples)
+    _add_broken(records, groups)
+    return records
 
 
 def per_image_accuracy(rows: Sequence[Row]) -> np.ndarray:
@@ -65,23 +75,30 @@ def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, seconds: d
         "norm": norm,
         "eps": eps,
         "images": len(rows),
-        **{name: _number(score) for name, score in zip(Scores._fields, scores, strict=True)},
-        "ci": {
-            name: None if math.isnan(low) else [_number(low), _number(high)] for name, (low, high) in bounds.items()
-        },
-        "iou": [_number(value) for value in class_iou(*summed)],
+        **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
+        "ci": {name: None if math.isnan(low) else [finite(low), finite(high)] for name, (low, high) in bounds.items()},
+        "iou": [finite(value) for value in class_iou(*summed)],
         **_cost(rows, len(rows), seconds),
     }
-    return record | (_distances(rows, scores) if eps is None and attack != CLEAN else {})
+    if eps is None and attack != CLEAN:
+        fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
+        return record | fields
+    return record | ({"apsr": finite(success_rate(rows))} if "target_pixels" in rows[0] else {})
 
 
-def _distances(rows: Sequence[Row], scores: Scores) -> Record:
-    distances = [row["distance"] if row["found"] else math.inf for row in rows]
-    return {
-        "median_distance": _number(np.median(distances), digits=8),
-        "found": _number(100 * np.mean([row["found"] for row in rows])),
-        "apsr": _number(100 - scores.aAcc),
-    }
+def _add_broken(records: Sequence[Record], groups: dict[tuple, list[Row]]) -> None:
+    """Give every record but the results of minimum-norm attacks its ``broken``; to worst cases that of all attacks."""
+    clean = groups.get((CLEAN, None, None), [])
+    radii: dict[tuple, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for (attack, norm, eps), rows in groups.items():
+        if eps is not None:
+            radii[attack, norm][eps] += rows
+            radii[WORST_CASE, norm][eps] += rows
+    shares = {(CLEAN, None): broken_shares(clean, {})}
+    shares |= {line: broken_shares(clean, by_radius) for line, by_radius in radii.items()}
+    for record in records:
+        if "median_distance" not in record:
+            record["broken"] = shares[record["attack"], record["norm"]][record["eps"]]
 
 
 def _worst_cases(groups: dict[tuple, list[Row]], num_classes: int, seconds: dict, idle: set[str], samples: int):
@@ -111,12 +128,7 @@ def _worst_case(norm, eps, attacks: dict[str, list[Row]], num_classes: int, seco
 def _cost(rows: Sequence[Row], images: int, seconds: dict) -> Record:
     times = [seconds[key] for row in rows if (key := row_key(row)) in seconds]
     return {
-        "forwards": _number(sum(row["forwards"] for row in rows) / images),
-        "backwards": _number(sum(row["backwards"] for row in rows) / images),
+        "forwards": finite(sum(row["forwards"] for row in rows) / images),
+        "backwards": finite(sum(row["backwards"] for row in rows) / images),
         "seconds": round(sum(times), 3) if times else None,
     }
-
-
-def _number(value: float, digits: int = _DIGITS) -> float | None:
-    """Rounded for the JSON file; null for what is not a finite number."""
-    return round(float(value), digits) if math.isfinite(value) else None

@@ -1,6 +1,9 @@
 """What segrobust adds to mmengine's training; importing this package registers all of it.
 
-    custom_hooks = [dict(type="AdversarialTrainingHook", attack=dict(type="TsallisPGD", eps="4/255", steps=3))]
+    custom_hooks = [
+        dict(type="AdversarialTrainingHook", attack=dict(type="TsallisPGD", eps="4/255", steps=3)),
+        dict(type="MinNormValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=32),
+    ]
     val_cfg = dict(type="RobustValLoop", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16)
 
 ``exact_resume`` tells how a config makes training resume bitwise.
@@ -8,6 +11,14 @@
 
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.exact_resume import ReseedHook, SeededDataset, SeededInfiniteSampler
+from segrobust.hooks.min_norm_validation import MinNormValidationHook
 from segrobust.hooks.robust_validation import RobustValLoop
 
-__all__ = ["AdversarialTrainingHook", "ReseedHook", "RobustValLoop", "SeededDataset", "SeededInfiniteSampler"]
+__all__ = [
+    "AdversarialTrainingHook",
+    "MinNormValidationHook",
+    "ReseedHook",
+    "RobustValLoop",
+    "SeededDataset",
+    "SeededInfiniteSampler",
+]

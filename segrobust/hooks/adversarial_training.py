@@ -10,6 +10,10 @@
         )
     ]
 
+A minimum-norm attack stops where an image has been fooled: each image gets a radius of its own, up to a cap::
+
+    attack = dict(type="ALMAProx", steps=5, eps_max="4/255", target_apsr=0.5)
+
 One setting of any config with an mmseg model; loss, loop and the other hooks stay what they are.
 """
 
@@ -27,7 +31,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-from segrobust.attacks import Attack, build_attack
+from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.errors import UserError
 from segrobust.hooks.batches import equal_sizes, label_of, plain_module, to_loader, to_rgb
 from segrobust.hooks.seeds import seed_of
@@ -40,19 +44,23 @@ class AdversarialTrainingHook(Hook):
 
     The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
     Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast.
-    Logs ``adv_eps``, ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong) and ``adv_time``
-    (seconds).
+    Logs ``adv_eps`` (radius or cap, in image units), ``adv_pixel_error`` (share of the attacked images' valid pixels
+    that are wrong) and ``adv_time`` (seconds); for a minimum-norm attack also ``adv_distance`` (mean norm of the
+    change, in image units like ``adv_eps``) and ``adv_found`` (share of the attacked images that reached the goal).
 
     Args:
-        attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``.
+        attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``. A minimum-norm attack
+            needs a cap, ``eps_max``; where it misses its goal, training goes on with its best image within the cap.
         clean_ratio: share of the images of each batch that stay clean, in [0, 1). Which ones follows from (seed,
             iteration, rank); a share that is no whole number of images is met on average.
         start: first iteration (not epoch) with attacks, counted from 0; before it, training is standard.
-        eps_warmup: number of iterations over which eps grows linearly from 0 at ``start`` to its full value.
+        eps_warmup: number of iterations over which eps (or the cap) grows linearly from 0 at ``start`` to its full
+            value.
         seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
 
     Raises:
-        UserError: a value outside its range, a targeted attack, or a model under FSDP.
+        UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, or a model under
+            FSDP.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class AdversarialTrainingHook(Hook):
         self.attack = build_attack(attack)
         if self.attack.targeted:
             raise UserError(f"AdversarialTrainingHook: {self.attack.name} must be untargeted; set targeted=False")
+        self.radius = _radius_field(self.attack)
         if not 0 <= clean_ratio < 1:
             raise UserError(f"AdversarialTrainingHook: expected 0 <= clean_ratio < 1, got {clean_ratio!r}")
         for name, value in (("start", start), ("eps_warmup", eps_warmup), ("seed", seed or 0)):
@@ -83,7 +92,8 @@ class AdversarialTrainingHook(Hook):
             return None
         if done >= self.eps_warmup:
             return self.attack
-        return dataclasses.replace(self.attack, eps=self.attack.eps * done / self.eps_warmup)
+        eps = getattr(self.attack, self.radius) * done / self.eps_warmup
+        return dataclasses.replace(self.attack, **{self.radius: eps})
 
     def choose(self, count: int, seed: int, iteration: int, rank: int) -> list[int]:
         """The images of a batch of ``count`` that are attacked."""
@@ -96,34 +106,37 @@ class AdversarialTrainingHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
-        runner.message_hub.update_scalar("train/adv_eps", attack.eps if attack else 0.0)
+        runner.message_hub.update_scalar("train/adv_eps", getattr(attack, self.radius) if attack else 0.0)
         if attack is None:
             return
         begin = time.perf_counter()
         try:
-            error = self._replace(runner, attack, data_batch)
+            results = self._replace(runner, attack, data_batch)
         except TypeError as problem:  # mmengine would raise it anew without its traceback
             raise RuntimeError(f"{type(self).__name__}: {problem}") from problem
-        if error.numel():
-            runner.message_hub.update_scalar("train/adv_pixel_error", float(error.mean()))
+        if results:
+            for name in ("pixel_error", "distance", "found") if attack.minimum_norm else ("pixel_error",):
+                values = torch.cat([getattr(result, name) for result in results])
+                runner.message_hub.update_scalar(f"train/adv_{name}", float(values.float().mean()))
         runner.message_hub.update_scalar("train/adv_time", time.perf_counter() - begin)
 
-    def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any]) -> Tensor:
-        """Attack the chosen images in place; their share of wrong pixels."""
+    def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any]) -> list[AttackResult]:
+        """Attack the chosen images in place."""
         inputs = list(data_batch["inputs"])
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in range(len(inputs))]
-        errors = [torch.empty(0)]
         with runner.optim_wrapper.optim_context(plain_module(runner.model)):
-            for group in equal_sizes(inputs, chosen):
-                errors.append(self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds))
+            results = [
+                self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds)
+                for group in equal_sizes(inputs, chosen)
+            ]
         data_batch["inputs"] = inputs
-        return torch.cat(errors)
+        return results
 
     def _attack_group(
         self, attack: Attack, inputs: list[Tensor], samples: Sequence[Any], group: list[int], seeds: list[int]
-    ) -> Tensor:
+    ) -> AttackResult:
         device = next(self.segmenter.parameters()).device
         images = torch.stack([to_rgb(inputs[index], device) for index in group])
         labels = torch.stack([label_of(samples[index], device) for index in group])
@@ -131,4 +144,18 @@ class AdversarialTrainingHook(Hook):
                         seeds=[seeds[index] for index in group])  # fmt: skip
         for index, attacked in zip(group, result.images, strict=True):
             inputs[index] = to_loader(attacked)
-        return result.pixel_error.cpu()
+        return result
+
+
+def _radius_field(attack: Attack) -> str:
+    """The field that bounds the change of an image.
+
+    Raises:
+        UserError: a minimum-norm attack whose changes nothing bounds.
+    """
+    if not attack.minimum_norm:
+        return "eps"
+    if getattr(attack, "eps_max", None) is None:
+        raise UserError(f"AdversarialTrainingHook: {attack.name} looks for the smallest change at any radius; "
+                        f'give it a cap to train with, for instance eps_max="4/255"')  # fmt: skip
+    return "eps_max"

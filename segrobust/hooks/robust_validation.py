@@ -9,24 +9,21 @@ Two settings of any config with an mmseg model; the clean metrics stay what they
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import IterTimerHook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, ValLoop
+from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segrobust.attacks import Attack, build_attack
-from segrobust.datasets.source import MMSegSource, Sample, evenly_spaced
-from segrobust.errors import UserError
+from segrobust.datasets.source import MMSegSource, evenly_spaced
 from segrobust.evaluation.metrics import confusion_counts, pooled
-from segrobust.hooks.batches import equal_sizes, plain_module
-from segrobust.hooks.seeds import seed_of
+from segrobust.hooks.batches import plain_module
+from segrobust.hooks.validating import attacked, check_settings, forget, is_due, restart_timers
 from segrobust.models.mmseg import MMSegSegmenter
 
 METRICS = ("mIoU", "aAcc")
@@ -65,11 +62,8 @@ class RobustValLoop(ValLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.attack = build_attack(attack)
-        if self.attack.targeted:
-            raise UserError(f"RobustValLoop: {self.attack.name} must be untargeted; set targeted=False")
-        for name, value in (("interval", interval), ("num_images", 1 if num_images is None else num_images)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"RobustValLoop: expected {name} to be an integer >= 1, got {value!r}")
+        counts = {"interval": interval, "num_images": 1 if num_images is None else num_images}
+        check_settings("RobustValLoop", self.attack, **counts)
         self.interval = interval
         self.num_images = num_images
         self.seed = seed
@@ -83,27 +77,14 @@ class RobustValLoop(ValLoop):
             self.run_iter(index, batch)
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         metrics.update(self._robust_metrics())
-        for hook in self.runner.hooks:
-            if isinstance(hook, IterTimerHook):  # or the next iteration's data_time would contain the attack
-                hook.before_val_epoch(self.runner)
+        restart_timers(self.runner)
         self.runner.call_hook("after_val_epoch", metrics=metrics)
         self.runner.call_hook("after_val")
         return metrics
 
-    def is_due(self) -> bool:
-        """Whether this validation has a robust part; a function of the training's progress, so resume-proof."""
-        loop = self.runner.train_loop
-        if loop is None:
-            return True
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-        return done >= last or (done // loop.val_interval) % self.interval == 0
-
     def _robust_metrics(self) -> dict[str, float | None]:
-        for name in METRICS:  # mmengine keeps the last number and the last None, and would log both
-            self.runner.message_hub.log_scalars.pop(f"val/robust/{name}", None)
-            self.runner.message_hub.pop_info(f"val/robust/{name}")
-        if not self.is_due():
+        forget(self.runner, [f"robust/{name}" for name in METRICS])
+        if not is_due(self.runner, self.interval):
             return {f"robust/{name}": None for name in METRICS}
         begin = time.perf_counter()
         dataset = self.dataloader.dataset
@@ -111,39 +92,14 @@ class RobustValLoop(ValLoop):
         segmenter = MMSegSegmenter.live(plain_module(self.runner.model))
         counts = torch.zeros(3, segmenter.num_classes, dtype=torch.int64)
         with autocast(enabled=self.fp16):
-            for places, samples in self._batches(source):
-                counts += self._attacked_counts(segmenter, source, places, samples)
+            for _, labels, result in attacked(self.runner, source, self.dataloader, self.attack, segmenter, self.seed):
+                with torch.no_grad():
+                    predictions = segmenter(result.images).argmax(1)
+                found = confusion_counts(predictions, labels, segmenter.num_classes, source.ignore_index)
+                counts += torch.stack(found).sum(1)
         all_reduce(counts)
         self.runner.logger.info(
             f"attacked {len(source)} validation images with {self.attack.name} in {time.perf_counter() - begin:.1f} s"
         )
         scores = pooled(*counts.numpy())
         return {f"robust/{name}": round(float(getattr(scores, name)), 2) for name in METRICS}
-
-    def _batches(self, source: MMSegSource) -> Iterator[tuple[list[int], list[Sample]]]:
-        """This process's batches and their places in the source; every batch is the same on any number of processes."""
-        size = self.dataloader.batch_size or 1
-        batches = [list(range(first, min(first + size, len(source)))) for first in range(0, len(source), size)]
-        mine = batches[self.runner.rank :: self.runner.world_size]
-        workers = self.dataloader.num_workers
-        loader = DataLoader(
-            source, batch_sampler=mine, collate_fn=list, num_workers=workers, generator=torch.Generator()
-        )
-        yield from zip(mine, loader, strict=True)
-
-    def _attacked_counts(
-        self, segmenter: MMSegSegmenter, source: MMSegSource, places: list[int], samples: list[Sample]
-    ) -> Tensor:
-        """True positives, false positives and false negatives per class of one batch, ``[3, K]``."""
-        device = next(segmenter.parameters()).device
-        counts = torch.zeros(3, segmenter.num_classes, dtype=torch.int64)
-        for group in equal_sizes([sample.image for sample in samples], range(len(samples))):
-            images = torch.stack([samples[index].image for index in group]).to(device)
-            labels = torch.stack([samples[index].label for index in group]).to(device)
-            seeds = [seed_of(self.seed, "attack", source.indices[places[index]]) for index in group]
-            result = self.attack(segmenter, images, labels, ignore_index=source.ignore_index, seeds=seeds)
-            with torch.no_grad():
-                predictions = segmenter(result.images).argmax(1)
-            found = confusion_counts(predictions, labels, segmenter.num_classes, source.ignore_index)
-            counts += torch.stack(found).sum(1)
-        return counts

@@ -33,6 +33,7 @@ def load_segmenter(
     *,
     device: str | torch.device = "auto",
     trust_checkpoint: bool = False,
+    checkpointing: bool = False,
 ) -> Segmenter:
     """A segmenter in eval mode from a config and a checkpoint.
 
@@ -41,6 +42,7 @@ def load_segmenter(
         checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
+        checkpointing: save memory in attacks, for about half more time; see ``Segmenter``.
 
     Raises:
         UserError: the config, the checkpoint or the device does not serve, told in one line.
@@ -57,6 +59,7 @@ def load_segmenter(
     elif not isinstance(config, Config):
         config = Config(dict(config))
     model, weights_owner = _build(config)
+    model.checkpointing = checkpointing
     if checkpoint is None:
         LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:

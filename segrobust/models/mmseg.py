@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 
 from segrobust.errors import UserError
 from segrobust.mm import import_mmseg
+from segrobust.models.checkpointing import recomputed, replaced
 from segrobust.models.segmenter import Segmenter
 
 
@@ -108,6 +111,14 @@ class MMSegSegmenter(Segmenter):
             for _ in images
         ]
         return self.module.inference(pixels, metas)[..., :height, :width]
+
+    def recomputing(self) -> AbstractContextManager:
+        """In slide inference the windows one by one, which keeps one window's activations at a time."""
+        if self.module.test_cfg.get("mode", "whole") != "slide":
+            return super().recomputing()
+        window = recomputed(self.module.encode_decode)
+        # mmseg writes every window's size into the same metas
+        return replaced(self.module, "encode_decode", lambda crop, metas: window(crop, deepcopy(metas)))
 
     def _preprocessed(self, images: Tensor) -> Tensor:
         steps = self.module.data_preprocessor

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from segrobust.evaluation.durable import clear_io_errors, replace_file
 from segrobust.evaluation.summary import WORST_CASE
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
+from segrobust.report.distances import holdout_figures, median_8bit, median_cell
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
 from segrobust.units import format_eps
@@ -28,6 +29,7 @@ _HEAD = {
     "Checkpoint sha256": ("checkpoint_sha256", "weights_sha256"),
     "Data": ("dataset",),
     "Data fingerprint": ("dataset_fingerprint",),
+    "Target": ("target.spec",),
     "Images": ("images",),
     "Date": ("date",),
     "segrobust": ("versions.segrobust",),
@@ -73,6 +75,7 @@ def render(runs: Sequence[Run]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "passes": _passes}
+    environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
     environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
     data = [{"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records} for run in runs]
     return environment.get_template("report.html.j2").render(
@@ -81,7 +84,9 @@ def render(runs: Sequence[Run]) -> str:
         head=_head(runs),
         trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
+        targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
+        holdouts=[(norm, view) for norm in _all_norms(runs) if (view := _holdout_view(runs, norm))],
         classes=[view for run in runs if (view := _class_view(run))],
         grids=[(run, grid) for run in runs if (grid := _grid(run))],
         kinds=_TITLES,
@@ -132,10 +137,19 @@ def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
         "name": norm,
         "figures": [(title, Markup(svg)) for title, svg in figures],  # noqa: S704  (made by draw, labels escaped there)
         "radii": sorted({r["eps"] for run in mine for r in run.records if r["norm"] == norm and r["eps"] is not None}),
-        "blocks": [(run, [_attack_view(run, norm, name) for name in run.attack_names(norm)]) for run in mine],
+        "blocks": [(run, _attack_views(run, norm)) for run in mine],
         "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
         "in_words": _IN_WORDS.get(norm, ""),
     }
+
+
+def _all_norms(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(record["norm"] for run in runs for record in run.records if record["norm"] is not None))
+
+
+def _holdout_view(runs: Sequence[Run], norm: str) -> list[tuple[str, Markup]]:
+    figures = holdout_figures(runs, norm)
+    return [(title, Markup(svg)) for title, svg in figures]  # noqa: S704  (made by draw, labels escaped there)
 
 
 _IN_WORDS = {
@@ -145,15 +159,23 @@ _IN_WORDS = {
 }
 
 
+def _attack_views(run: Run, norm: str) -> list[dict[str, Any]]:
+    """One view per attack; the worst case took what all the others took, each search counted once."""
+    views = [_attack_view(run, norm, name) for name in run.attack_names(norm)]
+    known = [view["seconds"] for view in views if not view["worst"] and view["seconds"] is not None]
+    return [view | {"seconds": sum(known) if known else None} if view["worst"] else view for view in views]
+
+
 def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
     records = run.at_radius(norm, name)
     seconds = [record["seconds"] for record in records if record["seconds"] is not None]
+    once = name in {record["attack"] for record in run.distances(norm)}  # one search, whatever the number of radii
     return {
         "name": name.replace("_", " ") if name == WORST_CASE else name,
         "worst": name == WORST_CASE,
         "cells": {record["eps"]: record for record in records},
         "passes": _merged(_passes(record) for record in records),
-        "seconds": sum(seconds) if seconds else None,
+        "seconds": (max(seconds) if once else sum(seconds)) if seconds else None,
     }
 
 

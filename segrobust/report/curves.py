@@ -9,7 +9,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+# wide and behind, so that it hides no attack
+WORST_STYLE = {"color": _INK, "alpha": 0.3, "linewidth": 6, "zorder": 1.5}
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,12 @@ class Line:
 def attack_lines(run: Run, norm: str, names: Sequence[str]) -> list[Line]:
     """One line per attack of a run; ``names`` are those of all runs, so that an attack keeps its colour."""
     numbers = {name: number for number, name in enumerate(name for name in names if name != WORST_CASE)}
-    worst = {"color": _INK, "alpha": 0.3, "linewidth": 6, "zorder": 1.5}  # wide and behind, so that it hides no attack
     return [
         Line(
             name.replace("_", " ") if name == WORST_CASE else name,
             run.at_radius(norm, name),
             run.clean,
-            worst if name == WORST_CASE else _nth_style(numbers[name]),
+            WORST_STYLE if name == WORST_CASE else nth_style(numbers[name]),
         )
         for name in run.attack_names(norm)
     ]
@@ -76,13 +77,14 @@ def attack_lines(run: Run, norm: str, names: Sequence[str]) -> list[Line]:
 def run_lines(runs: Sequence[Run], norm: str) -> list[Line]:
     """The worst case of each run, to compare models; runs without one are left out."""
     return [
-        Line(run.label, records, run.clean, {**_nth_style(i), "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2})
+        Line(run.label, records, run.clean, {**nth_style(i), "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2})
         for i, run in enumerate(runs)
         if (records := run.at_radius(norm, WORST_CASE))
     ]
 
 
-def _nth_style(number: int) -> dict[str, Any]:
+def nth_style(number: int) -> dict[str, Any]:
+    """Colour and marker of the attack or run with that number."""
     marker = _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)]
     return {"color": _COLOURS[number % len(_COLOURS)], "marker": marker, "linewidth": 1.6, "markersize": 5}
 
@@ -96,21 +98,34 @@ def draw(lines: Sequence[Line], norm: str, title: str, top: float = 100.0) -> st
         title: what a screen reader says.
         top: upper end of both scales, in percent.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(11.5, 4.1), layout="constrained")
-        axes = figure.subplots(1, len(PANELS))
+    radii = sorted({record["eps"] for line in lines for record in line.records if record["eps"] > 0})
+
+    def paint(axes: Sequence[Axes]) -> None:
         for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
             for line in lines:
                 _draw_line(axis, line, metric, norm)
             axis.set_ylabel(label)
             axis.set_ylim(0, top)
+            radius_axis(axis, radii, norm)
+
+    return sketch(paint, [line.label for line in lines], title)
+
+
+def sketch(
+    paint: Callable[[Sequence[Axes]], None], labels: Sequence[str], title: str, panels: int = len(PANELS)
+) -> str:
+    """An SVG element of some panels with one legend below; ``paint`` draws one line per label in each of the panels."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(11.5, 4.1), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        paint(axes)
+        for axis in axes:
             axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
-            _radius_axis(axis, lines, norm)
-        handles = axes[0].get_lines()
         # A label that starts with an underscore would be left out of the legend.
-        labels = [f" {name}" if name.startswith("_") else name for name in (_plain(line.label) for line in lines)]
-        columns = math.ceil(len(lines) / math.ceil(len(lines) / 6))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+        names = [f" {name}" if name.startswith("_") else name for name in map(_plain, labels)]
+        columns = math.ceil(len(names) / math.ceil(len(names) / 6))
+        handles = axes[0].get_lines()
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
         stream = io.StringIO()
         with warnings.catch_warnings():
             # The browser has its own fonts; matplotlib's only measure the legend.
@@ -128,17 +143,18 @@ def _draw_line(axis: Axes, line: Line, metric: str, norm: str) -> None:
         axis.fill_between(*zip(*banded, strict=True), color=line.style["color"], alpha=0.12, linewidth=0)
 
 
-def _radius_axis(axis: Axes, lines: Sequence[Line], norm: str) -> None:
+def radius_axis(axis: Axes, radii: Sequence[float], norm: str, end: float = 0.0) -> None:
+    """Ticks at the growing, positive ``radii``, and at ``end`` (all in image units) if it lies beyond them."""
     scale = 255 if norm == "Linf" else 1
-    radii = sorted({scale * record["eps"] for line in lines for record in line.records if record["eps"] > 0})
+    places = [scale * eps for eps in radii] + [scale * end] * (end > max(radii, default=0.0))
     unit = "eps, in 1/255" if norm == "Linf" else f"{_plain(norm)} radius, images in [0, 1]"
-    if radii and radii[-1] > 8 * radii[0]:
+    if places and places[-1] > 8 * places[0]:
         # Published grids double the radius each time; on a linear axis the small ones would lie on each other.
         axis.set_xscale("function", functions=(_root, _square))
         unit += " (square-root scale)"
-    axis.set_xticks([0, *radii], ["0", *(f"{radius:.3g}" for radius in radii)])
+    axis.set_xticks([0, *places], ["0", *(f"{place:.3g}" for place in places)])
     axis.set_xticks([], minor=True)
-    axis.set_xlim(0, radii[-1] if radii else 1)
+    axis.set_xlim(0, places[-1] if places else 1)
     axis.set_xlabel(unit)
 
 

@@ -14,8 +14,8 @@ from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.units import format_eps
 
-_NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds")
-_MINIMUM_NORM = ("median_distance", "found", "apsr")
+_NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
+_OPTIONAL = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
 _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
@@ -47,6 +47,17 @@ class Run:
         """The attacks with radii under a norm, the worst case last."""
         names = {r["attack"]: None for r in self.records if r["norm"] == norm and r["eps"] is not None}
         return [name for name in names if name != WORST_CASE] + [WORST_CASE] * (WORST_CASE in names)
+
+    def of_norm(self, norm: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["norm"] == norm]
+
+    def distances(self, norm: str) -> list[dict[str, Any]]:
+        """The results of minimum-norm attacks under one norm."""
+        return [record for record in self.of_norm(norm) if "median_distance" in record]
+
+    def all_names(self, norm: str) -> list[str]:
+        """``attack_names``, and the minimum-norm attacks that have no radius at all."""
+        return list(dict.fromkeys([*self.attack_names(norm), *(one["attack"] for one in self.distances(norm))]))
 
     @property
     def norms(self) -> list[str]:
@@ -121,7 +132,7 @@ def _record(record: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: expected the name of an attack")
     norm = record.get("norm")
     checked = {"attack": record["attack"], "norm": None if norm is None else str(norm)}
-    for name in (*_NUMBERS, *(key for key in _MINIMUM_NORM if key in record)):
+    for name in (*_NUMBERS, *(key for key in _OPTIONAL if key in record)):
         checked[name] = _number(record.get(name), f"{where}, {name}")
     iou = record.get("iou") or []
     intervals = record.get("ci") or {}
@@ -129,13 +140,27 @@ def _record(record: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: expected iou as a list and ci as a table")
     checked["iou"] = [_number(value, f"{where}, iou") for value in iou]
     checked["ci"] = {name: _interval(intervals.get(name), f"{where}, ci") for name in ("aAcc", "mAcc", "mIoU")}
-    return checked
+    return checked | (_distances(record, where) if "median_distance" in checked else {})
 
 
-def _interval(value: Any, where: str) -> tuple[float, float] | None:
+def _distances(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """What only the result of a minimum-norm attack has; its interval may be open, a distance null."""
+    distances, quantiles = record.get("distances") or [], record.get("quantiles") or {}
+    if not isinstance(distances, list) or not isinstance(quantiles, dict):
+        raise UserError(f"{where}: expected distances as a list and quantiles as a table")
+    intervals = record.get("ci") or {}
+    names = ("aAcc", "mAcc", "mIoU", "median_distance")
+    return {
+        "distances": [_number(value, f"{where}, distances") for value in distances],
+        "quantiles": {str(name): _number(value, f"{where}, quantiles") for name, value in quantiles.items()},
+        "ci": {name: _interval(intervals.get(name), f"{where}, ci", name == names[-1]) for name in names},
+    }
+
+
+def _interval(value: Any, where: str, may_be_open: bool = False) -> tuple[float, float] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or None in value:
+    if not isinstance(value, list) or len(value) != 2 or (None in value and not may_be_open):
         raise UserError(f"{where}: expected a lower and an upper bound, got {value!r}")
     return _number(value[0], where), _number(value[1], where)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.report.distances import median_8bit, median_cell
 from segrobust.units import format_eps
 
 _RADII_BESIDE = 5
@@ -23,7 +24,8 @@ def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: C
         clean = next((record for record in records if record["attack"] == CLEAN), None)
         title = Text("\n" * bool(number) + str(name), style="bold")
         if clean:
-            title.append(f": clean {cell(clean)} on {clean['images']} images (aAcc / mIoU in %)", style="not bold")
+            parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
+            title.append(f": clean {cell(clean)} on {clean['images']} images ({parts} in %)", style="not bold")
         console.print(title)
         bounded = [record for record in records if record["eps"] is not None]
         for norm in {record["norm"]: None for record in bounded}:
@@ -53,14 +55,25 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
 
 
 def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Minimum-norm results: median with 95 % interval over images, failures counting as infinitely far."""
+    if not records:
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", "8 bits")
+    for number, title in enumerate(titles):
+        table.add_column(Text(title), justify="right" if number else "left", overflow="fold")
     for record in records:
-        distance, norm = record["median_distance"], record["norm"]
-        median = "not found for half of the images"
-        if distance is not None:
-            median = f"median distance {format_eps(distance, norm)}"
-        console.print(Text(f"  {record['attack']} ({norm}): {median}, found {record['found']:.2f} %"))
+        shares = [_percent(record.get(name)) for name in ("found", "apsr", "apsr_correct")]
+        cells = (f"{record['attack']} ({record['norm']})", *median_cell(record), *shares, median_8bit(record))
+        table.add_row(*(Text(text) for text in cells))
+    console.print(table)
 
 
 def cell(record: Mapping[str, Any]) -> str:
-    """``91.50 / 53.40``: aAcc and mIoU."""
-    return " / ".join("-" if record[name] is None else f"{record[name]:.2f}" for name in ("aAcc", "mIoU"))
+    """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target."""
+    names = ("aAcc", "mIoU", *(("apsr",) if "apsr" in record else ()))
+    return " / ".join(_percent(record[name]) for name in names)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

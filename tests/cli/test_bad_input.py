@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segrobust.cli import main
 from tests.cli.conftest import CONFIG, World, tiny_weights
@@ -93,7 +94,7 @@ COMMAND_LINE = [
     Case("missing checkpoint", lambda w, t: w.evaluate(t, weights=t / "none.pth"), "none.pth"),
     Case("checkpoint is a folder", lambda w, t: w.evaluate(t, weights=t), "folder"),
     Case("missing config", lambda w, t: w.evaluate(t, config=t / "none.py"), "none.py", "segrobust models"),
-    Case("config is a folder", lambda w, t: w.evaluate(t, config=t), "folder"),
+    Case("config is a folder", lambda w, t: w.evaluate(t, config=t), "directory"),
     Case("config is a picture", lambda w, t: w.evaluate(t, config=bytes_of(t, b"", "a.png")), ".py", "a.png"),
     Case("report on nothing", lambda w, t: ["report", t / "none"], "none", "run.json"),
     Case("report on a folder without a run", lambda w, t: ["report", t], "run.json", "segrobust evaluate"),
@@ -173,6 +174,13 @@ CHECKPOINTS = [
         "3 in the model",
     ),
 ]
+
+
+def with_mask(world: World, tmp: Path, ids: np.ndarray) -> list:
+    Image.fromarray(ids).save(tmp / "mask.png")
+    return world.evaluate(tmp / "run", "--target", f"mask:{tmp / 'mask.png'}")
+
+
 FINE = np.zeros((32, 48), np.uint8)
 DATA = [
     Case("label out of range", lambda w, t: with_data(w, t, FINE + 7), "1.png", " 7 "),
@@ -188,8 +196,26 @@ DATA = [
 ]
 
 
+TARGETS = [
+    Case("unknown target", lambda w, t: w.evaluate(t, "--target", "majorty"), "--target", "'majorty'", "majority"),
+    Case("no class", lambda w, t: w.evaluate(t, "--target", "class:"), "--target", "class:road"),
+    Case("unknown class", lambda w, t: w.evaluate(t / "run", "--target", "class:gray"), "'gray'", "did you mean grey?"),
+    Case("class out of range", lambda w, t: w.evaluate(t / "run", "--target", "class:3"), "class 3", "0 to 2"),
+    Case("missing mask", lambda w, t: w.evaluate(t, "--target", f"mask:{t / 'm.png'}"), "--target", "m.png"),
+    Case("mask of another size", lambda w, t: with_mask(w, t, FINE[:16]), "mask.png", "16x48", "32x48"),
+    Case("mask out of range", lambda w, t: with_mask(w, t, FINE + 9), "mask.png", "id 9"),
+    Case("no training labels", lambda w, t: w.evaluate(t / "run", "--target", "majority"), "train_dataloader"),
+    Case("a control has no target", lambda w, t: w.evaluate(t, "--attack", "uniform-noise", "--target", "background"),
+         "UniformNoise has no targeted form"),
+    Case("a map of nothing", lambda w, t: ["targets", w.config, "--out", t / "m.png"], "train_dataloader"),
+    Case("targets to a JPEG", lambda w, t: ["targets", w.config, "--out", t / "m.jpg"], ".png", "m.jpg"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "case", COMMAND_LINE + ATTACKS + CONFIGS + CHECKPOINTS + DATA, ids=lambda case: case.name.replace(" ", "-")
+    "case",
+    COMMAND_LINE + ATTACKS + CONFIGS + CHECKPOINTS + DATA + TARGETS,
+    ids=lambda case: case.name.replace(" ", "-"),
 )
 def test_one_clear_line(case, world, tmp_path, refused):
     line = refused(case.arguments(world, tmp_path))

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segrobust.cli import main, one_line
 from segrobust.commands import run
 from segrobust.errors import UserError
+from tests.evaluation.sign_bisection import register
 
 LIGHT = """
 import sys
@@ -116,6 +119,43 @@ def test_evaluate_leaves_its_files(finished, world, capsys):
     rows = {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
     assert main(world.evaluate(finished)) == 0
     assert rows == {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
+
+
+@pytest.fixture
+def trainable(world, tmp_path):
+    """The tiny config with its test labels as training labels."""
+    config = tmp_path / "trainable.py"
+    config.write_text(world.config.read_text() + "\ntrain_dataloader = test_dataloader\n")
+    return config
+
+
+def test_targets_writes_the_map_of_target_majority(world, trainable, tmp_path, capsys):
+    out = tmp_path / "majority.png"
+    assert main(["targets", str(trainable), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.split() == [str(out), str(tmp_path / "majority-colours.png")]
+    ids = np.asarray(Image.open(out))
+    assert ids.shape == (32, 48) and (ids[0] == 255).all() and ids[1:].max() < 3  # the first row has no labels
+    folder = tmp_path / "run"
+    for _ in range(2):  # the second start reads the map that the first one left
+        assert main(world.evaluate(folder, "--target", "majority", config=trainable)) == 0
+        assert np.array_equal(np.asarray(Image.open(folder / "target.png")), ids)
+    records = json.loads((folder / "summary.json").read_text())
+    assert all("apsr" in record for record in records)
+    assert "Targeted attacks." in (folder / "report.html").read_text()
+    assert "at target" in capsys.readouterr().out
+
+
+def test_evaluate_with_a_minimum_norm_attack(world, tmp_path, monkeypatch, capsys):
+    register(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "140")
+    folder = tmp_path / "run"
+    assert main(world.evaluate(folder, "--attack", "cepgd", "sign-bisection", "--eps", "1/255", "4/255")) == 0
+    records = json.loads((folder / "summary.json").read_text())
+    assert [(r["attack"], r["eps"] is None) for r in records if r["attack"] == "SignBisection"] == [
+        ("SignBisection", True), ("SignBisection", False), ("SignBisection", False),
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "minimum norm" in out and out.count("SignBisection") == 2
 
 
 def test_report_over_two_runs(finished, tmp_path, capsys):

@@ -70,7 +70,7 @@ def test_a_run_cut_short_goes_on_without_computing_anything_twice(finished, tmp_
     original = Evaluation.attack_batch
 
     def counting(self, job, batch):
-        computed.append((job.title, tuple(batch)))
+        computed.append((job.title(job.radii[0]), tuple(batch)))
         if len(computed) == 6:
             raise KeyboardInterrupt
         return original(self, job, batch)

@@ -5,7 +5,13 @@ import pytest
 
 from segrobust.evaluation import statistics
 from segrobust.evaluation.metrics import pooled
-from segrobust.evaluation.statistics import bootstrap_intervals, draw_weights, resampled_scores
+from segrobust.evaluation.statistics import (
+    bootstrap_intervals,
+    draw_weights,
+    median_interval,
+    quantile,
+    resampled_scores,
+)
 
 
 def random_counts(rng, images, classes=4, shape=2.0):
@@ -72,3 +78,51 @@ def test_identical_images_have_an_interval_of_no_width():
 def test_images_without_labels_do_not_disturb():
     empty = np.zeros((3, 4), dtype=np.int64)
     assert all(math.isnan(bound) for bounds in bootstrap_intervals(empty, empty, empty).values() for bound in bounds)
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [
+        ([3.0, 1.0, 2.0], 0.5, 2.0),
+        ([1.0, 2.0, 4.0, 8.0], 0.5, 3.0),
+        ([1.0, 2.0, math.inf, math.inf], 0.5, math.inf),  # one of the two middle values is infinite
+        ([1.0, 2.0, math.inf], 0.5, 2.0),
+        ([math.inf, 1.0], 0.0, 1.0),  # and not NaN
+        ([math.inf, math.inf], 0.5, math.inf),
+        ([0.0, 1.0, 2.0, 3.0, 4.0], 0.25, 1.0),
+        ([0.0, 1.0], 0.25, 0.25),
+    ],
+)
+def test_quantiles_with_infinite_values(values, share, expected):
+    assert quantile(np.array(values), share) == expected
+
+
+def test_no_quantile_of_nothing():
+    assert math.isnan(quantile(np.array([]), 0.5))
+
+
+@pytest.mark.parametrize("images", [8, 9])
+def test_the_interval_of_the_median_equals_direct_resampling(images):
+    values = np.random.default_rng(2).random(images)
+    values[3] = math.inf
+    weights = np.concatenate(draw_weights(images, 200, 5)).astype(int)
+    medians = [np.median(np.repeat(values, one)) for one in weights]
+    assert median_interval(values, samples=200, seed=5) == pytest.approx(
+        [quantile(np.array(medians), share) for share in (0.025, 0.975)], abs=1e-12
+    )
+
+
+def test_intervals_of_the_median_that_are_open_or_do_not_exist():
+    far = np.array([0.1] * 6 + [math.inf] * 5)
+    low, high = median_interval(far)
+    assert low == pytest.approx(0.1) and math.isinf(high)
+    assert median_interval(np.full(5, math.inf)) == [math.inf, math.inf]
+    assert all(math.isnan(bound) for bound in median_interval(np.array([0.3])))
+    assert median_interval(np.full(4, 0.3)) == pytest.approx([0.3, 0.3])
+
+
+def test_the_interval_covers_the_true_median():
+    rng = np.random.default_rng(0)
+    bounds = [median_interval(rng.exponential(size=60), samples=200) for _ in range(200)]
+    covered = np.mean([low <= math.log(2) <= high for low, high in bounds])
+    assert 0.9 <= covered <= 0.99

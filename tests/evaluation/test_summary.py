@@ -124,3 +124,66 @@ def test_minimum_norm_attacks_have_distances_and_no_worst_case():
     assert record["apsr"] == 99.0
     rows[0]["found"] = False
     assert summarise(rows, 2)[0]["median_distance"] is None
+
+
+def smallest(distances, **more):
+    rows = accuracies([0] * len(distances), "ALMAProx", None, **more)
+    for each, distance in zip(rows, distances, strict=True):
+        each.update(distance=0.5 if distance is None else distance, found=distance is not None)
+    return rows
+
+
+def test_a_median_of_an_even_number_is_finite_only_if_both_in_the_middle_are():
+    assert summarise(smallest([0.1, 0.3, 0.2, None]), 2)[0]["median_distance"] == 0.25
+    half = summarise(smallest([0.1, None, 0.2, None]), 2)[0]
+    assert half["median_distance"] is None and half["found"] == 50.0
+    assert half["quantiles"] == {"25": 0.175, "75": None}
+    assert half["distances"] == [0.1, 0.2, None, None]
+    assert half["ci"]["median_distance"] == [0.1, None]
+    none = summarise(smallest([None, None]), 2)[0]
+    assert (none["median_distance"], none["ci"]["median_distance"], none["found"]) == (None, None, 0.0)
+    assert json.loads(json.dumps(half, allow_nan=False)) == half
+
+
+def test_eight_bits_and_initially_correct_pixels():
+    rows = smallest([0.1, 0.2, 0.3])
+    for each, rounded, share in zip(rows, [0.2, np.inf, 0.4], [1.0, 0.5, 0.75], strict=True):
+        each.update(distance_8bit=rounded, error_of_correct=share)
+    record = summarise(rows, 2)[0]
+    assert record["median_distance_8bit"] == 0.4
+    assert (record["found_8bit"], record["apsr_correct"]) == (66.6667, 75.0)
+    plain = summarise(smallest([0.1]), 2)[0]
+    assert "median_distance_8bit" not in plain and plain["apsr_correct"] is None
+
+
+def test_images_without_a_labelled_pixel_are_no_failures():
+    rows = [*smallest([0.1, 0.2, 0.3]), row(3, "ALMAProx", None, found=False)]
+    record = summarise(rows, 2)[0]
+    assert (record["images"], record["median_distance"], record["found"]) == (4, 0.2, 100.0)
+    alone = summarise(rows[3:], 2)[0]
+    assert (alone["median_distance"], alone["found"], alone["apsr"], alone["distances"]) == (None, None, None, [])
+
+
+def test_what_is_broken_stays_broken_at_larger_radii():
+    found = {("A", 0.1): [1, 0, 0, 0], ("A", 0.2): [0, 1, 0, 0], ("B", 0.2): [0, 0, 1, 0]}
+    rows = accuracies([90, 90, 90, 1], "clean", None)  # the last image needs no attack
+    for (attack, eps), flags in found.items():
+        attacked = accuracies([50] * 4, attack, eps)
+        rows += [{**one, "found": bool(flag)} for one, flag in zip(attacked, flags, strict=True)]
+    broken = {(r["attack"], r["eps"]): r["broken"] for r in summarise(rows, 2)}
+    assert broken == {
+        ("clean", None): 25.0, ("A", 0.1): 50.0, ("A", 0.2): 75.0, ("B", 0.2): 50.0,
+        ("worst_case", 0.1): 50.0, ("worst_case", 0.2): 100.0,
+    }  # fmt: skip
+
+
+def test_targeted_runs_count_pixels_at_their_target():
+    rows = accuracies([90, 80], "clean", None, at_target=10, target_pixels=80)
+    rows += accuracies([40, 20], "A", 0.1, at_target=60, target_pixels=80)
+    rows += accuracies([10, 90], "B", 0.1, at_target=20, target_pixels=80)
+    rows += smallest([0.2, None], at_target=76, target_pixels=80)
+    records = {(r["attack"], r["eps"]): r for r in summarise(rows, 2)}
+    assert {key: r["apsr"] for key, r in records.items()} == {
+        ("clean", None): 12.5, ("A", 0.1): 75.0, ("B", 0.1): 25.0, ("ALMAProx", None): 95.0, ("worst_case", 0.1): 50.0,
+    }  # fmt: skip
+    assert records["worst_case", 0.1]["aAcc"] == 15.0  # still by what is right: B on the first, A on the second image

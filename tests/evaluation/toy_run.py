@@ -46,16 +46,17 @@ def toy_model() -> Segmenter:
     return Segmenter.wrap(SmallNet(K), num_classes=K, name="toy").eval()
 
 
-def main(work_dir: str) -> None:
+def main(work_dir: str, *attacks: str) -> None:
     from accelerate import PartialState
 
     from segrobust.evaluation.runner import evaluate
 
     torch.set_num_threads(1)
-    summary = evaluate(toy_model(), ToySource(), work_dir=work_dir, **RUN)
+    settings = RUN | ({"attacks": attacks} if attacks else {})
+    summary = evaluate(toy_model(), ToySource(), work_dir=work_dir, **settings)
     state = PartialState()
     Path(work_dir, f"processes-{state.process_index}.txt").write_text(f"{state.num_processes} {len(summary)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -12,12 +12,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from segrobust.training import join_cpu_processes, prepare, train
-from tests.hooks.toys import toy_config, with_validation
+from tests.hooks.toys import SignSearch, toy_config, with_validation
 
 ATTACK = dict(
     type="AdversarialTrainingHook",
     attack=dict(type="CEPGD", eps="8/255", steps=2, optimiser="pgd", radius_reduction=False, random_start=False),
 )
+NORMS = dict(type="MinNormValidationHook", attack=SignSearch(apsr=0.6, step=8 / 255, steps=6), num_images=5)
 
 
 @HOOKS.register_module()
@@ -37,7 +38,7 @@ def distributed_config(batch_size: int):
     """A training whose gradients do not depend on how a batch is split: fixed statistics, no dropout.
 
     Every step sums two batches (accumulative_counts=2)."""
-    config = with_validation(toy_config(ATTACK, dict(type="FedImages"), dict(type="ReseedHook"), attack=None))
+    config = with_validation(toy_config(ATTACK, NORMS, dict(type="FedImages"), dict(type="ReseedHook"), attack=None))
     config.train_dataloader.update(
         batch_size=batch_size,
         sampler=dict(type="SeededInfiniteSampler"),

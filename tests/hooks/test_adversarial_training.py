@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from segrobust.attacks import Attack, build_attack
+from segrobust.attacks import build_attack
+from segrobust.attacks.base import BoundedAttack
 from segrobust.errors import UserError
 from segrobust.hooks import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_sizes, plain_module
@@ -218,7 +219,7 @@ def test_attack_runs_in_the_runners_autocast(tmp_path):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken(Attack):
+class Broken(BoundedAttack):
     def run(self, problem):
         return len(problem.clean) + "one"
 

@@ -34,6 +34,7 @@ def test_two_processes_equal_one(tmp_path, repository):
         assert torch.allclose(first["weights"][name], weight, atol=1e-3), name
     for mine, yours, ours in zip(first["images"], second["images"], one["images"], strict=True):
         assert (torch.stack([*mine, *yours]) != torch.stack(ours)).float().mean() < 0.01  # rounding may turn a sign
-    robust = ("robust/mIoU", "robust/aAcc")
+    robust = ("robust/mIoU", "robust/aAcc", "min_norm/median", "min_norm/found")
+    assert 0 < one["metrics"]["min_norm/found"] <= 100
     assert [first["metrics"][key] for key in robust] == [one["metrics"][key] for key in robust]
     assert [second["metrics"][key] for key in robust] == [one["metrics"][key] for key in robust]

@@ -14,15 +14,21 @@ from mmengine.runner import CheckpointLoader
 from segrobust.errors import UserError
 from segrobust.hooks import SeededDataset, SeededInfiniteSampler
 from segrobust.training import train
-from tests.hooks.toys import ToyScenes, same, toy_config, with_validation
+from tests.hooks.toys import PGD, SignSearch, ToyScenes, same, toy_config, with_validation
 
 KEPT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
+ATTACKS = {
+    "bounded": PGD,
+    "minimum norm": SignSearch(eps_max=8 / 255, target_apsr=0.3, step=2 / 255),
+    "ALMA-prox": dict(type="ALMAProx", steps=3, eps_max="8/255", step_size="4/255", target_apsr=0.3),
+}
+NORMS = dict(type="MinNormValidationHook", attack=SignSearch(apsr=0.6), num_images=3, interval=2)
 
 
-def run(folder, workers=0, exact=True, resume=False):
-    """Six iterations with augmentation, dropout, momentum, averaging and an attack; the checkpoint of the last."""
-    hooks = [dict(type="EMAHook", momentum=0.1)] + [dict(type="ReseedHook")] * exact
-    config = with_validation(toy_config(*hooks, iters=6), num_images=2)
+def run(folder, workers=0, exact=True, resume=False, attack=PGD):
+    """Six iterations with augmentation, dropout, momentum, averaging and attacks; the checkpoint of the last."""
+    hooks = [dict(type="EMAHook", momentum=0.1), NORMS] + [dict(type="ReseedHook")] * exact
+    config = with_validation(toy_config(*hooks, iters=6, attack=attack), num_images=2)
     dataset = dict(type="ToyScenes", augment=True)
     if exact:
         config.train_dataloader.sampler = dict(type="SeededInfiniteSampler")
@@ -48,10 +54,11 @@ def straight(tmp_path_factory):
     return folder, run(folder)
 
 
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_continues_bitwise(straight, tmp_path, workers):
-    folder, expected = straight
-    found = resumed(folder, tmp_path / "resumed", workers=workers)
+def test_resume_continues_bitwise(straight, tmp_path, workers, attack):
+    folder, expected = straight if attack is PGD else (tmp_path / "straight", run(tmp_path / "straight", attack=attack))
+    found = resumed(folder, tmp_path / "resumed", workers=workers, attack=attack)
     for key in KEPT:
         assert same(found[key], expected[key]), key
 

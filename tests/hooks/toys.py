@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS
 from mmengine.structures import PixelData
 from torch.utils.data import Dataset
 
+from segrobust.attacks import weights
+from segrobust.attacks.minimum_norm import MinNormAttack
 from segrobust.mm import import_mmseg
 
 import_mmseg()
@@ -25,6 +28,36 @@ from mmseg.structures import SegDataSample  # noqa: E402
 CLASSES = ("dark", "bright", "other")
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 PGD = dict(type="CEPGD", eps="8/255", steps=3, optimiser="pgd", radius_reduction=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignSearch(MinNormAttack):
+    """Sign steps of equal length away from the image until it is at the goal or at the cap.
+
+    Of a capped one, the wanted share is ``target_apsr`` of the pixels that are right at the beginning.
+    """
+
+    eps_max: float | None = None
+    target_apsr: float | None = None
+    step: float = 1 / 255
+    steps: int = 4
+
+    can_target: ClassVar[bool] = True
+
+    def required(self, clean_error):
+        if self.target_apsr is None:
+            return super().required(clean_error)
+        return clean_error + self.target_apsr * (1 - clean_error)
+
+    def search(self, problem, closest) -> None:
+        limit = 1.0 if self.eps_max is None else self.eps_max
+        points = problem.clean
+        for _ in range(self.steps):
+            measured = problem.engine.gradient(points, weights.ce, 0.0)
+            closest.offer(points, measured.reached)
+            change = points + self.step * measured.gradient.sign() - problem.clean
+            points = (problem.clean + change.clamp(-limit, limit)).clamp(0, 1)
+        closest.offer(points, problem.engine.measure(points).reached)
 
 
 @DATASETS.register_module()

@@ -167,6 +167,9 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
         ("summary.json", '[{"attack": "clean", "aAcc": NaN}]', "record 1, aAcc: expected a number, got nan"),
         ("summary.json", '[{"attack": "clean", "iou": [true]}]', "iou: expected a number, got True"),
         ("summary.json", '[{"attack": "clean", "iou": "x"}]', "expected iou as a list"),
+        ("summary.json", '[{"attack": "A", "median_distance": 1, "distances": "x"}]', "expected distances as a list"),
+        ("summary.json", '[{"attack": "A", "median_distance": 1, "distances": ["x"]}]', "distances: expected a number"),
+        ("summary.json", '[{"attack": "A", "median_distance": 1, "quantiles": {"25": true}}]', "quantiles: expected"),
         ("summary.json", '[{"attack": "clean", "ci": {"aAcc": [1]}}]', "expected a lower and an upper bound"),
     ],
 )

@@ -51,10 +51,32 @@ def test_missing_numbers_and_other_norms_are_shown():
     assert header == ["L2", "0.5"]  # not 127.5/255
 
 
-def test_minimum_norm_attacks_have_a_line():
-    alma = {**record("ALMAProx", None), "norm": "Linf", "median_distance": 0.5 / 255, "found": 87.5, "apsr": 99.0}
-    assert "ALMAProx (Linf): median distance 0.5/255, found 87.50 %" in printed({"run": [alma]})
-    assert "not found for half of the images" in printed({"run": [{**alma, "median_distance": None}]})
+def test_minimum_norm_attacks_have_a_table():
+    alma = {
+        **record("ALMAProx", None), "norm": "Linf", "median_distance": 0.5 / 255, "found": 87.5, "apsr": 99.0,
+        "apsr_correct": 98.75, "ci": {"median_distance": (0.25 / 255, None)}, "median_distance_8bit": 1 / 255,
+    }  # fmt: skip
+    text = printed({"run": [alma]}, width=120)
+    (line,) = [line.split() for line in text.splitlines() if line.startswith("ALMAProx")]
+    assert line == ["ALMAProx", "(Linf)", "0.5/255", "0.25/255\u2013\u221e", "87.50", "99.00", "98.75", "1/255"]
+    lost = {
+        **alma,
+        "norm": "L2",
+        "median_distance": None,
+        "ci": {"median_distance": None},
+        "median_distance_8bit": None,
+    }
+    (line,) = [line for line in printed({"run": [lost]}, width=80).splitlines() if line.startswith("ALMAProx")]
+    assert line.split() == ["ALMAProx", "(L2)", "not", "found", "87.50", "99.00", "98.75", "lost"]
+    del lost["median_distance_8bit"]
+    assert printed({"run": [lost]}, width=120).split()[-1] == "-"
+
+
+def test_targeted_runs_show_the_pixels_at_their_target():
+    clean, attacked = record("clean", None), record("CEPGD", 1 / 255)
+    text = printed({"run": [{**clean, "apsr": 1.5}, {**attacked, "apsr": 93.25}]})
+    assert "aAcc / mIoU / at target in %" in text
+    assert "/ 6.79 / 93.25" in text
 
 
 def test_markup_in_names_is_not_obeyed():

@@ -1,0 +1,186 @@
+"""ALMA-prox (Rony et al., 2023, arXiv 2206.07179): one multiplier per pixel, and an exact proximal step of the norm.
+
+    result = ALMAProx(steps=500)(model, images, labels)
+    result.distance[result.found]
+
+One iteration: a forward, the slope of every pixel's penalty (``duals.py``), one backward, an RMS-scaled step and the
+proximal operator of norm and box in the same scale (``prox.py``). Against the published method: the penalty has its
+true derivative, the normaliser of the margins takes no gradient, and nothing shrinks or slows down before a feasible
+point is known. Before it a bounded search grows to such a point, after it one shrinks what was found (``ball.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.ball import BallSearch
+from segrobust.attacks.base import Problem
+from segrobust.attacks.duals import Duals, reference_gradient
+from segrobust.attacks.margins import pull_margins
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.prox import PROXES
+from segrobust.errors import UserError
+from segrobust.threats import per_image
+from segrobust.units import parse_eps
+
+BY_NORM = {
+    "Linf": {"warm_share": 0.4, "repair_share": 0.4, "step_decay": 0.1},
+    "L2": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
+    "L1": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
+}
+MEMORY = 0.8  # of the mean square of the gradient
+SMALLEST_SCALE = 1e-8
+REFERENCE = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_decay": 0.1, "steps": 500}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALMAProx(MinNormAttack):
+    """Minimum-norm attack by proximal splitting with an augmented Lagrangian (arXiv 2206.07179).
+
+    Args:
+        steps: gradients in all: warm start, proximal iterations and repair together.
+        step_size: of the first iterations, in image units: a value's move where its gradient is as large as lately.
+        step_decay: step size at the end, as a share of the first; it falls from the first feasible point on.
+        warm_share: share of the steps for the bounded search at growing radii that starts it.
+        repair_share: share of the steps for shrinking what was found. These three: None for the norm's own.
+        eps_max: cap on the norm, inside the proximal step; for training. A capped attack has neither warm start nor
+            repair, and spends ``steps`` gradients and two forwards on every image.
+        target_apsr: required share of the pixels that are not at the goal from the beginning, in place of ``apsr`` of
+            all.
+        reference: the published behaviour: its derivative, gradient through the normaliser, multipliers floored as
+            in its code, shrinking from the start.
+    """
+
+    steps: int = 500
+    step_size: float | str = 1e-3
+    step_decay: float | None = None
+    warm_share: float | None = None
+    repair_share: float | None = None
+    eps_max: float | str | None = None
+    target_apsr: float | None = None
+    reference: bool = False
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str] = "arXiv 2206.07179"
+    can_target: ClassVar[bool] = True
+    published: ClassVar = REFERENCE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(steps=1)
+        for field, value in BY_NORM[self.norm].items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, value)
+        self._numbers("step_decay", "warm_share", "repair_share")
+        object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
+        if not 0 < self.step_decay <= 1:
+            raise UserError(f"{self.name}: expected 0 < step_decay <= 1, got {self.step_decay}")
+        if min(self.warm_share, self.repair_share) < 0 or self.warm_share + self.repair_share > 1:
+            raise UserError(f"{self.name}: expected warm_share and repair_share >= 0 with a sum of at most 1")
+        if self.eps_max is not None:
+            object.__setattr__(self, "eps_max", parse_eps(self.eps_max, self.norm, "eps_max"))
+        if self.target_apsr is not None:
+            self._numbers("target_apsr")
+            if not 0 < self.target_apsr <= 1:
+                raise UserError(f"{self.name}: expected 0 < target_apsr <= 1, got {self.target_apsr}")
+
+    @property
+    def rounds(self) -> bool:
+        return self.eps_max is None
+
+    def phases(self) -> tuple[int, int, int]:
+        """Steps of the warm start, of the proximal iterations and of the repair."""
+        if self.eps_max is not None:
+            return 0, self.steps, 0
+        warm, repair = int(self.warm_share * self.steps), int(self.repair_share * self.steps)
+        return warm, self.steps - warm - repair, repair
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def required(self, clean_error: Tensor) -> Tensor:
+        if self.target_apsr is None:
+            return super().required(clean_error)
+        return clean_error + self.target_apsr * (1 - clean_error)
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        warm, proximal, repair = self.phases()
+        ball = BallSearch(self, problem, closest)
+        ball.run(warm)
+        points = ball.points
+        if proximal:
+            points = Proximal(self, problem, closest, proximal, warm > 0).run()
+        if repair:
+            ball.run(repair)
+            points = ball.points
+        closest.offer(points, problem.engine.measure(points).reached)
+
+
+class Proximal:
+    """The proximal iterations of one batch."""
+
+    def __init__(self, attack: ALMAProx, problem: Problem, closest: Closest, steps: int, warm: bool) -> None:
+        clean = problem.clean
+        self.attack, self.engine, self.closest, self.steps = attack, problem.engine, closest, steps
+        self.clean, self.low, self.high = clean, -clean, 1 - clean
+        self.delta = closest.points - clean if warm else torch.zeros_like(clean)
+        self.square = torch.zeros_like(clean)
+        self.duals = Duals(attack, problem.engine, steps)
+        self.found_at = torch.full_like(closest.distance, steps // 2)
+        self.cap = None if attack.eps_max is None else torch.full_like(closest.distance, attack.eps_max)
+        self.prox = PROXES[attack.norm]
+        self.first_size = closest.distance.new_full((len(clean),), attack.step_size)
+        if warm:
+            self.first_size = torch.where(closest.found, closest.distance / 30, self.first_size)
+            self.found_at = torch.where(closest.found, 0, self.found_at)
+
+    def run(self) -> Tensor:
+        """Spend the steps; the last points, which nobody has measured yet."""
+        for step in range(self.steps):
+            self.iterate(step)
+        return (self.clean + self.delta).clamp_(0, 1)
+
+    def iterate(self, step: int) -> None:
+        points = (self.clean + self.delta).clamp_(0, 1)
+        succeeds = None
+
+        def slope(margins) -> Tensor:
+            nonlocal succeeds
+            succeeds = self._track(points, margins.reached, step)
+            return self.duals.slopes(margins, succeeds, self.closest.required, step)
+
+        if self.attack.reference:
+            gradient = reference_gradient(self.engine, points, slope)
+        else:
+            gradient, _ = pull_margins(self.engine, points, slope, spread=True)
+        self._move(gradient, step)
+
+    def _track(self, points: Tensor, reached: Tensor, step: int) -> Tensor:
+        before = self.closest.found
+        succeeds = self.closest.offer(points, reached)
+        if step < self.steps // 2:
+            self.found_at = torch.where(succeeds & ~before, step, self.found_at)
+        return succeeds
+
+    def _move(self, gradient: Tensor, step: int) -> None:
+        size = self._size(step)
+        self.square.lerp_(gradient.square(), 1 - MEMORY)
+        scale = (self.square / (1 - MEMORY ** (step + 1))).sqrt_().clamp_min_(SMALLEST_SCALE)
+        strength = size if self.attack.reference else torch.where(self.closest.found, size, 0)
+        moved = torch.addcdiv(self.delta, gradient * per_image(size), scale, value=-1)
+        self.delta = self.prox(moved, scale, strength, self.low, self.high, self.cap)
+
+    def _size(self, step: int) -> Tensor:
+        """Hyperbolic decay from the first feasible point on; the reference's also begins half-way without one."""
+        decay = self.attack.step_decay
+        if decay == 1:
+            return self.first_size
+        begin = self.found_at
+        if not self.attack.reference:
+            begin = torch.where(self.closest.found, begin, step)
+        horizon = decay / (1 - decay) * (self.steps - begin).clamp_min(1)
+        return self.first_size * horizon / ((step - begin).clamp_min(0) + horizon)

@@ -1,0 +1,119 @@
+"""Adaptive segmentation mask attack: steps along the targets' logits that grow with the overlap already reached.
+
+attack = ASMA(steps=500)
+result = attack(model, images, labels, targets=targets)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Problem
+from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.errors import UserError
+from segrobust.threats import per_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASMA(MinNormAttack):
+    """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).
+
+    A step is ``(step_size + iou_step * IoU)`` times the gradient of the targets' logits, of pixels that are not yet
+    there, less that of the squared norm; IoU is the image's mean over the classes of the targets or the prediction.
+
+    Args:
+        steps: gradients, each of one forward and one backward.
+        step_size: of the first step, per unit of gradient.
+        iou_step: what a mean IoU of 1 adds to it.
+        first_change: root mean square change of a channel value in the first step, in image units, to which both are
+            scaled, with one factor per image; None: they are taken as they are, which suits the published models.
+    """
+
+    norm: str = "L2"
+    targeted: bool = True
+    steps: int = 500
+    step_size: float = 1e-7
+    iou_step: float = 1e-6
+    first_change: float | None = 3e-4
+
+    norms: ClassVar[tuple[str, ...]] = ("L2",)
+    paper: ClassVar[str] = "arXiv 1907.13124"
+    can_target: ClassVar[bool] = True
+    targeted_only: ClassVar[bool] = True
+    published: ClassVar = {"first_change": None}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.targeted:
+            raise UserError(f"{self.name} has no untargeted form; leave targeted out and give targets")
+        self._whole(steps=1)
+        self._numbers("step_size", "iou_step")
+        if self.step_size <= 0 or self.iou_step < 0:
+            raise UserError(f"{self.name}: expected step_size > 0 and iou_step >= 0")
+        if self.first_change is not None:
+            self._numbers("first_change")
+            if self.first_change <= 0:
+                raise UserError(f"{self.name}: expected first_change > 0, got {self.first_change}")
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, clean = problem.engine, problem.clean
+        points, factor = clean, torch.ones_like(closest.distance)
+        for step in range(self.steps):
+            gradient, (reached, iou) = pull_targets(engine, points)
+            closest.offer(points, reached)
+            if step == 0 and self.first_change is not None:
+                factor = self._factor(gradient)
+            size = (self.step_size + (self.iou_step * iou if step else 0)) * factor
+            gradient = gradient - 2 * (points - clean)
+            points = (points + gradient * per_image(size)).clamp_(0, 1)
+        closest.offer(points, engine.measure(points).reached)
+
+    def _factor(self, gradient: Tensor) -> Tensor:
+        wanted = self.first_change * gradient[0].numel() ** 0.5
+        length = self.threat.distance(gradient)
+        return (wanted / (self.step_size * length)).masked_fill(length == 0, 1)
+
+
+def pull_targets(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Input gradient of the targets' logits, summed over the pixels that are not at their target.
+
+    Returns:
+        The gradient, and the pixels at their target with the mean IoU ``[N]``.
+    """
+
+    def logit_gradient(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        goal = engine.goal
+        targets = goal.labels.unsqueeze(1)
+        top = logits == logits.amax(1, keepdim=True)
+        reached = top.gather(1, targets).squeeze(1) & goal.valid
+        iou = mean_iou(goal, top, reached)
+        missing = (goal.valid & ~reached).to(logits.dtype).unsqueeze(1)
+        return engine.memory(logits).zero_().scatter_(1, targets, missing), (reached, iou)
+
+    return engine.pull(points, logit_gradient)
+
+
+def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:
+    """Of targets and prediction, per image over the classes that occur in either, ``[N]``.
+
+    Args:
+        predicted: ``[N, K, H, W]`` bool, one-hot.
+        reached: ``[N, H, W]`` bool, valid pixels that are predicted as their target.
+    """
+    images, classes = predicted.shape[:2]
+    first = torch.arange(images, device=reached.device).view(-1, 1, 1) * classes
+
+    def per_class(pixels: Tensor) -> Tensor:
+        return (goal.labels + first)[pixels].bincount(minlength=images * classes).view(images, classes)
+
+    both, wanted = per_class(reached), per_class(goal.valid)
+    union = (predicted & goal.valid.unsqueeze(1)).flatten(2).sum(2) + wanted - both
+    return (both / union.clamp_min(1)).sum(1) / (union > 0).sum(1).clamp_min(1)

@@ -1,0 +1,212 @@
+"""Bounded attacks as minimum-norm attacks: growing radii up to the first success, then bisection, per image.
+
+result = PGDBisection(steps=500, inner_steps=20)(model, images, labels)
+
+An image goes on to its next radius as soon as it succeeds at one, and takes with it the points and the gradient that
+were best so far, so that no gradient is computed without a step along it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks import weights
+from segrobust.attacks.base import Problem
+from segrobust.attacks.dag import unreached
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.optimise import STEP_SCHEDULES
+from segrobust.errors import UserError
+from segrobust.threats import per_image
+from segrobust.units import parse_eps
+
+START_EPS = {"Linf": 0.25 / 255, "L2": 0.05}
+
+
+REOPENED = 0.1  # a radius that was too small for one run may do for a later, warmer one
+TIGHT = 0.025
+
+
+def _dlr(margins: Margins) -> Tensor:
+    return margins.spread.reciprocal()
+
+
+def _climb(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """Gradient towards the goal, and the pixels that are there."""
+    if loss in WEIGHTS:
+        measured = engine.gradient(points, WEIGHTS[loss], 0.0)
+        return measured.gradient, measured.reached
+    gradient, margins = pull_margins(engine, points, SLOPES[loss], spread=loss == "dlr")
+    return -gradient, margins.reached
+
+
+WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
+SLOPES = {"hinge": unreached, "dlr": _dlr}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bisection(MinNormAttack):
+    """Base of the two; ``momentum`` is what tells them apart.
+
+    Args:
+        steps: gradients in all, over the radii.
+        inner_steps: gradients at one radius, at most; after that many it counts as too small.
+        growth_steps: the same up to the first success, where a radius that is too large costs little.
+        loss: ``"ce"`` or ``"dlr"`` over all valid pixels, ``"masked"`` (cross-entropy) or ``"hinge"`` (margins) over
+            those not at their goal.
+        start_eps: first radius in image units; None: 0.25/255 (Linf), 0.05 (L2).
+        growth: factor on the radius until the first success.
+        relative_step: length of the first step at a radius, in radii.
+        step_schedule: ``"linear"`` or ``"cosine"`` decay over the steps at a radius, or ``"constant"``.
+        momentum: factor on the sum of the past gradients.
+        warm_start: a new radius begins at the best points so far instead of the clean image.
+    """
+
+    steps: int = 500
+    inner_steps: int = 10
+    growth_steps: int = 5
+    loss: str = "masked"
+    start_eps: float | str | None = None
+    growth: float = 2.0
+    relative_step: float = 0.25
+    step_schedule: str = "linear"
+    momentum: float = 0.0
+    warm_start: bool = True
+
+    norms: ClassVar[tuple[str, ...]] = tuple(START_EPS)
+    can_target: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(steps=1, inner_steps=1, growth_steps=1)
+        self._one_of(loss=(*WEIGHTS, *SLOPES), step_schedule=STEP_SCHEDULES)
+        self._numbers("growth", "relative_step", "momentum")
+        if self.growth <= 1 or self.relative_step <= 0 or self.momentum < 0:
+            raise UserError(f"{self.name}: expected growth > 1, relative_step > 0 and momentum >= 0")
+        if not isinstance(self.warm_start, bool):
+            raise UserError(f"{self.name}: expected warm_start to be True or False, got {self.warm_start!r}")
+        if self.start_eps is not None:
+            object.__setattr__(self, "start_eps", parse_eps(self.start_eps, self.norm, "start_eps"))
+            if self.start_eps == 0:
+                raise UserError(f"{self.name}: expected start_eps > 0, got 0")
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, points = problem.engine, problem.clean
+        bracket = Bracket(self, problem)
+        for _ in range(self.steps):
+            gradient, reached = _climb(engine, points, self.loss)
+            success = closest.offer(points, reached)
+            points = bracket.next(points, gradient, engine.share(reached), success, closest)
+        closest.offer(points, engine.measure(points).reached)
+
+
+class Bracket:
+    """Per image the radius that was too small, the one that was enough, and the run at a radius between them."""
+
+    def __init__(self, attack: Bisection, problem: Problem) -> None:
+        clean = problem.clean
+        self.attack, self.clean = attack, clean
+        self.largest = attack.threat.distance(torch.ones_like(clean))
+        start = START_EPS[attack.norm] if attack.start_eps is None else attack.start_eps
+        self.low = torch.zeros_like(self.largest)
+        self.high = torch.full_like(self.largest, math.inf)
+        self.eps = torch.full_like(self.largest, start)
+        self.taken = torch.zeros_like(self.largest)
+        self.best_error = torch.full_like(self.largest, -1.0)
+        self.best = self.best_gradient = self.momentum = None
+
+    def next(self, points: Tensor, gradient: Tensor, error: Tensor, success: Tensor, closest: Closest) -> Tensor:
+        """The points after a step within the radius that is to be tried next."""
+        if self.best is None:
+            self.best, self.best_gradient, self.momentum = points, gradient, torch.zeros_like(gradient)
+        better = ~success & (error >= self.best_error)
+        if self.attack.warm_start:
+            self.best = torch.where(per_image(better), points, self.best)
+            self.best_gradient = torch.where(per_image(better), gradient, self.best_gradient)
+            self.best_error = torch.where(better, error, self.best_error)
+        failed = ~success & (self.taken >= self._allowed())
+        self._choose_radius(success, failed, closest.distance)
+        again = failed if self.attack.warm_start else failed | success
+        points = torch.where(per_image(again), self.best, points)
+        gradient = torch.where(per_image(again), self.best_gradient, gradient)
+        self.taken = self.taken.masked_fill(success | failed, 0)
+        points = self._move(points, gradient, success | failed)
+        self.taken += 1
+        return points
+
+    def _allowed(self) -> Tensor:
+        """Steps at the present radius."""
+        attack = self.attack
+        few = torch.full_like(self.eps, attack.growth_steps)
+        return few.masked_fill_(self.high.isfinite(), attack.inner_steps)
+
+    def _choose_radius(self, success: Tensor, failed: Tensor, distance: Tensor) -> None:
+        self.high = torch.where(success, distance, self.high)
+        self.low = torch.where(failed, self.eps, self.low)
+        if self.attack.warm_start:
+            tight = self.low > self.high * (1 - TIGHT)
+            self.low = torch.where(tight & self.high.isfinite(), self.high * (1 - REOPENED), self.low)
+        middle = (self.low + self.high) / 2
+        grown = torch.minimum(self.eps * self.attack.growth, self.largest)
+        new = torch.where(self.high.isfinite(), middle, grown)
+        self.eps = torch.where(success | failed, new, self.eps)
+
+    def _move(self, points: Tensor, gradient: Tensor, restarted: Tensor) -> Tensor:
+        attack = self.attack
+        if attack.momentum:
+            length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+            past = self.momentum.masked_fill(per_image(restarted), 0)
+            gradient = self.momentum = attack.momentum * past + gradient / per_image(length)
+        schedule = STEP_SCHEDULES[attack.step_schedule]
+        progress = (self.taken / self._allowed()).tolist()
+        shares = [attack.relative_step * schedule(share) for share in progress]
+        step = attack.threat.step(points, gradient, self.eps * self.eps.new_tensor(shares))
+        return attack.threat.project(points + step, self.clean, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDBisection(Bisection):
+    """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179)."""
+
+    paper: ClassVar[str] = "arXiv 1706.06083"
+    published: ClassVar = {
+        "norm": "Linf",
+        "steps": 520,
+        "inner_steps": 40,
+        "growth_steps": 40,
+        "start_eps": 1.0,
+        "relative_step": 0.1 / 3,
+        "step_schedule": "constant",
+        "loss": "ce",
+        "warm_start": False,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIFGSMBisection(Bisection):
+    """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""
+
+    momentum: float = 1.0
+
+    paper: ClassVar[str] = "arXiv 1710.06081"
+    published: ClassVar = {
+        "norm": "Linf",
+        "steps": 260,
+        "inner_steps": 20,
+        "growth_steps": 20,
+        "start_eps": 1.0,
+        "relative_step": 0.05,
+        "momentum": 1.0,
+        "step_schedule": "constant",
+        "loss": "ce",
+        "warm_start": False,
+    }

@@ -1,0 +1,79 @@
+"""DAG: steps along the margins of the pixels that are not at their goal, until enough of them are.
+
+result = DAG(gamma="0.25/255")(model, images, labels)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Problem
+from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.errors import UserError
+from segrobust.threats import per_image
+from segrobust.units import parse_eps
+
+GAMMA = {"Linf": 0.003, "L2": 0.1}
+
+
+def unreached(margins: Margins) -> Tensor:
+    """Slope of the summed margins of the pixels that are not at their goal."""
+    return ~margins.reached
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAG(MinNormAttack):
+    """Dense Adversary Generation (Xie et al., 2017, arXiv 1703.08603): nothing keeps the norm small but stopping at
+    the first success; an image that is done costs no further passes.
+
+    Args:
+        steps: gradients, at most.
+        gamma: length of a step in the norm, in image units; None: 0.003 (Linf), 0.1 (L2).
+    """
+
+    steps: int = 200
+    gamma: float | str | None = None
+
+    norms: ClassVar[tuple[str, ...]] = tuple(GAMMA)
+    paper: ClassVar[str] = "arXiv 1703.08603"
+    can_target: ClassVar[bool] = True
+    published: ClassVar = {"norm": "Linf", "steps": 500, "gamma": 0.001}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(steps=1)
+        if self.gamma is not None:
+            object.__setattr__(self, "gamma", parse_eps(self.gamma, self.norm, "gamma"))
+            if self.gamma == 0:
+                raise UserError(f"{self.name}: expected gamma > 0, got 0")
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, points = problem.engine, problem.clean
+        rows = torch.arange(len(points), device=points.device)
+        hopeless = engine.goal.pixels == 0
+        for step in range(self.steps):
+            gradient, margins = pull_margins(engine, points, unreached)
+            done = closest.offer(points, margins.reached, rows if step else None) | hopeless[rows]
+            points = (points + self._step(gradient)).clamp_(0, 1)
+            if done.any():
+                rows, points = rows[~done], points[~done]
+                engine = problem.engine.subset(rows)
+            if not len(rows):
+                return
+        closest.offer(points, engine.measure(points).reached, rows)
+
+    def _step(self, gradient: Tensor) -> Tensor:
+        """Towards smaller margins, ``gamma`` long."""
+        largest = gradient.abs().flatten(1).amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        direction = gradient / per_image(largest)  # squares of the gradient itself may underflow
+        length = self.threat.distance(direction).clamp_min(1e-12)
+        gamma = GAMMA[self.norm] if self.gamma is None else self.gamma
+        return direction * per_image(-gamma / length)

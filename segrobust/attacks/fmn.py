@@ -1,0 +1,175 @@
+"""FMN and DDN: one gradient step, then back to a norm that shrinks while the goal is reached and grows while it is not.
+
+result = FMN(norm="L2", steps=200)(model, images, labels)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks import weights
+from segrobust.attacks.base import Problem
+from segrobust.attacks.dag import unreached
+from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.errors import UserError
+from segrobust.threats import THREATS, per_image
+
+RELATIVE_STEP = {"Linf": 0.3, "L2": 0.3, "L1": 1.0}
+DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
+WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveNorm(MinNormAttack):
+    """Base of the two.
+
+    Args:
+        steps: gradients per image.
+        step_size: Euclidean length of the first step, in image units; cosine decay to ``last_step`` of it. None (FMN
+            alone): ``RELATIVE_STEP`` of the change that fills the ball evenly, for images of any size.
+        last_step: share of the step size that is left at the end.
+        gamma: share by which the norm changes in the first step.
+    """
+
+    steps: int = 500
+    step_size: float | None = None
+    last_step: float = 0.01
+    gamma: float = 0.05
+
+    can_target: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(steps=1)
+        self._numbers("last_step", "gamma", *(() if self.step_size is None else ("step_size",)))
+        if (self.step_size is not None and self.step_size <= 0) or not 0 <= self.last_step <= 1:
+            raise UserError(f"{self.name}: expected step_size > 0 and 0 <= last_step <= 1")
+        if not 0 < self.gamma < 1:
+            raise UserError(f"{self.name}: expected 0 < gamma < 1, got {self.gamma}")
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def decayed(self, first: float, last: float, step: int) -> float:
+        return weights.cosine(first, last, step / max(self.steps - 1, 1))
+
+
+def _raw(margins: Margins) -> Tensor:
+    return torch.ones_like(margins.gap)
+
+
+SLOPES = {"margin": _raw, "hinge": unreached}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FMN(AdaptiveNorm):
+    """Fast minimum-norm attack (Pintor et al., 2021, arXiv 2102.12827).
+
+    Args:
+        loss: ``"margin"``: mean of the label's margins over all valid pixels; ``"hinge"``: only over those not at
+            their goal.
+        last_gamma: share by which the norm changes in the last step.
+    """
+
+    loss: str = "hinge"
+    last_gamma: float = 0.001
+
+    norms: ClassVar[tuple[str, ...]] = tuple(DUAL)
+    paper: ClassVar[str] = "arXiv 2102.12827"
+    published: ClassVar = {
+        "norm": "Linf",
+        "steps": 500,
+        "loss": "margin",
+        "step_size": 10.0,
+        "last_step": 0.01,
+        "gamma": 0.05,
+        "last_gamma": 0.001,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of(loss=SLOPES)
+        self._numbers("last_gamma")
+        if not 0 < self.last_gamma < 1:
+            raise UserError(f"{self.name}: expected 0 < last_gamma < 1, got {self.last_gamma}")
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, clean, points = problem.engine, problem.clean, problem.clean
+        widest = self.threat.distance(torch.maximum(clean, 1 - clean))
+        eps = torch.full_like(widest, math.inf)
+        for step in range(self.steps):
+            gradient, margins = pull_margins(engine, points, SLOPES[self.loss])
+            success = closest.offer(points, margins.reached)
+            gamma = self.decayed(self.gamma, self.last_gamma, step)
+            estimate = self._estimate(points - clean, gradient, margins, engine.goal.valid)
+            changed = torch.where(success, torch.minimum(eps * (1 - gamma), closest.distance), eps * (1 + gamma))
+            eps = torch.where(closest.found, changed, estimate).clamp_max(widest)
+            length = self._first_step(eps, clean) * self.decayed(1, self.last_step, step)
+            points = self.threat.project(points + THREATS["L2"].step(points, -gradient, length), clean, eps)
+        closest.offer(points, engine.measure(points).reached)
+
+    def _first_step(self, eps: Tensor, clean: Tensor) -> Tensor:
+        if self.step_size is not None:
+            return torch.full_like(eps, self.step_size)
+        even = torch.ones_like(clean)
+        return eps * RELATIVE_STEP[self.norm] * THREATS["L2"].distance(even) / self.threat.distance(even)
+
+    def _estimate(self, delta: Tensor, gradient: Tensor, margins: Margins, valid: Tensor) -> Tensor:
+        """Distance of the clean image from where the summed margins would be 0 were they linear."""
+        gaps = (margins.gap * SLOPES[self.loss](margins)).masked_fill(~valid, 0).flatten(1).sum(1).abs()
+        slope = THREATS[DUAL[self.norm]].distance(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        return self.threat.distance(delta) + gaps / slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDN(AdaptiveNorm):
+    """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600).
+
+    Args:
+        first_eps: norm after the first step, in image units.
+        loss: ``"masked"``: cross-entropy of the pixels not at their goal; ``"ce"``: of all valid pixels.
+    """
+
+    norm: str = "L2"
+    step_size: float | None = 1.0
+    first_eps: float = 1.0
+    loss: str = "masked"
+
+    norms: ClassVar[tuple[str, ...]] = ("L2",)
+    paper: ClassVar[str] = "arXiv 1811.09600"
+    published: ClassVar = {
+        "steps": 500,
+        "loss": "ce",
+        "step_size": 1.0,
+        "last_step": 0.01,
+        "gamma": 0.05,
+        "first_eps": 1.0,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of(loss=WEIGHTS)
+        self._numbers("first_eps", "step_size")
+        if self.first_eps <= 0:
+            raise UserError(f"{self.name}: expected first_eps > 0, got {self.first_eps}")
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, clean, points = problem.engine, problem.clean, problem.clean
+        eps = clean.new_full((len(clean),), self.first_eps)
+        widest = self.threat.distance(torch.maximum(clean, 1 - clean))
+        for step in range(self.steps):
+            measured = engine.gradient(points, WEIGHTS[self.loss], 0.0)
+            success = closest.offer(points, measured.reached)
+            if step:
+                eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).clamp_max(widest)
+            length = torch.full_like(eps, self.decayed(self.step_size, self.step_size * self.last_step, step))
+            delta = points + self.threat.step(points, measured.gradient, length) - clean
+            scale = eps / self.threat.distance(delta).clamp_min(1e-12)  # finite: without a gradient it meets zeros
+            points = (clean + delta * per_image(scale)).clamp_(0, 1)
+        closest.offer(points, engine.measure(points).reached)

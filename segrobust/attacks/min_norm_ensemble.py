@@ -1,0 +1,165 @@
+"""The smallest norm, per image, that any of several attacks finds; bounded attacks are run at growing radii.
+
+attack = MinNormEnsemble(attacks=("ALMAProx", {"type": "FMN", "steps": 200}, "CosPGD"), radii=("1/255", "2/255"))
+result = attack(model, images, labels)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Attack, BoundedAttack, Problem
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.errors import UserError
+from segrobust.units import parse_eps
+
+MEMBERS = {
+    "Linf": ("ALMAProx", "FMN", "PGDBisection", "SharpPGD", "CosPGD"),
+    "L2": ("ALMAProx", "FMN", "ALMACls", "PGDBisection", "SharpPGD", "CosPGD"),
+    "L1": ("ALMAProx", "FMN", "ALMACls", "SharpPGD", "CosPGD"),
+}
+CHANGES = tuple(change / 255 for change in (0.5, 1, 2, 4, 8, 16))
+INSIDE = 1e-5, 1e-7  # of the radius, and in image units: rounding must not carry the images over a budget's edge
+SHARED = ("norm", "targeted", "apsr", "eps", "seed", "quantise", "quantise_steps")  # the ensemble's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinNormEnsemble(MinNormAttack):
+    """Per image the smallest norm of the members, each one's result measured again in float32 before it counts.
+
+    Minimum-norm members attack all images. Bounded ones then go through ``radii``, on those images alone for which
+    nothing was found within the radius. ``passes`` says the most an image can cost, without budgets; a budget costs
+    a forward for each minimum-norm member.
+
+    Args:
+        attacks: names and configs (``dict(type=...)``) of the members, without norm, apsr, targeted, eps and seed,
+            which the ensemble sets; None: a strong list for the norm.
+        radii: of the bounded members, in image units, rising; None: what a change of 0.5, 1, 2, 4, 8 or 16/255 in
+            every channel value amounts to in the norm.
+        steps: of every member that has steps; None: each one's own.
+    """
+
+    attacks: tuple[Any, ...] | None = None
+    radii: tuple[float | str, ...] | None = None
+    steps: int | None = None
+
+    can_target: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = MEMBERS[self.norm] if self.attacks is None else self.attacks
+        if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or not given:
+            raise UserError(f"{self.name}: expected attacks=[names or configs with type=], got {given!r}")
+        object.__setattr__(self, "attacks", tuple(_plain(spec) for spec in given))
+        if self.steps is not None:
+            self._whole(steps=1)
+        if self.radii is not None:
+            self._set_radii()
+        self.members()  # says now what is wrong with them
+
+    def _set_radii(self) -> None:
+        if isinstance(self.radii, str) or not isinstance(self.radii, Sequence) or not self.radii:
+            raise UserError(f'{self.name}: expected radii=["1/255", ...], got {self.radii!r}')
+        radii = tuple(parse_eps(radius, self.norm, "radii") for radius in self.radii)
+        if radii[0] <= 0 or any(low >= high for low, high in itertools.pairwise(radii)):
+            raise UserError(f"{self.name}: expected radii above 0 that rise, got {self.radii!r}")
+        object.__setattr__(self, "radii", radii)
+
+    def fields(self) -> dict[str, Any]:
+        configs = [spec if isinstance(spec, str) else dict(spec) for spec in self.attacks]
+        return {**super().fields(), "attacks": configs}
+
+    def members(self) -> list[Attack]:
+        return [self._build(spec) for spec in self.attacks]
+
+    def _build(self, spec: str | tuple) -> Attack:
+        from segrobust.attacks.registry import build_attack, find_attack  # it imports this file
+
+        given = {"type": spec} if isinstance(spec, str) else dict(spec)
+        cls = find_attack(str(given.get("type")).partition(":")[0])
+        known = {field.name for field in dataclasses.fields(cls)}
+        shared = {"norm": self.norm, "targeted": self.targeted, "apsr": self.apsr, "eps": 0.0, "steps": self.steps}
+        return build_attack(given, **{name: v for name, v in shared.items() if name in known and v is not None})
+
+    def search_passes(self) -> tuple[int, int]:
+        forwards, backwards = 1, 0
+        for member in self.members():
+            bounded = isinstance(member, BoundedAttack)
+            runs = len(CHANGES if self.radii is None else self.radii) if bounded else 1
+            spent, back = member.passes() if bounded else member.search_passes()
+            forwards += runs * (spent + 1)
+            backwards += runs * back
+        return forwards, backwards
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        closest.offer(problem.clean, _measure(problem, problem.clean))
+        members = self.members()
+        for member in members:
+            if not isinstance(member, BoundedAttack):
+                self._run_minimum_norm(member, problem, closest)
+        for radius in self._radii(problem.clean):
+            for member in members:
+                if isinstance(member, BoundedAttack):
+                    eps = max(radius * (1 - INSIDE[0]) - INSIDE[1], 0.0)
+                    self._run_bounded(dataclasses.replace(member, eps=eps), problem, closest)
+
+    def _radii(self, clean: Tensor) -> tuple[float, ...]:
+        if self.radii is not None:
+            return self.radii
+        values = clean[0].numel()
+        factor = {"Linf": 1.0, "L2": math.sqrt(values), "L1": float(values)}[self.norm]
+        return tuple(change * factor for change in CHANGES)
+
+    def _run_minimum_norm(self, member: MinNormAttack, problem: Problem, closest: Closest) -> None:
+        own = Closest(member, problem)
+        member.search(problem, own)
+        for points in (own.points, *(budget.images for budget in own.budgets)):
+            closest.offer(points, _measure(problem, points))
+
+    def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
+        engine = problem.engine
+        farther = ~closest.found | (closest.distance > member.eps)
+        rows = (farther & (engine.goal.pixels > 0)).nonzero().flatten()
+        if not len(rows):
+            return
+        seeds = tuple(problem.seeds[row] for row in rows.tolist())
+        part = Problem(engine.subset(rows), problem.clean[rows], seeds)
+        points = member.run(part)[0].detach()
+        closest.offer(points, _measure(part, points), rows)
+
+
+def _measure(problem: Problem, points: Tensor) -> Tensor:
+    with torch.autocast(points.device.type, enabled=False):
+        return problem.engine.measure(points).reached
+
+
+def _plain(spec: Any) -> str | tuple:
+    """A name, or a config as sorted pairs, which can be hashed; JSON turns the pairs into lists."""
+    if isinstance(spec, str):
+        return spec
+    if isinstance(spec, Attack):
+        spec = {field: value for field, value in spec.fields().items() if field not in SHARED}
+    try:
+        given = dict(spec)
+    except (TypeError, ValueError):
+        raise UserError(f"attacks: expected a name or a config with type=..., got {spec!r}") from None
+    taken = [field for field in SHARED if field in given]
+    if taken:
+        raise UserError(f"attacks: the ensemble sets {', '.join(taken)} of its members itself; got {given!r}")
+    return _frozen(given)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, _frozen(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return value

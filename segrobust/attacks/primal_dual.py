@@ -1,0 +1,176 @@
+"""Primal-dual attacks: the perturbation descends norm plus weighted constraints, the weights ascend what is violated.
+
+attack = PDPGD(norm="Linf", steps=500)
+result = attack(model, images, labels)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.base import Problem
+from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.prox import PROXES
+from segrobust.errors import UserError
+from segrobust.threats import per_image
+
+SMALLEST = 1e-12  # of a weight; its logarithm bounds the dual logits
+
+
+class Duals:
+    """One weight per valid pixel and one for the norm, which sum to 1: the softmax of logits, averaged over steps.
+
+    The norm's weight is an entry of the softmax and not 1 minus the rest, so that float32 is enough.
+    """
+
+    def __init__(self, problem: Problem, average: float) -> None:
+        goal = problem.engine.goal
+        self.average, self.void = average, ~goal.valid
+        share = -goal.pixels.clamp_min(1).float().log()
+        self.logits = share.view(-1, 1, 1).expand(goal.valid.shape).masked_fill(self.void, -math.inf)
+        self.norm, self.pixels = self._weights()
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        flat = self.logits.flatten(1)
+        weights = torch.cat([torch.zeros_like(flat[:, :1]), flat], 1).softmax(1)
+        return weights[:, 0], weights[:, 1:].reshape(self.logits.shape).contiguous()
+
+    @property
+    def total(self) -> Tensor:
+        """Weight of all pixels together, ``[N]``."""
+        return self.pixels.flatten(1).sum(1).clamp_min(SMALLEST)
+
+    def slope(self, margins: Margins) -> Tensor:
+        """Of the weighted softplus of the gaps.
+
+        Not by ``torch.sigmoid``, which on a CPU depends on where in the memory a value lies, and so on neighbours.
+        """
+        return self.pixels / (1 + margins.gap.neg().exp())
+
+    def ascend(self, margins: Margins, rate: float) -> None:
+        bound = -math.log(SMALLEST)
+        moved = (self.logits + rate * margins.gap.sign().to(self.logits)).clamp_(-bound, bound)
+        self.logits = moved.masked_fill_(self.void, -math.inf)
+        norm, pixels = self._weights()
+        self.norm = torch.lerp(norm, self.norm, self.average)
+        self.pixels = torch.lerp(pixels, self.pixels, self.average)
+
+
+class Adam:
+    """Bias-corrected moments (Kingma & Ba, 2015, arXiv 1412.6980)."""
+
+    def __init__(self, like: Tensor, first: float = 0.9, second: float = 0.999) -> None:
+        self.decays = first, second
+        self.moments = [torch.zeros_like(like), torch.zeros_like(like)]
+        self.steps = 0
+
+    def __call__(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Direction, and the root mean square it is to be divided by."""
+        self.steps += 1
+        powers = (gradient, gradient.square())
+        for moment, power, decay in zip(self.moments, powers, self.decays, strict=True):
+            moment.lerp_(power, 1 - decay)
+        first, second = (m / (1 - d**self.steps) for m, d in zip(self.moments, self.decays, strict=True))
+        return first, second.sqrt_().add_(1e-8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimalDual(MinNormAttack):
+    """What PDPGD and PDGD share.
+
+    Args:
+        steps: gradients, each of one forward and one backward.
+        lr: first step size of the perturbation (Adam), in image units.
+        lr_reduction: share of it that is left at the end, exponentially.
+        dual_lr: first step size of the dual logits.
+        dual_lr_reduction: share of it that is left at the end, linearly.
+        average: decay of the running mean of the dual weights.
+    """
+
+    steps: int = 500
+    lr: float = 0.01
+    lr_reduction: float = 0.01
+    dual_lr: float = 0.1
+    dual_lr_reduction: float = 0.1
+    average: float = 0.9
+
+    paper: ClassVar[str] = "arXiv 2106.01538"
+    can_target: ClassVar[bool] = True
+    published: ClassVar = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(steps=1)
+        self._numbers("lr", "lr_reduction", "dual_lr", "dual_lr_reduction", "average")
+        if min(self.lr, self.dual_lr) <= 0:
+            raise UserError(f"{self.name}: expected lr and dual_lr > 0, got {self.lr} and {self.dual_lr}")
+        if not (0 < self.lr_reduction <= 1 and 0 < self.dual_lr_reduction <= 1 and 0 <= self.average < 1):
+            raise UserError(f"{self.name}: expected 0 < lr_reduction, dual_lr_reduction <= 1 and 0 <= average < 1")
+
+    def search_passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+        """The next perturbation, inside the box."""
+        raise NotImplementedError
+
+    def search(self, problem: Problem, closest: Closest) -> None:
+        engine, clean = problem.engine, problem.clean
+        duals, adam = Duals(problem, self.average), Adam(clean)
+        box = Box(-clean, 1 - clean)
+        delta, points = torch.zeros_like(clean), clean
+        for step in range(self.steps):
+            progress = step / self.steps
+            gradient, margins = pull_margins(engine, points, duals.slope)
+            closest.offer(points, margins.reached)
+            lr = self.lr * self.lr_reduction**progress
+            delta = self.move(delta, gradient, duals, adam, lr, box)
+            duals.ascend(margins, self.dual_lr * (1 - (1 - self.dual_lr_reduction) * progress))
+            points = (clean + delta).clamp_(0, 1)
+        closest.offer(points, engine.measure(points).reached)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Bounds of the perturbation."""
+
+    low: Tensor
+    high: Tensor
+
+    def clip(self, delta: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(delta, self.low), self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDGD(PrimalDual):
+    """Primal-dual gradient descent on norm and constraints together (Matyasko & Chau, 2021, arXiv 2106.01538)."""
+
+    norm: str = "L2"
+    norms: ClassVar[tuple[str, ...]] = ("L2",)
+
+    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+        shrink = duals.norm / self.threat.distance(delta).clamp_min(SMALLEST)
+        direction, scale = adam(gradient + delta * per_image(shrink))
+        return box.clip(delta - lr * direction / scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDPGD(PrimalDual):
+    """Primal-dual proximal gradient descent: Adam on the constraints, then the norm's prox in Adam's metric
+    (Matyasko & Chau, 2021, arXiv 2106.01538).
+
+    The prox is solved exactly, where the published code approaches it in up to five inner iterations.
+    """
+
+    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+        direction, scale = adam(gradient / per_image(duals.total))  # as if the pixels' weights summed to 1
+        largest = scale.flatten(1).amax(1)
+        strength = duals.norm / duals.total * lr / largest
+        ahead = delta - lr * direction / scale
+        return PROXES[self.norm](ahead, scale / per_image(largest), strength, box.low, box.high)

@@ -1,0 +1,114 @@
+"""The smoothed majority map of a data set's training labels: the most likely scene, as a target for every image.
+
+ids = majority_of_config(load_config("configs/...py"), source)     # [H, W] class ids, ignore_index: never labelled
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from segrobust.datasets.labels import check_ids, read_label
+from segrobust.datasets.source import Source, open_dataset, resize_nearest
+from segrobust.errors import UserError
+
+_BOX_SHARE = 16  # the box spans this part of the shorter side
+
+
+def majority_map(
+    labels: Iterable[Tensor], size: tuple[int, int], num_classes: int, ignore_index: int = 255, box: int | None = None
+) -> Tensor:
+    """Per pixel the class that most labels show around it, ``[H, W]`` int64; ties go to the lower class.
+
+    Args:
+        labels: class ids ``[h, w]`` each; brought to ``size`` by nearest neighbour.
+        box: side of the box, an odd number of pixels, over which the class counts are summed; 1: no smoothing;
+            None: a sixteenth of the shorter side. A pixel that no label names is void whatever lies around it.
+
+    Raises:
+        UserError: a box that is even or below 1, or no labels.
+    """
+    box = 2 * (min(size) // (2 * _BOX_SHARE)) + 1 if box is None else box
+    if box < 1 or box % 2 == 0:
+        raise UserError(f"box: expected an odd number of pixels, got {box}")
+    counts = torch.zeros(num_classes, size[0] * size[1], dtype=torch.int32)
+    number = 0
+    for number, label in enumerate(labels, start=1):  # noqa: B007
+        ids = resize_nearest(label, size).flatten()
+        places = torch.nonzero(ids != ignore_index).flatten()
+        counts[ids[places], places] += 1
+    if not number:
+        raise UserError("majority: expected at least one training label")
+    counts = counts.view(num_classes, *size)
+    smooth = torch.stack([_box_sums(count, box) for count in counts])
+    return smooth.argmax(0).masked_fill(counts.sum(0) == 0, ignore_index)
+
+
+def _box_sums(count: Tensor, box: int) -> Tensor:
+    """Sums over a box around each pixel; in float64 they are exact, so ties are ties on every machine."""
+    around = count.double()[None, None]
+    for shape in ((box, 1), (1, box)):
+        around = F.avg_pool2d(around, shape, 1, [side // 2 for side in shape], divisor_override=1)
+    return around[0, 0]
+
+
+def majority_of_config(config: Any, source: Source) -> Tensor:
+    """The majority map over the labels of ``config.train_dataloader``, at the size of the first image of ``source``.
+
+    The labels are those on disk with the data set's own relabelling; the pipeline's crops and flips play no part.
+
+    Raises:
+        UserError: the config has no training data with labels, or other classes than ``source``.
+    """
+    from segrobust.mm import import_mmseg, load_config
+
+    import_mmseg()
+    config = load_config(config) if isinstance(config, str | Path) else config
+    dataset_config = (config.get("train_dataloader") or {}).get("dataset")
+    if not dataset_config:
+        raise UserError("target majority needs training labels; set train_dataloader in the config")
+    dataset = open_dataset(dataset_config)
+    if tuple(dataset.metainfo.get("classes") or ()) != tuple(source.class_names):
+        raise UserError("target majority: the config's train_dataloader has other classes than its test data")
+    size = tuple(source[0].label.shape)
+    return majority_map(_training_labels(dataset, source), size, source.num_classes, source.ignore_index)
+
+
+def _training_labels(dataset: Any, source: Source) -> Iterator[Tensor]:
+    from segrobust.datasets.mm import relabel
+
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        path = info.get("seg_map_path")
+        if path is None:
+            raise UserError(f"target majority: training image {info.get('img_path')} has no label")
+        label = relabel(read_label(path), info)
+        if label.ndim != 2:
+            raise UserError(f"label {path} has {label.shape[-1]} channels; expected one channel of class ids")
+        check_ids(label, source.num_classes, source.ignore_index, path)
+        yield torch.from_numpy(label.astype(np.int64))
+
+
+def id_png(ids: Tensor) -> bytes:
+    """A map of class ids ``[H, W]`` as a PNG file of 8 bits, or of 16 where the ids need them."""
+    return _png(ids.numpy().astype(np.uint8 if int(ids.max()) < 256 else np.uint16))
+
+
+def colour_png(ids: Tensor, palette: Sequence[Sequence[int]], ignore_index: int) -> bytes:
+    """The same in the classes' colours, void in black."""
+    table = np.array([*palette, (0, 0, 0)], dtype=np.uint8)
+    return _png(table[ids.long().masked_fill(ids == ignore_index, len(palette)).numpy()])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
