@@ -28,7 +28,7 @@ from segrobust.threats import per_image
 from segrobust.units import parse_eps
 
 BY_NORM = {
-    "Linf": {"warm_share": 0.4, "repair_share": 0.4, "step_decay": 0.1},
+    "Linf": {"warm_share": 0.45, "repair_share": 0.45, "step_decay": 0.1},
     "L2": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
     "L1": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
 }

@@ -27,14 +27,16 @@ from segrobust.threats import per_image
 from segrobust.units import parse_eps
 
 START_EPS = {"Linf": 0.25 / 255, "L2": 0.05}
-
-
 REOPENED = 0.1  # a radius that was too small for one run may do for a later, warmer one
 TIGHT = 0.025
 
 
 def _dlr(margins: Margins) -> Tensor:
     return margins.spread.reciprocal()
+
+
+WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
+SLOPES = {"hinge": unreached, "dlr": _dlr}
 
 
 def _climb(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Tensor]:
@@ -44,10 +46,6 @@ def _climb(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         return measured.gradient, measured.reached
     gradient, margins = pull_margins(engine, points, SLOPES[loss], spread=loss == "dlr")
     return -gradient, margins.reached
-
-
-WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
-SLOPES = {"hinge": unreached, "dlr": _dlr}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ TOLERANCE = 1e-4
 FIRST_MULTIPLIER, FIRST_PENALTY = 1.0, 0.01
 LEAST_MULTIPLIER, LARGEST_MULTIPLIER = 1e-12, 1.0
 LARGEST_PENALTY = 1e4
+LARGEST_SLOPE = 1e12  # of the unbounded reference, whose squares must stay finite
 MEMORY = 0.8
 EVERY = 10  # iterations between two looks at the penalty parameters
 IMPROVED = 0.95
@@ -122,7 +123,8 @@ def reference_gradient(engine: Engine, points: Tensor, slope: Callable[[Margins]
         spread = top[:, :1] - low + FLOOR
         reached = (gap <= 0 if goal.targeted else gap < 0).squeeze(1) & goal.valid
         margins = Margins(gap.squeeze(1), reached, spread.squeeze(1))
-        factor = (slope(margins).to(logits.dtype) * goal.valid).unsqueeze(1)  # already over the spread
+        slopes = slope(margins).clamp(max=LARGEST_SLOPE).to(logits.dtype)  # already over the spread
+        factor = (slopes * goal.valid).unsqueeze(1)
         ascent = torch.zeros_like(logits)
         ascent.scatter_add_(1, labels, sign * factor).scatter_add_(1, rival_place, -sign * factor)
         if enough:
