@@ -65,7 +65,7 @@ class Engine:
         self.backwards = torch.zeros_like(self.forwards)
         self._rows: Tensor | slice = slice(None)
         self._valid_pixels = goal.pixels.clamp_min(1)
-        self._kept: Tensor | None = None
+        self._kept: dict[int, Tensor] = {}
 
     def subset(self, rows: Tensor) -> Engine:
         """The engine of some images of this one, which counts their passes here.
@@ -83,7 +83,7 @@ class Engine:
         """One forward without a gradient."""
         with torch.no_grad():
             logits = self._logits(points)
-            gap, log_p, _ = self._softmax(logits)
+            gap, log_p, *_ = self._softmax(logits)
         return self._measurement(log_p, gap == 0)
 
     def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
@@ -117,7 +117,7 @@ class Engine:
         with torch.no_grad():
             ascent, rest = logit_gradient(logits.detach())
         (gradient,) = torch.autograd.grad(logits, points, ascent)
-        if self._kept is not None and _share_memory(gradient, self._kept):  # a model that hands its input on
+        if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()
         autocast = torch.is_autocast_enabled(points.device.type)
         self.backwards[self._rows] += 1
@@ -147,40 +147,37 @@ class Engine:
         if self.goal.highest >= logits.shape[1]:
             raise UserError(f"labels: expected classes 0..{logits.shape[1] - 1} or void, got {self.goal.highest}")
 
-    def _softmax(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How far the label's logit is below the largest (<= 0), log p of the label, and all probabilities.
+    def _softmax(self, logits: Tensor, sharpness: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """How far the label's logit is below the largest (<= 0), log p of the label, and the same and all
+        probabilities of softmax(sharpness * logits).
 
         log p comes from the logits and the largest probability, which never underflows: log p_y = u_y - u_max + log
         p_max. A gap of 0 counts as right; argmax may see a tie otherwise, but takes fifty times as long on a CPU.
         """
         probabilities = self.memory(logits)
         # over dim 1 a reduction is five times slower in channels-last memory than this copy and the reduction
-        planes = logits if logits.is_contiguous() else probabilities.copy_(logits)
+        planes = logits if sharpness == 1 and logits.is_contiguous() else probabilities.copy_(logits)
         gap = planes.gather(1, self.goal.labels.unsqueeze(1)).squeeze(1).sub_(planes.amax(1))
-        torch.softmax(planes, 1, out=probabilities)
-        return gap, gap + probabilities.amax(1).log_(), probabilities
+        plain = torch.softmax(planes, 1, out=probabilities if sharpness == 1 else self.memory(logits, 1))
+        log_p = gap + plain.amax(1).log_()
+        if sharpness == 1:
+            return gap, log_p, log_p, probabilities
+        torch.softmax(planes.mul_(sharpness), 1, out=probabilities)
+        return gap, log_p, (gap * sharpness).add_(probabilities.amax(1).log_()), probabilities
 
-    def _sharpen(self, logits: Tensor, gap: Tensor, sharpness: float) -> Tensor:
-        """softmax(sharpness * logits) in place of the plain one; returns its log p of the label."""
-        probabilities = self.memory(logits)
-        torch.mul(logits, sharpness, out=probabilities)
-        torch.softmax(probabilities, 1, out=probabilities)
-        return (gap * sharpness).add_(probabilities.amax(1).log_())
-
-    def memory(self, logits: Tensor) -> Tensor:
+    def memory(self, logits: Tensor, place: int = 0) -> Tensor:
         """The same memory in every step: fresh pages of this size cost a CPU as much as the arithmetic does."""
-        kept = self._kept
+        kept = self._kept.get(place)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (logits.shape, logits.dtype, logits.device):
-            kept = self._kept = torch.empty_like(logits, memory_format=torch.contiguous_format)
+            kept = self._kept[place] = torch.empty_like(logits, memory_format=torch.contiguous_format)
         return kept
 
     def _logit_gradient(
         self, logits: Tensor, weight: Weight, progress: float, sharpness: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         goal = self.goal
-        gap, log_p, probabilities = self._softmax(logits)
+        gap, log_p, sharp_log_p, probabilities = self._softmax(logits, sharpness)
         correct = gap == 0
-        sharp_log_p = log_p if sharpness == 1 else self._sharpen(logits, gap, sharpness)
         pixels = Pixels(sharp_log_p, correct, probabilities, goal.labels, goal.valid, progress, goal.targeted)
         weights = weight(pixels).mul(goal.valid)
         if goal.targeted:
