@@ -171,7 +171,7 @@ class Proximal:
         self.square.lerp_(gradient.square(), 1 - MEMORY)
         scale = (self.square / (1 - MEMORY ** (step + 1))).sqrt_().clamp_min_(SMALLEST_SCALE)
         strength = size if self.attack.reference else torch.where(self.closest.found, size, 0)
-        moved = torch.addcdiv(self.delta, gradient * per_image(size), scale, value=-1)
+        moved = torch.addcdiv(self.delta, gradient.mul_(per_image(size)), scale, value=-1)
         self.delta = self.prox(moved, scale, strength, self.low, self.high, self.cap)
 
     def _size(self, step: int) -> Tensor:

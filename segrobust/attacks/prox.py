@@ -31,25 +31,24 @@ def prox_linf(
     b solves ``sum over |clipped| > b of metric (|delta| - b) = strength``; the left side falls in b, so it is found by
     bisection, quickened by Newton's step wherever that stays inside the bracket.
     """
-    clipped = torch.minimum(torch.maximum(delta, low), high)
-    bound = _balance(delta.abs(), clipped.abs(), metric, strength)
+    clipped = torch.clamp(delta, low, high)
+    bound = _balance((delta * metric).abs_(), clipped.abs(), metric, strength)
     if cap is not None:
         bound = torch.minimum(bound, cap)  # the objective is convex in the bound
     bound = per_image(bound)
-    return torch.minimum(torch.maximum(clipped, -bound), bound)
+    return torch.clamp(clipped, -bound, bound)
 
 
-def _balance(wanted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
+def _balance(pull: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
     """The bound of every image; first of every 16th value, which is near that of all."""
-    return torch.stack([_balance_one(*image) for image in zip(wanted, size, metric, strength, strict=True)])
+    return torch.stack([_balance_one(*image) for image in zip(pull, size, metric, strength, strict=True)])
 
 
-def _balance_one(wanted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
+def _balance_one(pull: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
     largest = size.amax()
     if strength <= 0:
         return largest
-    pull = (wanted * metric).flatten()
-    size, metric = size.flatten(), metric.flatten()
+    pull, size, metric = pull.flatten(), size.flatten(), metric.flatten()
     guess = largest / 2
     if len(size) >= 16 * COARSE:
         coarse = (part[::COARSE].contiguous() for part in (pull, size, metric))
