@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +55,8 @@ def main() -> None:
         for model in options.models:
             for record in run(model, steps, options.attacks, options.num_images, options.work_dir):
                 table.add_row(model, str(steps), *cells(record))
-    Console(width=130).print(table)
+    if PartialState().is_main_process:
+        Console(width=130).print(table)
 
 
 def cells(record: dict) -> list[str]:
