@@ -156,7 +156,7 @@ class Proximal:
         if self.attack.reference:
             gradient = reference_gradient(self.engine, points, slope)
         else:
-            gradient, _ = pull_margins(self.engine, points, slope, spread=True)
+            gradient, _ = pull_margins(self.engine, points, slope, spread=self.duals.wants_spread(step))
         self._move(gradient, step)
 
     def _track(self, points: Tensor, reached: Tensor, step: int) -> Tensor:

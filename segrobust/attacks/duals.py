@@ -18,6 +18,7 @@ LARGEST_SLOPE = 1e12  # of the unbounded reference, whose squares must stay fini
 MEMORY = 0.8
 EVERY = 10  # iterations between two looks at the penalty parameters
 IMPROVED = 0.95
+SPREAD_EVERY = 5
 LEAST_SCALE, SCALE_RATE = 0.1, 0.02
 
 
@@ -53,6 +54,11 @@ class Duals:
         self.scale = torch.ones(len(valid), dtype=torch.float32, device=valid.device)
         self.reached_lately = torch.zeros_like(valid)
         self.previous: Tensor | None = None
+        self.spread: Tensor | None = None
+
+    def wants_spread(self, step: int) -> bool:
+        """Whether the margins of this iteration need their normaliser: a constant may stay for a few iterations."""
+        return self.reference or step % SPREAD_EVERY == 0
 
     def slopes(self, margins: Margins, succeeds: Tensor, required: Tensor, step: int) -> Tensor:
         """Slope of the penalty in every pixel's gap, after the multipliers have followed.
@@ -65,7 +71,9 @@ class Duals:
         if not self.few:
             factor = torch.where(succeeds, 1 / (1 + SCALE_RATE), 1 / (1 - SCALE_RATE))
             self.scale = (self.scale * factor).clamp_(LEAST_SCALE, 1)
-        scaled = self.scale.view(-1, 1, 1) / margins.spread
+        if self.wants_spread(step):
+            self.spread = margins.spread
+        scaled = self.scale.view(-1, 1, 1) / self.spread
         constraint = (margins.gap + TOLERANCE) * scaled
         kept = valid if self.few else valid & self._kept(constraint, required, step)
         self._tighten(constraint.masked_fill(~valid, 0), step)

@@ -67,17 +67,23 @@ def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
     labels = goal.labels.unsqueeze(1)
     own = planes.gather(1, labels).squeeze(1)
     planes.scatter_(1, labels, -math.inf)
-    others = [torch.full_like(own, -math.inf)] * ranks
-    for logit in planes.unbind(1):
-        for rank, largest in enumerate(others):
-            others[rank] = torch.maximum(largest, logit)
-            if rank + 1 < ranks:
-                logit = torch.minimum(largest, logit)
+    others = [planes.amax(1)] if ranks == 1 else _largest(planes, ranks)
     rival = others[0]
     gap = own - rival
     reached = (gap >= 0 if goal.targeted else gap < 0) & goal.valid
     spread = _spread(own, others) if ranks > 1 and planes.shape[1] >= ranks else torch.ones_like(gap)
     return Margins(-gap if goal.targeted else gap, reached, spread), rival
+
+
+def _largest(planes: Tensor, ranks: int) -> list[Tensor]:
+    """The largest, second largest, ... over dim 1, by insertion."""
+    sorted_so_far = [torch.full_like(planes[:, 0], -math.inf)] * ranks
+    for logit in planes.unbind(1):
+        for rank, larger in enumerate(sorted_so_far):
+            sorted_so_far[rank] = torch.maximum(larger, logit)
+            if rank + 1 < ranks:
+                logit = torch.minimum(larger, logit)
+    return sorted_so_far
 
 
 def _spread(own: Tensor, others: list[Tensor]) -> Tensor:
