@@ -1,0 +1,89 @@
+"""ALMA-prox of adv-lib beside ours, on the same model, images and number of passes.
+
+    pip install --no-deps adv-lib
+    python benchmarks/against_adv_lib.py [--model std] [--steps 100 300] [--num-images 8]
+
+adv-lib (BSD-3) is a peer to compare with and no dependency. It logs to visdom, which it imports and this script does
+not need: where visdom is missing, an empty module stands in. Its prox is left uncompiled. Every image returned is
+measured here, once more, in float32; an image that is not found counts as infinite in the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from importlib.util import find_spec
+from types import ModuleType
+
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from segrobust import build_attack, load_segmenter
+from segrobust.datasets.source import source_from_config
+from segrobust.mm import load_config
+from segrobust.models.segmenter import frozen_eval
+
+MODELS = {"std": "camvid-fpn-r18w24-std-180x240", "robust": "camvid-fpn-r18w24-pgdat-linf4-180x240"}
+APSR = 0.99
+
+
+def adv_lib_attack():
+    if find_spec("adv_lib") is None:
+        raise SystemExit("adv-lib is not installed: pip install --no-deps adv-lib")
+    if find_spec("visdom") is None:
+        sys.modules["visdom"] = ModuleType("visdom")
+    from adv_lib.attacks.segmentation import alma_prox
+
+    def attack(model, image, label, steps):
+        with frozen_eval(model):
+            return alma_prox(model, image, label, masks=label != 255, num_steps=steps)
+
+    return attack
+
+
+def ours(spec: str):
+    return lambda model, image, label, steps: build_attack(spec, steps=steps)(model, image, label).images
+
+
+def distance_if_found(model, image, label, attacked) -> float:
+    """Linf distance in 1/255, infinite where fewer than 99 % of the valid pixels are wrong."""
+    with torch.no_grad():
+        wrong = (model(attacked).argmax(1) != label) & (label != 255)
+    found = wrong.sum() >= APSR * (label != 255).sum()
+    return 255 * float((attacked - image).abs().amax()) if found else float("inf")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="std")
+    parser.add_argument("--steps", nargs="+", type=int, default=[100, 300])
+    parser.add_argument("--num-images", type=int, default=8)
+    options = parser.parse_args()
+    model = load_segmenter(MODELS[options.model])
+    device = next(model.parameters()).device
+    source = source_from_config(load_config(MODELS[options.model]), "test", options.num_images)
+    attacks = {"adv-lib": adv_lib_attack(), "ours, reference": ours("ALMAProx:published"), "ours": ours("ALMAProx")}
+    table = Table(title=f"{MODELS[options.model]}, {len(source)} test images, Linf, 99 % APSR, norms in 1/255")
+    for column in ("steps", "attack", "found", "median", "seconds"):
+        table.add_column(column, justify="left" if column == "attack" else "right")
+    for steps in options.steps:
+        for name, attack in attacks.items():
+            started, distances = time.perf_counter(), []
+            for index in range(len(source)):
+                sample = source[index]
+                image, label = sample.image[None].to(device), sample.label[None].to(device)
+                distances.append(distance_if_found(model, image, label, attack(model, image, label, steps)))
+            found = sum(distance < float("inf") for distance in distances)
+            median = f"{statistics.median(distances):.2f}"
+            table.add_row(str(steps), name, f"{found}/{len(source)}", median, f"{time.perf_counter() - started:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
