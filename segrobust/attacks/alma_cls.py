@@ -150,10 +150,11 @@ class Constraints:
             constraint = constraint.masked_fill(~self.goal.valid, 0)
             kept = self._kept(constraint, step)
             self._tighten(constraint, margins.reached, step)
+            rate, offset = penalty_slope(constraint, self.penalty)
             if step:
-                pressure = penalty_slope(constraint, self.penalty, self.multiplier) * kept
+                pressure = (rate * self.multiplier + offset) * kept
                 self.multiplier = torch.lerp(pressure, self.multiplier, self.attack.alpha).clamp_(*MULTIPLIERS)
-            return penalty_slope(constraint, self.penalty, self.multiplier) * kept * factor
+            return (rate * self.multiplier + offset) * kept * factor
 
         return slope
 

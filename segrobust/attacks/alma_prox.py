@@ -168,7 +168,7 @@ class Proximal:
 
     def _move(self, gradient: Tensor, step: int) -> None:
         size = self._size(step)
-        self.square.lerp_(gradient.square(), 1 - MEMORY)
+        self.square.mul_(MEMORY).addcmul_(gradient, gradient, value=1 - MEMORY)
         scale = (self.square / (1 - MEMORY ** (step + 1))).sqrt_().clamp_min_(SMALLEST_SCALE)
         strength = size if self.attack.reference else torch.where(self.closest.found, size, 0)
         moved = torch.addcdiv(self.delta, gradient.mul_(per_image(size)), scale, value=-1)

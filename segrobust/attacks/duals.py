@@ -22,22 +22,24 @@ SPREAD_EVERY = 5
 LEAST_SCALE, SCALE_RATE = 0.1, 0.02
 
 
-def penalty_slope(constraint: Tensor, penalty: Tensor, multiplier: Tensor) -> Tensor:
+def penalty_slope(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """Derivative of the penalty-Lagrangian function P2 of ALMA (Rony et al., 2021, arXiv 2011.11857).
 
     ``P2(c) = mu c + mu rho c^2 + rho^2 c^3 / 6`` for c >= 0 and ``mu c / (1 - rho c)`` below, where rho counts as at
     least 1 as in the code of ALMA-prox: that lets go of the pixels at their goal while rho is still small.
+
+    Returns:
+        (factor, offset): the derivative is ``factor * mu + offset``.
     """
-    above = torch.addcmul(multiplier, penalty * constraint, 2 * multiplier + 0.5 * penalty * constraint)
-    below = multiplier / (1 - penalty.clamp_min(1) * constraint.clamp_max(0)).square_()
-    return torch.where(constraint >= 0, above, below)
+    scaled = (penalty * constraint).clamp_min_(0)
+    below = constraint.clamp_max(0).mul_(penalty.clamp_min(1)).neg_().add_(1).square_().reciprocal_()
+    return torch.where(constraint >= 0, 2 * scaled + 1, below), scaled.square_().mul_(0.5)
 
 
-def reference_slope(constraint: Tensor, penalty: Tensor, multiplier: Tensor) -> Tensor:
+def reference_slope(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """What the published code takes for it: ``mu c`` in place of ``mu`` for c >= 0."""
-    above = multiplier * constraint + 2 * multiplier * penalty * constraint + 0.5 * (penalty * constraint).square()
-    below = multiplier / (1 - penalty.clamp_min(1) * constraint.clamp_max(0)).square_()
-    return torch.where(constraint >= 0, above, below)
+    factor, offset = penalty_slope(constraint, penalty)
+    return torch.where(constraint >= 0, factor - 1 + constraint, factor), offset
 
 
 class Duals:
@@ -79,11 +81,11 @@ class Duals:
         self._tighten(constraint.masked_fill(~valid, 0), step)
         derivative = reference_slope if self.reference else penalty_slope
         constraint = constraint.to(self.multiplier.dtype)
-        slope = derivative(constraint, self.penalty, self.multiplier).mul_(kept)
+        factor, offset = derivative(constraint, self.penalty)
         if step:
-            self.multiplier = torch.lerp(slope, self.multiplier, MEMORY).clamp_(LEAST_MULTIPLIER, LARGEST_MULTIPLIER)
-            slope = derivative(constraint, self.penalty, self.multiplier).mul_(kept)
-        return slope * scaled
+            slope = torch.addcmul(offset, factor, self.multiplier).mul_(kept)
+            self.multiplier.lerp_(slope, 1 - MEMORY).clamp_(LEAST_MULTIPLIER, LARGEST_MULTIPLIER)
+        return offset.addcmul_(factor, self.multiplier).mul_(kept) * scaled
 
     def _kept(self, constraint: Tensor, required: Tensor, step: int) -> Tensor:
         """All pixels but the hardest ones, more and more of which may stay: none at first, 1 - required at the end."""
