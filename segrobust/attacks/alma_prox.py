@@ -28,7 +28,7 @@ from segrobust.threats import per_image
 from segrobust.units import parse_eps
 
 BY_NORM = {
-    "Linf": {"warm_share": 0.45, "repair_share": 0.45, "step_decay": 0.1},
+    "Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1},
     "L2": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
     "L1": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
 }
@@ -109,7 +109,7 @@ class ALMAProx(MinNormAttack):
 
     def search(self, problem: Problem, closest: Closest) -> None:
         warm, proximal, repair = self.phases()
-        ball = BallSearch(self, problem, closest)
+        ball = BallSearch(self, problem, closest, warm + repair)
         ball.run(warm)
         points = ball.points
         if proximal:

@@ -1,7 +1,7 @@
 """A bounded search whose radius follows its own success: it grows until the goal is reached, then shrinks.
 
-Every image has its own radius and its own trials: a success within the radius makes the next trial tighter, a trial
-without one makes it wider (before anything was found) or the next attempt at shrinking more modest (afterwards).
+Every image has its own radius. Before its first success it grows by trials of a few steps, the faster the further the
+image is from its goal; afterwards every success makes it tighter and every failure wider, by less and less.
 """
 
 from __future__ import annotations
@@ -10,71 +10,92 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
+from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.attacks.weights import Pixels, tsallis
+from segrobust.attacks.weights import Pixels, cosine, tsallis
 from segrobust.threats import per_image
 
 FIRST_RADIUS = {"Linf": 0.5 / 255, "L2": 0.25, "L1": 25.0}
 LEAST_GROWTH, MOST_GROWTH = 1.1, 1.8  # of the radius of an image at its goal, and of one as far away as ever
-FIRST_SHRINK, STRONGEST_SHRINK, WEAKEST_SHRINK = 0.9, 0.7, 0.99
 TRIAL = 4
-FIRST_MOVE, LAST_MOVE = 0.3, 0.05  # step size over radius in a trial
+TRIAL_MOVES = 0.3, 0.05  # step size over radius, from the first to the last step of a trial
+MOVES = 0.35, 0.01  # the same after the first success, from the first to the last step of the search
+CHANGES = 0.08, 0.002  # of the radius after the first success
+MOMENTUM = 0.75
+MARGINS_FROM = 0.3  # of the search: margins instead of Tsallis cross-entropy
+NEARLY = 0.2  # of the mean margin: pixels at their goal by less are pulled too
 
 
 class BallSearch:
-    """The search on one batch; ``run`` may be called again and goes on from what is closest by then."""
+    """The search on one batch; ``run`` may be called again and goes on from what is closest by then.
 
-    def __init__(self, attack: MinNormAttack, problem: Problem, closest: Closest) -> None:
+    Args:
+        steps: gradients in all calls of ``run`` together.
+    """
+
+    def __init__(self, attack: MinNormAttack, problem: Problem, closest: Closest, steps: int) -> None:
         clean = problem.clean
         self.threat, self.engine, self.closest, self.clean = attack.threat, problem.engine, closest, clean
-        self.points = clean
+        self.steps, self.done = steps, 0
+        self.points, self.direction = clean, torch.zeros_like(clean)
         self.radius = closest.distance.new_full((len(clean),), FIRST_RADIUS[attack.norm])
-        self.shrink = torch.full_like(self.radius, FIRST_SHRINK)
         self.tried = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
 
     def run(self, steps: int) -> None:
         """Spend ``steps`` gradients."""
-        if steps and self.closest.found.any():
-            self._aim(self.closest.found)
+        self.points = torch.where(per_image(self.closest.found), self.closest.points, self.points)
+        self.radius = torch.where(self.closest.found, self.closest.distance, self.radius)
         for _ in range(steps):
-            measured = self.engine.gradient(self.points, self.weight, 0.0, self.sharpness)
-            succeeds = self.closest.offer(self.points, measured.reached)
-            self._judge(succeeds, measured.error)
-            self._move(measured.gradient)
+            progress = self.done / self.steps
+            self.done += 1
+            gradient, reached = self._ascent(progress)
+            succeeds = self.closest.offer(self.points, reached)
+            self._resize(succeeds, self.engine.share(reached), cosine(*CHANGES, progress))
+            self._move(gradient, cosine(*MOVES, progress))
 
-    sharpness = 1.0
+    def _ascent(self, progress: float) -> tuple[Tensor, Tensor]:
+        """Gradient that ascends the loss, and the pixels at their goal."""
+        if progress < MARGINS_FROM:
+            measured = self.engine.gradient(self.points, _tsallis, progress)
+            return measured.gradient, measured.reached
+        gradient, margins = pull_margins(self.engine, self.points, self._slope)
+        return gradient.neg_(), margins.reached
 
-    def weight(self, pixels: Pixels) -> Tensor:
-        return tsallis(pixels, 0.0)
+    def _slope(self, margins: Margins) -> Tensor:
+        """Of log(mean + gap) where the goal is not reached, with the mean over such pixels: the hopeless ones, which
+        need not be reached at all, count little."""
+        gap = margins.gap.clamp_min(0)
+        missing = self.engine.goal.valid & ~margins.reached
+        mean = (gap * missing).flatten(1).sum(1) / missing.flatten(1).sum(1).clamp_min(1)
+        mean = mean.clamp_min(torch.finfo(gap.dtype).tiny).view(-1, 1, 1)
+        return (margins.gap > -NEARLY * mean) / (1 + gap / mean)
 
-    def _judge(self, succeeds: Tensor, error: Tensor) -> None:
-        """Begin new trials where one succeeded or is used up."""
+    def _resize(self, succeeds: Tensor, error: Tensor, change: float) -> None:
         self.tried += 1
-        better = succeeds & (self.threat.distance(self.points - self.clean) <= self.closest.distance)
-        spent = (self.tried >= TRIAL) & ~better
-        self.shrink = torch.where(better, self.shrink.square().clamp_min(STRONGEST_SHRINK), self.shrink)
-        failed = spent & self.closest.found
-        self.shrink = torch.where(failed, self.shrink.sqrt().clamp_max(WEAKEST_SHRINK), self.shrink)
-        grows = spent & ~self.closest.found
-        self.radius = torch.where(grows, self.radius * self._growth(error), self.radius)
-        self.tried = self.tried.masked_fill(grows, 0)
-        self._aim(better | failed)
+        spent = self.tried >= TRIAL
+        self.tried = self.tried.masked_fill(spent, 0)
+        growing = torch.where(spent, self.radius * self._growth(error), self.radius)
+        distance = self.threat.distance(self.points - self.clean)
+        shrunk = torch.minimum(self.radius, distance) * (1 - change)
+        widened = torch.minimum(self.radius * (1 + change), self.closest.distance * (1 - CHANGES[1] / 2))
+        following = torch.where(succeeds, shrunk, widened)
+        self.radius = torch.where(self.closest.found, following, growing)
 
     def _growth(self, error: Tensor) -> Tensor:
         at_first = self.engine.share(self.closest.before)
         missing = (self.closest.required - error) / (self.closest.required - at_first).clamp_min(1e-6)
         return LEAST_GROWTH + (MOST_GROWTH - LEAST_GROWTH) * missing.clamp(0, 1)
 
-    def _aim(self, images: Tensor) -> None:
-        """Let these images' next trial start from their closest points, at a smaller radius."""
-        radius = self.shrink * self.closest.distance
-        self.radius = torch.where(images, radius, self.radius)
-        self.points = torch.where(per_image(images), self.closest.points, self.points)
-        self.tried = self.tried.masked_fill(images, 0)
-
-    def _move(self, gradient: Tensor) -> None:
-        part = self.tried / TRIAL
-        size = self.radius * (FIRST_MOVE + (LAST_MOVE - FIRST_MOVE) * part)
+    def _move(self, gradient: Tensor, move: float) -> None:
+        length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        self.direction = self.direction.mul_(MOMENTUM).add_(gradient / per_image(length))
+        first, last = TRIAL_MOVES
+        in_trial = first + (last - first) * self.tried / TRIAL
+        size = self.radius * torch.where(self.closest.found, move, in_trial)
         points = self.threat.project(self.points, self.clean, self.radius)
-        points = points + self.threat.step(points, gradient, size)
+        points = points + self.threat.step(points, self.direction, size)
         self.points = self.threat.project(points, self.clean, self.radius)
+
+
+def _tsallis(pixels: Pixels) -> Tensor:
+    return tsallis(pixels, 0.0)
