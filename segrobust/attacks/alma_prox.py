@@ -29,8 +29,8 @@ from segrobust.units import parse_eps
 
 BY_NORM = {
     "Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1},
-    "L2": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
-    "L1": {"warm_share": 0.2, "repair_share": 0.0, "step_decay": 0.03},
+    "L2": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
+    "L1": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
 }
 MEMORY = 0.8  # of the mean square of the gradient
 SMALLEST_SCALE = 1e-8

@@ -6,6 +6,8 @@ image is from its goal; afterwards every success makes it tighter and every fail
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,17 +15,37 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.weights import Pixels, cosine, tsallis
-from segrobust.threats import per_image
+from segrobust.threats import THREATS, per_image
 
-FIRST_RADIUS = {"Linf": 0.5 / 255, "L2": 0.25, "L1": 25.0}
 LEAST_GROWTH, MOST_GROWTH = 1.1, 1.8  # of the radius of an image at its goal, and of one as far away as ever
 TRIAL = 4
-TRIAL_MOVES = 0.3, 0.05  # step size over radius, from the first to the last step of a trial
-MOVES = 0.35, 0.01  # the same after the first success, from the first to the last step of the search
-CHANGES = 0.08, 0.002  # of the radius after the first success
-MOMENTUM = 0.75
-MARGINS_FROM = 0.3  # of the search: margins instead of Tsallis cross-entropy
+CHANGES = 0.08, 0.002  # of the radius after the first success, from the first to the last step of the search
 NEARLY = 0.2  # of the mean margin: pixels at their goal by less are pulled too
+
+
+class Moves(NamedTuple):
+    """How a norm's search moves; step sizes are shares of the radius, in ``geometry``, along a change that fills the
+    ball evenly.
+
+    in_trial: step size in the first and towards the last step of a trial.
+    following: step size after the first success, from the first to the last step of the search.
+    momentum: share of the direction that is kept.
+    margins_from: progress at which margins take the place of Tsallis cross-entropy.
+    """
+
+    first_radius: float
+    geometry: str
+    in_trial: tuple[float, float]
+    following: tuple[float, float]
+    momentum: float
+    margins_from: float
+
+
+MOVES = {
+    "Linf": Moves(0.5 / 255, "Linf", (0.3, 0.05), (0.35, 0.01), 0.75, 0.3),
+    "L2": Moves(0.25, "L2", (0.3, 0.05), (0.2, 0.003), 0.0, 0.0),
+    "L1": Moves(25.0, "L2", (1.0, 0.2), (0.7, 0.01), 0.0, 0.0),  # a steepest step in L1 would change one value alone
+}
 
 
 class BallSearch:
@@ -38,7 +60,11 @@ class BallSearch:
         self.threat, self.engine, self.closest, self.clean = attack.threat, problem.engine, closest, clean
         self.steps, self.done = steps, 0
         self.points, self.direction = clean, torch.zeros_like(clean)
-        self.radius = closest.distance.new_full((len(clean),), FIRST_RADIUS[attack.norm])
+        self.moves = MOVES[attack.norm]
+        self.geometry = THREATS[self.moves.geometry]
+        even = torch.ones_like(clean)
+        self.length = self.geometry.distance(even) / self.threat.distance(even)
+        self.radius = closest.distance.new_full((len(clean),), self.moves.first_radius)
         self.tried = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
 
     def run(self, steps: int) -> None:
@@ -51,11 +77,11 @@ class BallSearch:
             gradient, reached = self._ascent(progress)
             succeeds = self.closest.offer(self.points, reached)
             self._resize(succeeds, self.engine.share(reached), cosine(*CHANGES, progress))
-            self._move(gradient, cosine(*MOVES, progress))
+            self._move(gradient, cosine(*self.moves.following, progress))
 
     def _ascent(self, progress: float) -> tuple[Tensor, Tensor]:
         """Gradient that ascends the loss, and the pixels at their goal."""
-        if progress < MARGINS_FROM:
+        if progress < self.moves.margins_from:
             measured = self.engine.gradient(self.points, _tsallis, progress)
             return measured.gradient, measured.reached
         gradient, margins = pull_margins(self.engine, self.points, self._slope)
@@ -88,12 +114,12 @@ class BallSearch:
 
     def _move(self, gradient: Tensor, move: float) -> None:
         length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        self.direction = self.direction.mul_(MOMENTUM).add_(gradient / per_image(length))
-        first, last = TRIAL_MOVES
+        self.direction = self.direction.mul_(self.moves.momentum).add_(gradient / per_image(length))
+        first, last = self.moves.in_trial
         in_trial = first + (last - first) * self.tried / TRIAL
         size = self.radius * torch.where(self.closest.found, move, in_trial)
         points = self.threat.project(self.points, self.clean, self.radius)
-        points = points + self.threat.step(points, self.direction, size)
+        points = points + self.geometry.step(points, self.direction, size * self.length)
         self.points = self.threat.project(points, self.clean, self.radius)
 
 
