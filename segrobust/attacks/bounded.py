@@ -79,7 +79,7 @@ def set_class_counts(attack: BoundedAttack) -> None:
         return
     numbers = isinstance(counts, Sequence) and all(isinstance(n, int | float) and n >= 0 for n in counts)
     if not numbers or not counts:
-        raise UserError(f"{attack.name}: expected class_counts=[pixels of each class], got {counts!r}")
+        raise UserError(f"{attack.name}: expected class_counts=[one per class], got {counts!r}")
     object.__setattr__(attack, "class_counts", tuple(float(count) for count in counts))
 
 

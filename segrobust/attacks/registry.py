@@ -14,12 +14,13 @@ from segrobust.attacks import (
     bisection,
     bounded,
     dag,
-    ensemble,
     fmn,
     min_norm_ensemble,
     primal_dual,
+    sea,
     sharp,
     spherical,
+    standard,
 )
 from segrobust.attacks.base import Attack
 from segrobust.errors import UserError, unknown_name
@@ -39,8 +40,8 @@ ATTACKS: dict[str, type[Attack]] = {
         sharp.SharpPGD,
         sharp.BalancedSharpPGD,
         spherical.SphericalPGD,
-        ensemble.SEA,
-        ensemble.Standard,
+        sea.SEA,
+        standard.Standard,
         dag.DAG,
         fmn.FMN,
         fmn.DDN,

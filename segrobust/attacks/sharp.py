@@ -43,13 +43,15 @@ class SharpPGD(GradientAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedSharpPGD(SharpPGD):
-    """SharpPGD with every pixel weighted by the inverse pixel count of its class, against mIoU.
+    """SharpPGD with every pixel weighted by the inverse pixel count of its class to a power, against mIoU.
 
     Args:
         class_counts: pixels per class of the training set; None: those of the image itself.
+        balance: the power; 1 counts classes alike, 0 pixels.
     """
 
     class_counts: tuple[float, ...] | None = None
+    balance: float = 0.5
 
     can_target: ClassVar[bool] = False
     defaults_of: ClassVar[str] = "BalancedPGD"
@@ -57,7 +59,8 @@ class BalancedSharpPGD(SharpPGD):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_class_counts(self)
+        self._numbers("balance")
 
     def weight(self, pixels: Pixels) -> Tensor:
         rare = weights.rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], self.class_counts)
-        return super().weight(pixels) * rare
+        return super().weight(pixels) * rare**self.balance

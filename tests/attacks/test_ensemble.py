@@ -10,9 +10,10 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
-from segrobust.attacks.ensemble import LOSSES, MEMBERS
 from segrobust.attacks.gradient import Engine
+from segrobust.attacks.sea import LOSSES
 from segrobust.attacks.spherical import spherical_gradient
+from segrobust.attacks.standard import MEMBERS
 from segrobust.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
@@ -179,7 +180,7 @@ def test_the_members_are_part_of_the_identity():
         ("Standard", {"attacks": [{"type": "SharpPGD", "share": 0}]}, "shares above 0"),
         ("Standard", {"attacks": ["CEPGD", {"type": "SharpPGD", "start": "best"}]}, "unknown Standard start"),
         ("Standard", {"enough": 1.5}, "0 < enough <= 1"),
-        ("Standard", {"class_counts": "many"}, "pixels of each class"),
+        ("Standard", {"class_counts": "many"}, "one per class"),
     ],
 )
 def test_what_is_wrong_is_said_when_it_is_built(name, fields, message):
