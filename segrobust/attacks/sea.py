@@ -48,13 +48,14 @@ class SEA(BoundedEnsemble):
             if losses not in LOSSES:
                 raise unknown_name(f"{self.name} losses", losses, LOSSES)
             losses = LOSSES[losses]
-        if not isinstance(losses, Sequence) or not losses or len(set(losses)) < len(losses):
+        names = isinstance(losses, Sequence) and all(isinstance(name, str) for name in losses)
+        if not names or not losses or len(set(losses)) < len(losses):
             raise UserError(f'{self.name}: expected losses="v1", "v2" or different names, got {self.losses!r}')
         object.__setattr__(self, "losses", tuple(losses))
         self.members()  # says now what is wrong with them
 
     def members(self) -> list[Member]:
-        return [Member(name, self._build(str(name), self.steps)) for name in self.losses]
+        return [Member(name, self._build(name, self.steps)) for name in self.losses]
 
     def active(self, error: Tensor) -> Tensor:
         return torch.ones_like(error, dtype=torch.bool)

@@ -19,8 +19,7 @@ from segrobust.attacks.weights import rarity
 from segrobust.errors import UserError, unknown_name
 
 STARTS = ("random", "error", "worth")
-# Sharp finds the boundary pixels; Cos still moves the confident ones, which Sharp gives up where a whole image can be
-# broken; then the rare classes for mIoU; and once more the boundary, harder
+# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU
 GO_ON = {"radius_reduction": False, "first_step": 0.5}
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"type": "SharpPGD", "share": 9},
@@ -81,13 +80,18 @@ class Standard(BoundedEnsemble):
             steps = round(self.steps * before / sum(shares)) - done
             done += steps
             if steps:
-                members.append(self._member(number, steps, first=not members, **config))
+                members.append(self._member(config, steps, number, first=not members))
         return members
 
-    def _member(self, number: int, steps: int, first: bool, type: str, start: str = "random", **given: Any) -> Member:
+    def _member(self, config: dict[str, Any], steps: int, number: int, first: bool) -> Member:
+        start = config.pop("start", "random")
         if start not in STARTS:
             raise unknown_name(f"{self.name} start", str(start), STARTS)
-        attack = self._build(str(type), steps, **given)
+        if number == 0 and start != "random":
+            raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
+        if not isinstance(config.get("type"), str):
+            raise UserError(f"{self.name}: expected attacks with type=..., got {config!r}")
+        attack = self._build(config.pop("type"), steps, **config)
         return Member(f"{number + 1} {attack.name}", attack, "random" if first else start, number)
 
     def active(self, error: Tensor) -> Tensor:
