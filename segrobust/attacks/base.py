@@ -87,6 +87,7 @@ class Problem:
     clean: Tensor
     seeds: tuple[int, ...]
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
+    worth: Tensor | None = None  # of every pixel, [N, H, W]: a search then also keeps the iterate that gains most of it
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
@@ -115,6 +116,7 @@ class Attack:
     norms: ClassVar[tuple[str, ...]] = tuple(THREATS)
     minimum_norm: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any] | None] = None
+    defaults_of: ClassVar[str] = ""  # the attack whose defaults for a data set serve this one too
 
     def __post_init__(self) -> None:
         if self.norm not in THREATS:
@@ -158,6 +160,10 @@ class Attack:
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
+
+    def candidate_names(self) -> tuple[str, ...]:
+        """Names of the candidates per radius that the attack returns beside its answer, always all of them."""
+        return ()
 
     def run(self, problem: Problem) -> tuple:
         """An :class:`Answer`, or its first two parts."""

@@ -68,6 +68,21 @@ class FGSM(BoundedAttack):
         return points, problem.engine.measure(points).error
 
 
+def set_class_counts(attack: BoundedAttack) -> None:
+    """Make ``class_counts`` of an attack that is being built a tuple of numbers.
+
+    Raises:
+        UserError: not None and no list of numbers.
+    """
+    counts = attack.class_counts
+    if counts is None:
+        return
+    numbers = isinstance(counts, Sequence) and all(isinstance(n, int | float) and n >= 0 for n in counts)
+    if not numbers or not counts:
+        raise UserError(f"{attack.name}: expected class_counts=[one per class], got {counts!r}")
+    object.__setattr__(attack, "class_counts", tuple(float(count) for count in counts))
+
+
 PLAIN = {"optimiser": "pgd", "radius_reduction": False}
 SEA = {"steps": 300, "optimiser": "apgd", "radius_reduction": True, "track": "ce", "handover": "error"}
 
@@ -146,10 +161,7 @@ class BalancedPGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.class_counts is not None:
-            if not isinstance(self.class_counts, Sequence) or isinstance(self.class_counts, str):
-                raise UserError(f"{self.name}: expected class_counts=[one per class], got {self.class_counts!r}")
-            object.__setattr__(self, "class_counts", tuple(float(count) for count in self.class_counts))
+        set_class_counts(self)
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.balanced(pixels, self.class_counts)
@@ -200,27 +212,3 @@ class TsallisPGD(GradientAttack):
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.tsallis(pixels, self.q(pixels.progress))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharpPGD(GradientAttack):
-    """Expected pixel error under a softmax that is sharpened on the way: softmax(beta * logits), beta rising.
-
-    A graduated version of the 0-1 loss; beta = 1 throughout is Tsallis with q = 0. Ours, unpublished.
-    """
-
-    beta_start: float = 1.0
-    beta_end: float = 3.0
-    can_target: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._numbers("beta_start", "beta_end")
-        if min(self.beta_start, self.beta_end) <= 0:
-            raise UserError(f"{self.name}: expected beta > 0, got {self.beta_start}, {self.beta_end}")
-
-    def sharpness(self, progress: float) -> float:
-        return weights.linear(self.beta_start, self.beta_end, progress)
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.tsallis(pixels, 0.0)

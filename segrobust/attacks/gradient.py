@@ -96,6 +96,21 @@ class Engine:
         gradient, (log_p, correct) = self.pull(points, ascent)
         return self._measurement(log_p, correct, gradient)
 
+    def along(self, points: Tensor, logit_gradient: Callable[[Tensor, Tensor], Tensor]) -> Measurement:
+        """One forward and one backward of a loss that is no weighted cross-entropy.
+
+        Args:
+            logit_gradient: from the logits ``[N, K, H, W]`` and the map ``[N, H, W]`` of the pixels at their label to
+                the ascent direction in the logits, zero at void pixels.
+        """
+
+        def ascent(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            gap, log_p, *_ = self._softmax(logits)
+            return logit_gradient(logits, gap == 0), (log_p, gap == 0)
+
+        gradient, (log_p, correct) = self.pull(points, ascent)
+        return self._measurement(log_p, correct, gradient)
+
     def pull(self, points: Tensor, logit_gradient: Callable[[Tensor], tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
         """One forward and one backward of any logit gradient.
 

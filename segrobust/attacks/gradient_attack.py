@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
+from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
 from segrobust.attacks.weights import Pixels
 from segrobust.errors import UserError
@@ -27,6 +28,7 @@ class GradientAttack(BoundedAttack):
         radius_reduction: three stages at 2, 1.5 and 1 times eps with 30, 30 and 40 % of the steps
             (Croce et al., 2024, arXiv 2306.12941).
         step_size: of PGD, in image units; None: 2.5 / steps of the radius, at most the radius.
+        first_step: first step size of APGD, in radii of the stage.
         step_schedule: of PGD: ``"constant"``, ``"linear"`` or ``"cosine"`` decay to zero.
         random_start: start from uniform noise in the first stage's ball.
         restarts: runs per image; the best one counts.
@@ -40,6 +42,7 @@ class GradientAttack(BoundedAttack):
     optimiser: str = "apgd"
     radius_reduction: bool = True
     step_size: float | str | None = None
+    first_step: float = 2.0
     step_schedule: str = "constant"
     random_start: bool = True
     restarts: int = 1
@@ -53,6 +56,9 @@ class GradientAttack(BoundedAttack):
         self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
         self._one_of(handover=("error", "ce"), keep=("best", "last"), scope=("stage", "run"))
         self._whole(steps=1, restarts=1)
+        self._numbers("first_step")
+        if self.first_step <= 0:
+            raise UserError(f"{self.name}: expected first_step > 0, got {self.first_step}")
         if self.step_size is not None:
             if self.optimiser == "apgd":
                 raise UserError(
@@ -63,6 +69,10 @@ class GradientAttack(BoundedAttack):
     def weight(self, pixels: Pixels) -> Tensor:
         """Weight of every pixel, ``[N, H, W]``."""
         raise NotImplementedError
+
+    def measure_gradient(self, engine: Engine, points: Tensor, progress: float) -> Measurement:
+        """Statistics and ascent direction of the loss; a loss that is no weighted cross-entropy overrides this."""
+        return engine.gradient(points, self.weight, progress, self.sharpness(progress))
 
     def sharpness(self, progress: float) -> float:
         """Factor on the logits inside the softmax of the gradient."""
@@ -82,32 +92,34 @@ class GradientAttack(BoundedAttack):
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
         best = Record(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
         for restart in range(self.restarts):
-            found = self._run_once(problem, restart)
+            outcome = self.search(problem, self._start(problem, restart))
+            found = outcome.by_error if self.keep == "best" else outcome.last
             best.offer(found.points, found.score)
         return best.points, best.score
 
-    def _run_once(self, problem: Problem, restart: int) -> Record:
+    def _start(self, problem: Problem, restart: int) -> Tensor:
+        return start_at_random(self, problem, restart, self.stages()[0][0]) if self.random_start else problem.clean
+
+    def search(self, problem: Problem, points: Tensor) -> Outcome:
+        """All stages from the given points on; what the last one found."""
         stages = self.stages()
-        points = problem.clean
-        if self.random_start:
-            points = start_at_random(self, problem, restart, stages[0][0])
         done = 0
         for radius, steps in stages:
             outcome = self._run_stage(problem, points, radius, steps, done)
             points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
             done += steps
-        return outcome.by_error if self.keep == "best" else outcome.last
+        return outcome
 
     def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> Outcome:
         def gradient(at: Tensor, step: int):
             progress = step / steps if self.scope == "stage" else (done + step) / self.steps
-            return problem.engine.gradient(at, self.weight, progress, self.sharpness(progress))
+            return self.measure_gradient(problem.engine, at, progress)
 
         eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
         stage = Stage(problem, self.threat, eps, steps, gradient)
         points = stage.project(points)
         if self.optimiser == "apgd":
-            return apgd(stage, points, self.track)
+            return apgd(stage, points, self.track, self.first_step)
         size = min(1.0, 2.5 / steps) * eps if self.step_size is None else torch.full_like(eps, self.step_size)
         return pgd(stage, points, size, self.step_schedule)
 

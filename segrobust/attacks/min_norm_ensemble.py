@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Attack, BoundedAttack, Problem
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.specs import frozen_spec, plain_spec
 from segrobust.errors import UserError
 from segrobust.units import parse_eps
 
@@ -58,7 +59,7 @@ class MinNormEnsemble(MinNormAttack):
         given = MEMBERS[self.norm] if self.attacks is None else self.attacks
         if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or not given:
             raise UserError(f"{self.name}: expected attacks=[names or configs with type=], got {given!r}")
-        object.__setattr__(self, "attacks", tuple(_plain(spec) for spec in given))
+        object.__setattr__(self, "attacks", tuple(frozen_spec(spec, SHARED, "attacks") for spec in given))
         if self.steps is not None:
             self._whole(steps=1)
         if self.radii is not None:
@@ -74,8 +75,7 @@ class MinNormEnsemble(MinNormAttack):
         object.__setattr__(self, "radii", radii)
 
     def fields(self) -> dict[str, Any]:
-        configs = [spec if isinstance(spec, str) else dict(spec) for spec in self.attacks]
-        return {**super().fields(), "attacks": configs}
+        return {**super().fields(), "attacks": [plain_spec(spec) for spec in self.attacks]}
 
     def members(self) -> list[Attack]:
         return [self._build(spec) for spec in self.attacks]
@@ -139,27 +139,3 @@ class MinNormEnsemble(MinNormAttack):
 def _measure(problem: Problem, points: Tensor) -> Tensor:
     with torch.autocast(points.device.type, enabled=False):
         return problem.engine.measure(points).reached
-
-
-def _plain(spec: Any) -> str | tuple:
-    """A name, or a config as sorted pairs, which can be hashed; JSON turns the pairs into lists."""
-    if isinstance(spec, str):
-        return spec
-    if isinstance(spec, Attack):
-        spec = {field: value for field, value in spec.fields().items() if field not in SHARED}
-    try:
-        given = dict(spec)
-    except (TypeError, ValueError):
-        raise UserError(f"attacks: expected a name or a config with type=..., got {spec!r}") from None
-    taken = [field for field in SHARED if field in given]
-    if taken:
-        raise UserError(f"attacks: the ensemble sets {', '.join(taken)} of its members itself; got {given!r}")
-    return _frozen(given)
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return tuple(sorted((key, _frozen(item)) for key, item in value.items()))
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(item) for item in value)
-    return value

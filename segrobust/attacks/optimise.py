@@ -59,16 +59,26 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """Best points of a stage: by error, by cross-entropy towards the goal, and the last ones."""
+    """Best points of a stage: by error, by cross-entropy towards the goal, by the worth of the pixels at the goal where
+    the problem says what they are worth, and the last ones."""
 
     by_error: Record
     by_ce: Record
     last: Record
+    by_worth: Record | None = None
+    worth: Tensor | None = None
 
     def offer(self, points: Tensor, measured: Measurement, ce: Tensor) -> None:
         self.by_error.offer(points, measured.error)
         self.by_ce.offer(points, ce)
         self.last = Record(points, measured.error)
+        if self.by_worth is not None:
+            self.by_worth.offer(points, gained(self.worth, measured))
+
+
+def gained(worth: Tensor, measured: Measurement) -> Tensor:
+    """Worth of the pixels at the goal, ``[N]``."""
+    return (worth * measured.reached).flatten(1).sum(1)
 
 
 def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
@@ -78,7 +88,10 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
 
 def begin(problem: Problem, points: Tensor, measured: Measurement) -> Outcome:
     ce = towards_goal(problem, measured)
-    return Outcome(Record(points, measured.error), Record(points, ce), Record(points, measured.error))
+    worth = problem.worth
+    by_worth = None if worth is None else Record(points, gained(worth, measured))
+    by_error, last = (Record(points, measured.error) for _ in range(2))
+    return Outcome(by_error, Record(points, ce), last, by_worth, worth)
 
 
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Outcome:
@@ -111,9 +124,10 @@ MOMENTUM = 0.75
 ENOUGH_INCREASES = 0.75
 
 
-def apgd(stage: Stage, points: Tensor, track: str) -> Outcome:
+def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0) -> Outcome:
     """APGD (Croce & Hein, 2020, arXiv 2003.01690): momentum, and a step size that is halved, per image, where a
     look back finds too few increases of the tracked value or no new best; such images go back to their best point.
+    The first step size is ``first_step`` radii.
     """
     problem = stage.problem
     look_back = checkpoints(stage.steps)
@@ -121,7 +135,7 @@ def apgd(stage: Stage, points: Tensor, track: str) -> Outcome:
     outcome = begin(problem, points, measured)
     value = _tracked(problem, measured, track)
     best, best_gradient = Record(points, value), measured.gradient
-    gradient, previous, size = measured.gradient, points, 2 * stage.eps
+    gradient, previous, size = measured.gradient, points, first_step * stage.eps
     increases, best_before, halved, since = torch.zeros_like(value), value, torch.ones_like(value, dtype=bool), 0
     for step in range(1, stage.steps + 1):
         ahead = stage.move(points, gradient, size)

@@ -7,7 +7,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from segrobust.attacks import alma_cls, alma_prox, asma, bisection, bounded, dag, fmn, min_norm_ensemble, primal_dual
+from segrobust.attacks import (
+    alma_cls,
+    alma_prox,
+    asma,
+    bisection,
+    bounded,
+    dag,
+    fmn,
+    min_norm_ensemble,
+    primal_dual,
+    sea,
+    sharp,
+    spherical,
+    standard,
+)
 from segrobust.attacks.base import Attack
 from segrobust.errors import UserError, unknown_name
 
@@ -23,7 +37,11 @@ ATTACKS: dict[str, type[Attack]] = {
         bounded.MaskedPGD,
         bounded.BalancedPGD,
         bounded.TsallisPGD,
-        bounded.SharpPGD,
+        sharp.SharpPGD,
+        sharp.BalancedSharpPGD,
+        spherical.SphericalPGD,
+        sea.SEA,
+        standard.Standard,
         dag.DAG,
         fmn.FMN,
         fmn.DDN,

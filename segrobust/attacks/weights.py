@@ -67,18 +67,25 @@ def balanced(pixels: Pixels, class_counts: tuple[float, ...] | None) -> Tensor:
 
     Its sum bounds the mean IoU from above (Croce et al., 2024, section 3).
     """
-    num_classes = pixels.probabilities.shape[1]
+    return masked(pixels) * rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], class_counts)
+
+
+def rarity(labels: Tensor, valid: Tensor, num_classes: int, class_counts: tuple[float, ...] | None) -> Tensor:
+    """The inverse pixel count of every pixel's class, ``[N, H, W]``, up to a factor; void pixels hold anything.
+
+    Args:
+        class_counts: of a whole data set; None: those of each image.
+    """
     if class_counts is None:
-        slots = torch.where(pixels.valid, pixels.labels, num_classes).flatten(1)
+        slots = torch.where(valid, labels, num_classes).flatten(1)
         counts = torch.zeros(len(slots), num_classes + 1, device=slots.device)
         counts.scatter_add_(1, slots, torch.ones_like(slots, dtype=counts.dtype))
         counts = counts[:, :num_classes].clamp_min(1)
-        share = counts.reciprocal().gather(1, pixels.labels.flatten(1)).view_as(pixels.log_p)
-        return masked(pixels) * share
+        return counts.reciprocal().gather(1, labels.flatten(1)).view_as(labels)
     if len(class_counts) != num_classes:
         raise UserError(f"class_counts: expected one count per class ({num_classes}), got {len(class_counts)}")
-    inverse = torch.tensor(class_counts, device=pixels.log_p.device).clamp_min(1).reciprocal()
-    return masked(pixels) * (inverse / inverse.sum())[pixels.labels]
+    inverse = torch.tensor(class_counts, device=labels.device).clamp_min(1).reciprocal()
+    return (inverse / inverse.sum())[labels]
 
 
 def tsallis(pixels: Pixels, q: float) -> Tensor:

@@ -10,8 +10,11 @@ from typing import Any
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
 from segrobust.errors import UserError
+from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN
 from segrobust.units import format_eps, parse_eps
+
+JobKey = tuple[str, float | None, int, str]
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ class Job:
     def budgets(self) -> tuple[float, ...]:
         return tuple(eps for eps in self.radii if eps is not None)
 
-    def keys(self, image: int) -> list[tuple[str, float | None, int]]:
-        """What tells this job's rows of one image from all others of the run."""
-        return [(self.label, eps, image) for eps in self.radii]
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the rows per radius and image: that of the attack's answer, "", and its further candidates'."""
+        return ("", *(self.attack.candidate_names() if self.attack else ()))
+
+    def keys(self, image: int) -> list[JobKey]:
+        """What tells this job's rows of one image from all others of the run; :func:`job_key` of each."""
+        return [(self.label, eps, image, name) for eps in self.radii for name in self.candidates]
 
     def title(self, eps: float | None) -> str:
         return self.label if eps is None else f"{self.label} {format_eps(eps, self.attack.norm)}"
@@ -44,7 +52,12 @@ class Job:
     @property
     def passes(self) -> int:
         """Forwards and backwards per image, those that are reported included."""
-        return len(self.radii) + (sum(self.attack.passes()) if self.attack else 0)
+        return len(self.radii) * len(self.candidates) + (sum(self.attack.passes()) if self.attack else 0)
+
+
+def job_key(row: Row) -> JobKey:
+    """Attack, radius, image and candidate of a row."""
+    return row["attack"], row["eps"], row["image"], row.get("candidate", "")
 
 
 def plan_jobs(
@@ -99,7 +112,7 @@ def _jobs(label: str, attack: Attack, eps: Sequence[float | str]) -> list[Job]:
 
 def _with_defaults(attack: Attack, defaults: Mapping) -> Attack:
     own = {field.name: field.default for field in dataclasses.fields(attack)}
-    given = defaults.get(attack.name, {})
+    given = defaults.get(attack.name) or defaults.get(attack.defaults_of, {})
     return build_attack(
         attack, **{name: value for name, value in given.items() if getattr(attack, name, None) == own.get(name)}
     )

@@ -34,11 +34,13 @@ class Outcome:
     eps: the radius; None for clean images and for the result of a minimum-norm attack.
     points: ``[N, 3, H, W]``.
     fields: per image, what its row takes from the attack: passes and, of a minimum-norm result, ``found`` and more.
+    candidate: name of what is not the attack's answer but another attacked image of the same call.
     """
 
     eps: float | None
     points: Tensor
     fields: list[dict[str, Any]]
+    candidate: str = ""
 
 
 def clean_outcome(group: Group) -> Outcome:
@@ -50,7 +52,8 @@ def outcomes_of(job: Job, result: AttackResult) -> list[Outcome]:
     """What a job's rows are made from, in the order of ``job.radii``."""
     passes = _per_image(forwards=result.forwards, backwards=result.backwards)
     if not job.minimum_norm:
-        return [Outcome(job.radii[0], result.images, passes)]
+        more = (Outcome(one.eps, one.images, passes, one.name) for one in result.candidates)
+        return [Outcome(job.radii[0], result.images, passes), *more]
     measured = {"error_of_correct": result.error_of_correct, "distance_8bit": result.distance_8bit}
     own = _per_image(found=result.found, **{name: one for name, one in measured.items() if one is not None})
     smallest = Outcome(None, result.images, [a | b for a, b in zip(passes, own, strict=True)])
@@ -94,6 +97,8 @@ def rows_of(job: Job, group: Group, outcome: Outcome, prediction: Tensor, source
         )
         if group.targets is not None:
             row |= {"at_target": int(reached[n]), "target_pixels": int(judged[n])}
+        if outcome.candidate:
+            row["candidate"] = outcome.candidate
         yield row
 
 

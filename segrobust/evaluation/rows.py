@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from segrobust.errors import UserError
 
-Key = tuple[str, str, float, int]
+Key = tuple[str, str, float, int, str]
 
 
 class _Required(TypedDict):
@@ -35,6 +35,8 @@ class Row(_Required, total=False):
     The clean images and the result of a minimum-norm attack have no radius (``eps`` None). A minimum-norm attack's
     rows at radii come from the same search and carry its whole passes and seconds. Optional fields:
 
+    candidate: not the attack's answer but another attacked image of the same call, kept under this name for the worst
+        case; with the whole call's passes and seconds too.
     distance_8bit: minimum-norm result: its distance after rounding to 8 bits, inf (null in the file) where rounding
         loses the goal; no field where that was not measured.
     error_of_correct: minimum-norm result: share reached of the pixels that were not at the goal before the attack.
@@ -42,6 +44,7 @@ class Row(_Required, total=False):
         label and a target.
     """
 
+    candidate: str
     distance_8bit: float
     error_of_correct: float
     at_target: int
@@ -52,9 +55,10 @@ _INFINITE = ("distance", "distance_8bit")
 
 
 def row_key(row: Row | dict[str, Any]) -> Key:
-    """What a row is about, in the order in which rows are sorted: attack, norm, radius (none first), image."""
+    """What a row is about, in the order in which rows are sorted: attack, norm, radius (none first), image, candidate
+    (the attack's answer first)."""
     eps = row["eps"]
-    return row["attack"], row.get("norm") or "", -1.0 if eps is None else eps, row["image"]
+    return row["attack"], row.get("norm") or "", -1.0 if eps is None else eps, row["image"], row.get("candidate", "")
 
 
 def encode(row: Row) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.identity import identity_of
-from segrobust.evaluation.jobs import Job, plan_jobs
+from segrobust.evaluation.jobs import Job, job_key, plan_jobs
 from segrobust.evaluation.outcomes import Group, Outcome, clean_outcome, outcomes_of, rows_of
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.progress import ImageProgress
@@ -59,7 +59,7 @@ class Evaluation:
     def run(self, rank: int = 0, world: int = 1) -> None:
         """Compute the missing rows of batches rank, rank + world, ..."""
         own = self.batches()[rank::world]
-        done = {(row["attack"], row["eps"], row["image"]) for row in self.folder.rows()}
+        done = {job_key(row) for row in self.folder.rows()}
         pairs = [(job, batch) for job in self.jobs for batch in own]
         todo = [(job, batch) for job, batch in pairs if not all(self._is_done(job, i, done) for i in batch)]
         total = sum(len(batch) for _, batch in pairs)
@@ -88,7 +88,7 @@ class Evaluation:
             group = self.group(ids, [samples[i] for i in ids])
             for outcome in self.outcomes(job, group):
                 rows += rows_of(job, group, outcome, self.predict(outcome.points), self.source)
-                if self.save_adversarial and job.attack:
+                if self.save_adversarial and job.attack and not outcome.candidate:
                     self._save(job, group, outcome)
         return sorted(rows, key=row_key)
 
@@ -222,7 +222,7 @@ def _finish(evaluation: Evaluation) -> None:
     """Summary, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
-    found = {(row["attack"], row["eps"], row["image"]) for row in rows}
+    found = {job_key(row) for row in rows}
     wanted = {key for job in evaluation.jobs for i in range(len(evaluation.source)) for key in job.keys(i)}
     if found != wanted:
         raise RuntimeError(f"{folder.path}: {len(wanted - found)} rows missing and {len(found - wanted)} unknown")

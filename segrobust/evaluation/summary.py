@@ -13,6 +13,7 @@ from segrobust.evaluation.broken import broken_shares, distance_fields, finite, 
 from segrobust.evaluation.metrics import Scores, class_iou, dense_counts, pooled
 from segrobust.evaluation.rows import Row, row_key
 from segrobust.evaluation.statistics import bootstrap_intervals
+from segrobust.evaluation.worst_case import Choice, choose, worst_choices
 
 CLEAN = "clean"
 WORST_CASE = "worst_case"
@@ -43,17 +44,33 @@ def summarise(
     rounding to 8 bits was tried, ``median_distance_8bit`` and ``found_8bit``. Its records at radii come from the same
     search; passes and seconds of each are those of the whole search.
 
-    The worst case takes each image's lowest aAcc over all attacks at that radius, in targeted runs too: what matters
-    to whoever uses the model is how much is right. ``chosen`` counts whose it was. There is none at a radius that only
-    ``controls`` (attacks that do not try, such as noise) were run at.
+    The worst case takes each image's lowest aAcc over all attacks, candidates and radii up to this one, in targeted
+    runs too: what matters to whoever uses the model is how much is right. ``chosen`` counts whose it was; passes and
+    seconds are those of the attacks at the radius itself. There is none at a radius that only ``controls`` (attacks
+    that do not try, such as noise) were run at.
+
+    The worst case and attacks that return several candidates also have ``mIoU_greedy``, the lowest pooled mIoU that a
+    greedy search over the candidates found, with an interval for the choice as it is; ``mIoU_per_image``, of each image
+    at its own lowest mIoU; and ``mIoU_gap``, how far the search came below ``mIoU``, that at the lowest aAcc. Over
+    growing radii the worst case's aAcc and mIoU_greedy never rise, by construction; its mIoU and mIoU_per_image and the
+    numbers of single attacks may.
     """
     seconds = {row_key(entry): entry["seconds"] for entry in timing or ()}
     groups: dict[tuple, list[Row]] = defaultdict(list)
+    candidates: dict[tuple, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=row_key):
-        groups[row["attack"], row["norm"], row["eps"]].append(row)
-    records = [_record(*group, members, num_classes, seconds, samples) for group, members in groups.items()]
+        kind = candidates if row.get("candidate") else groups
+        kind[row["attack"], row["norm"], row["eps"]].append(row)
+    records = []
+    for group, members in groups.items():
+        record = _record(*group, members, num_classes, seconds, samples)
+        if more := candidates.get(group):
+            _add_miou(record, choose(members + more, num_classes), num_classes, samples)
+        records.append(record)
     records.sort(key=lambda record: record["attack"] != CLEAN)
-    records += _worst_cases(groups, num_classes, seconds, set(controls) | {CLEAN}, samples)
+    for norm, eps, choice in worst_choices(rows, num_classes, set(controls) | {CLEAN}):
+        at_radius = [row for group, members in groups.items() if group[1:] == (norm, eps) for row in members]
+        records.append(_worst_case(norm, eps, choice, at_radius, num_classes, seconds, samples))
     _add_broken(records, groups)
     return records
 
@@ -101,28 +118,25 @@ def _add_broken(records: Sequence[Record], groups: dict[tuple, list[Row]]) -> No
             record["broken"] = shares[record["attack"], record["norm"]][record["eps"]]
 
 
-def _worst_cases(groups: dict[tuple, list[Row]], num_classes: int, seconds: dict, idle: set[str], samples: int):
-    by_radius: dict[tuple, dict[str, list[Row]]] = defaultdict(dict)
-    for (attack, norm, eps), rows in groups.items():
-        if eps is not None:
-            by_radius[norm, eps][attack] = rows
-    radii = sorted(by_radius, key=lambda radius: (radius[0] or "", radius[1]))
-    return [
-        _worst_case(norm, eps, by_radius[norm, eps], num_classes, seconds, samples)
-        for norm, eps in radii
-        if not idle.issuperset(by_radius[norm, eps])
-    ]
-
-
-def _worst_case(norm, eps, attacks: dict[str, list[Row]], num_classes: int, seconds: dict, samples: int) -> Record:
-    rows = [row for members in attacks.values() for row in members]
-    candidates: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for index, accuracy in enumerate(per_image_accuracy(rows)):
-        candidates[rows[index]["image"]].append((-1.0 if math.isnan(accuracy) else accuracy, index))
-    worst = [rows[min(candidates[image])[1]] for image in sorted(candidates)]
+def _worst_case(norm, eps, choice: Choice, at_radius: Sequence[Row], num_classes, seconds, samples) -> Record:
+    worst = choice.by_accuracy
     record = _record(WORST_CASE, norm, eps, worst, num_classes, {}, samples)
     chosen = dict(sorted(Counter(row["attack"] for row in worst).items()))
-    return record | _cost(rows, len(worst), seconds) | {"chosen": chosen}
+    record |= _cost(at_radius, len(worst), seconds) | {"chosen": chosen}
+    _add_miou(record, choice, num_classes, samples)
+    return record
+
+
+def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) -> None:
+    """The readings of the worst mIoU beside that of the rows with the lowest aAcc, which the record has."""
+    counts = dense_counts(choice.greedy, num_classes)
+    greedy = float(pooled(*(field.sum(0) for field in counts)).mIoU)
+    per_image = float(pooled(*(field.sum(0) for field in dense_counts(choice.by_image, num_classes))).mIoU)
+    record |= {"mIoU_greedy": finite(greedy), "mIoU_per_image": finite(per_image), "mIoU_gap": None}
+    if record["mIoU"] is not None:
+        record["mIoU_gap"] = finite(record["mIoU"] - greedy)
+    low, high = bootstrap_intervals(*counts, samples=samples)["mIoU"]
+    record["ci"]["mIoU_greedy"] = None if math.isnan(low) else [finite(low), finite(high)]
 
 
 def _cost(rows: Sequence[Row], images: int, seconds: dict) -> Record:

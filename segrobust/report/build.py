@@ -139,6 +139,7 @@ def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
         "radii": sorted({r["eps"] for run in mine for r in run.records if r["norm"] == norm and r["eps"] is not None}),
         "blocks": [(run, _attack_views(run, norm)) for run in mine],
         "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
+        "greedy": [(run, _shown(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
         "in_words": _IN_WORDS.get(norm, ""),
     }
 
@@ -171,12 +172,16 @@ def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
     seconds = [record["seconds"] for record in records if record["seconds"] is not None]
     once = name in {record["attack"] for record in run.distances(norm)}  # one search, whatever the number of radii
     return {
-        "name": name.replace("_", " ") if name == WORST_CASE else name,
+        "name": _shown(name),
         "worst": name == WORST_CASE,
         "cells": {record["eps"]: record for record in records},
         "passes": _merged(_passes(record) for record in records),
         "seconds": (max(seconds) if once else sum(seconds)) if seconds else None,
     }
+
+
+def _shown(name: str) -> str:
+    return name.replace("_", " ") if name == WORST_CASE else name
 
 
 def _passes(record: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.units import format_eps
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
-_OPTIONAL = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
+_READINGS = ("mIoU_greedy", "mIoU_per_image", "mIoU_gap")
+_OPTIONAL = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit", *_READINGS)
 _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
@@ -47,6 +48,15 @@ class Run:
         """The attacks with radii under a norm, the worst case last."""
         names = {r["attack"]: None for r in self.records if r["norm"] == norm and r["eps"] is not None}
         return [name for name in names if name != WORST_CASE] + [WORST_CASE] * (WORST_CASE in names)
+
+    def greedy(self, norm: str) -> dict[str, dict[float, dict[str, Any]]]:
+        """Records by attack and radius whose mIoU differs with the reading (see ``summarise``) at any radius."""
+        found = {name: self.at_radius(norm, name) for name in self.attack_names(norm)}
+        return {
+            name: {record["eps"]: record for record in records}
+            for name, records in found.items()
+            if any(abs(record.get("mIoU_gap") or 0) >= 0.005 for record in records)
+        }
 
     def of_norm(self, norm: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["norm"] == norm]
@@ -139,7 +149,8 @@ def _record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(iou, list) or not isinstance(intervals, dict):
         raise UserError(f"{where}: expected iou as a list and ci as a table")
     checked["iou"] = [_number(value, f"{where}, iou") for value in iou]
-    checked["ci"] = {name: _interval(intervals.get(name), f"{where}, ci") for name in ("aAcc", "mAcc", "mIoU")}
+    names = ("aAcc", "mAcc", "mIoU", *(["mIoU_greedy"] if "mIoU_greedy" in checked else []))
+    checked["ci"] = {name: _interval(intervals.get(name), f"{where}, ci") for name in names}
     return checked | (_distances(record, where) if "median_distance" in checked else {})
 
 

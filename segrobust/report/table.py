@@ -36,6 +36,8 @@ def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: C
 def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Console) -> None:
     radii = sorted({record["eps"] for record in records})
     cells = {(record["attack"], record["eps"]): cell(record) for record in records}
+    worst = [record for record in records if record["attack"] == WORST_CASE]
+    greedy = {record["eps"]: _percent(record["mIoU_greedy"]) for record in worst if record.get("mIoU_gap")}
     names = list({record["attack"]: None for record in records})
     width = max(map(len, [*cells.values(), *(format_eps(eps, norm) for eps in radii)])) + _GAP
     longest = max(map(len, [*names, norm])) + _GAP
@@ -51,6 +53,9 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
             label = Text(name.replace("_", " ") if name == WORST_CASE else name)
             row = [Text(cells.get((name, eps), "-")) for eps in shown]
             table.add_row(label, *row, style="bold" if name == WORST_CASE else None)
+        if any(eps in greedy for eps in shown):
+            row = [Text(greedy.get(eps, "")) for eps in shown]
+            table.add_row(Text("greedy mIoU"), *row, style="bold")
         console.print(table)
 
 

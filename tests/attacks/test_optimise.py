@@ -35,6 +35,15 @@ def test_radius_reduction_stages(steps, expected):
     assert [radius for radius, _ in stages] == [2.0, 1.5, 1.0][-len(expected) :]
 
 
+@pytest.mark.parametrize("first_step", [2.0, 1.0, 0.25])
+def test_the_first_step_of_apgd_is_as_long_as_it_is_told(first_step):
+    images = torch.full((1, 3, 6, 6), 0.5)
+    labels = torch.zeros(1, 6, 6, dtype=torch.long)
+    attack = build_attack("CEPGD", eps=0.1, steps=1, first_step=first_step, random_start=False, keep="last")
+    result = attack(PixelLinear(), images, labels)
+    assert result.distance.item() == pytest.approx(0.1 * min(first_step, 1), abs=1e-6)
+
+
 def flips_possible(model, images, labels, eps):
     """Valid pixels that some change within eps and the box makes wrong, for two classes: exact, pixel by pixel."""
     weight = model.weight.detach()[:, :, 0, 0]
@@ -138,6 +147,7 @@ def test_models_that_cannot_be_attacked_are_named():
         ({"type": "CEPGD", "eps": -0.1}, ">= 0"),
         ({"type": "CEPGD", "norm": "L3"}, "unknown norm"),
         ({"type": "CEPGD", "track": "loss"}, "track"),
+        ({"type": "CEPGD", "first_step": 0}, "first_step > 0"),
         ({"type": "CEPGD", "step_size": 0.01}, "APGD chooses"),
         ({"type": "CEPGD", "seed": 0.5}, "whole number seed >= 0"),
         ({"type": "BalancedPGD", "class_counts": 5}, "one per class"),

@@ -74,6 +74,11 @@ def sharp_loss(logits, goal, progress):
     return (1 - p_of(beta * logits, goal)) / beta
 
 
+def balanced_sharp_loss(logits, goal, progress, counts=(10.0, 200.0, 50.0)):
+    inverse = 1 / torch.tensor(counts, dtype=torch.float64)
+    return (inverse / inverse.sum()).sqrt()[goal.labels] * sharp_loss(logits, goal, progress)
+
+
 LOSSES = {
     "CEPGD": ({}, lambda logits, goal, progress: cross_entropy(logits, goal)),
     "SegPGD": ({}, segpgd_loss),
@@ -83,6 +88,7 @@ LOSSES = {
     "BalancedPGD": ({"class_counts": (10, 200, 50)}, balanced_loss),
     "TsallisPGD": ({}, lambda logits, goal, progress: tsallis_loss(-2 + 3 * progress)(logits, goal, progress)),
     "SharpPGD": ({}, sharp_loss),
+    "BalancedSharpPGD": ({"class_counts": (10, 200, 50)}, balanced_sharp_loss),
 }
 FIXED_Q = {
     f"TsallisPGD q={q}": ({"schedule": "fixed", "q_start": q}, tsallis_loss(q)) for q in (-8.0, -2.0, 0.0, 0.5, 0.95)
@@ -121,6 +127,17 @@ def test_balanced_without_counts_uses_those_of_the_image():
         single = closed_form(build_attack("BalancedPGD", class_counts=counts), logits[n : n + 1], one, 0.0)
         share = sum(1 / count for count in counts)
         torch.testing.assert_close(found[n : n + 1], single * share, rtol=1e-5, atol=1e-9)
+
+
+def test_no_balance_is_plain_sharp_and_full_balance_counts_classes_alike():
+    logits, goal = logits_and_goal()
+    plain = closed_form(build_attack("SharpPGD"), logits, goal, 0.3)
+    assert torch.equal(closed_form(build_attack("BalancedSharpPGD", balance=0), logits, goal, 0.3), plain)
+    full = closed_form(build_attack("BalancedSharpPGD", balance=1), logits, goal, 0.3)
+    for n in range(2):
+        for k in range(K):
+            mine = (goal.labels[n] == k) & goal.valid[n]
+            torch.testing.assert_close(full[n][:, mine] * mine.sum(), plain[n][:, mine], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))

@@ -41,6 +41,15 @@ def test_more_radii_than_fit_go_below(width, tables):
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_the_worst_miou_has_a_line_of_its_own_where_the_search_found_a_lower_one():
+    worst = [
+        record("worst_case", n / 255) | {"mIoU_greedy": 5.5 * n, "mIoU_gap": gap} for n, gap in ((1, 1.289), (2, 0))
+    ]
+    lines = printed({"run": worst}).splitlines()
+    assert [line.split() for line in lines if "greedy" in line] == [["greedy", "mIoU", "5.50"]]
+    assert "greedy" not in printed({"run": worst[1:]})
+
+
 def test_missing_numbers_and_other_norms_are_shown():
     records = [record("clean", None), record("CEPGD", 1 / 255), record("SegPGD", 2 / 255, miou=None)]
     text = printed({"run": [*records, record("CEPGD", 0.5, norm="L2")]})

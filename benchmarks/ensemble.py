@@ -1,0 +1,119 @@
+"""The worst case of the shipped CamVid models: Standard, SEA with twice its passes, and each attack alone.
+
+    python benchmarks/ensemble.py [--models std robust] [--eps 1/255 2/255 4/255 8/255] [--steps 450] [--num-images 48]
+    python benchmarks/ensemble.py --split val --num-images 8 --attacks Standard SEA       # to choose settings
+    torchrun --nproc_per_node 2 benchmarks/ensemble.py                                   # two processes, same rows
+
+``--steps`` are backward passes per image; ``Standard x2`` and ``SEA`` get twice as many, the latter in equal parts for
+its three losses. aAcc is that of each image's worst result. mIoU is given by its three readings: every image at its
+lowest aAcc, at its own lowest mIoU, and what the greedy search over the candidates found, with a 95 % bootstrap
+interval; attacks that return one result per image have one reading. An attack is seen at each radius alone: nothing is
+taken over from smaller ones. Passes are means over images, which leave Standard when nothing is right any more.
+
+Each (model, attack, steps) is a run folder: kill the script and start it again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from fractions import Fraction
+from pathlib import Path
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+
+from segrobust import evaluate, load_segmenter
+from segrobust.datasets.source import source_from_config
+from segrobust.mm import load_config
+from segrobust.units import format_eps
+
+MODELS = {"std": "camvid-fpn-r18w24-std-180x240", "robust": "camvid-fpn-r18w24-pgdat-linf4-180x240"}
+ATTACKS = {  # attack, and its own number of steps over --steps
+    "Standard": ("Standard", Fraction(1)),
+    "Standard x2": ("Standard", Fraction(2)),
+    "SEA": ("SEA", Fraction(2, 3)),
+    "SharpPGD": ("SharpPGD", Fraction(1)),
+    "BalancedSharpPGD": ("BalancedSharpPGD", Fraction(1)),
+    "TsallisPGD": ("TsallisPGD", Fraction(1)),
+    "SegPGD": ("SegPGD", Fraction(1)),
+    "CosPGD": ("CosPGD", Fraction(1)),
+    "JSPGD": ("JSPGD", Fraction(1)),
+    "MaskedPGD": ("MaskedPGD", Fraction(1)),
+    "BalancedPGD": ("BalancedPGD", Fraction(1)),
+}
+COLUMNS = ("model", "eps", "steps", "attack", "aAcc", "mIoU: at aAcc", "per image", "greedy", "95 %", "passes", "s")
+
+
+def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[dict]:
+    """Records of one attack on one model, by radius."""
+    attack, factor = ATTACKS[name]
+    config = load_config(MODELS[model], {"test_dataloader.dataset.split": options.split})
+    folder = f"{options.split}-{model}-{options.num_images}-{name.replace(' ', '-')}-{steps}"
+    records = evaluate(
+        load_segmenter(MODELS[model]),
+        source_from_config(config, "test", options.num_images),
+        [attack],
+        options.eps,
+        work_dir=options.work_dir / folder,
+        steps=round(steps * factor),
+        batch_size=options.batch_size,
+        attack_defaults=config.attack_defaults,
+    )
+    return [record for record in records if record["attack"] == attack]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--eps", nargs="+", default=["1/255", "2/255", "4/255", "8/255"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[450])
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--num-images", type=int, default=48)
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark-ensemble"))
+    options = parser.parse_args()
+    rows = []
+    for model in options.models:
+        for steps in options.steps:
+            for name in options.attacks:
+                rows += [(model, steps, name, record) for record in run(model, name, steps, options)]
+    if PartialState().is_main_process:
+        print_table(rows, options)
+
+
+def print_table(rows: list[tuple], options: argparse.Namespace) -> None:
+    """One block per model, radius and number of steps, the strongest attack by aAcc first."""
+    table = Table(title=f"Linf, {options.num_images} CamVid {options.split} images, percent")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("model", "attack") else "right")
+    order = sorted(rows, key=lambda row: (options.models.index(row[0]), row[3]["eps"], row[1], row[3]["aAcc"]))
+    before = None
+    for model, steps, name, record in order:
+        block = (model, record["eps"], steps)
+        if before not in (None, block):
+            table.add_section()
+        before = block
+        table.add_row(model, format_eps(record["eps"], "Linf"), str(steps), name, *cells(record))
+    Console(width=130).print(table)
+
+
+def cells(record: dict) -> list[str]:
+    greedy = "mIoU_greedy" if "mIoU_greedy" in record else "mIoU"
+    low, high = record["ci"][greedy] or (None, None)
+    numbers = [record["aAcc"], record["mIoU"], record.get("mIoU_per_image", record["mIoU"]), record[greedy]]
+    return [
+        *map(percent, numbers),
+        f"{percent(low)} .. {percent(high)}",
+        f"{record['forwards']:.0f} + {record['backwards']:.0f}",
+        f"{record['seconds']:.0f}",
+    ]
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
