@@ -10,6 +10,7 @@ from typing import Any
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
 from segrobust.errors import UserError
+from segrobust.evaluation.rows import Key, row_key
 from segrobust.evaluation.summary import CLEAN
 from segrobust.units import format_eps, parse_eps
 
@@ -34,9 +35,10 @@ class Job:
     def budgets(self) -> tuple[float, ...]:
         return tuple(eps for eps in self.radii if eps is not None)
 
-    def keys(self, image: int) -> list[tuple[str, float | None, int]]:
+    def keys(self, image: int) -> list[Key]:
         """What tells this job's rows of one image from all others of the run."""
-        return [(self.label, eps, image) for eps in self.radii]
+        norm = self.attack and self.attack.norm
+        return [row_key({"attack": self.label, "norm": norm, "eps": eps, "image": image}) for eps in self.radii]
 
     def title(self, eps: float | None) -> str:
         return self.label if eps is None else f"{self.label} {format_eps(eps, self.attack.norm)}"

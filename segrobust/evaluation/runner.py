@@ -24,13 +24,13 @@ from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
-from segrobust.evaluation.durable import replace_file
+from segrobust.evaluation.durable import clear_io_errors, replace_file
 from segrobust.evaluation.identity import identity_of
 from segrobust.evaluation.jobs import Job, plan_jobs
 from segrobust.evaluation.outcomes import Group, Outcome, clean_outcome, outcomes_of, rows_of
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.progress import ImageProgress
-from segrobust.evaluation.rows import Row, row_key
+from segrobust.evaluation.rows import Row, check_complete, row_key
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import Record, summarise
 from segrobust.models.segmenter import Segmenter, frozen_eval
@@ -59,7 +59,7 @@ class Evaluation:
     def run(self, rank: int = 0, world: int = 1) -> None:
         """Compute the missing rows of batches rank, rank + world, ..."""
         own = self.batches()[rank::world]
-        done = {(row["attack"], row["eps"], row["image"]) for row in self.folder.rows()}
+        done = {row_key(row) for row in self.folder.rows()}
         pairs = [(job, batch) for job in self.jobs for batch in own]
         todo = [(job, batch) for job, batch in pairs if not all(self._is_done(job, i, done) for i in batch)]
         total = sum(len(batch) for _, batch in pairs)
@@ -128,7 +128,8 @@ class Evaluation:
     def _save(self, job: Job, group: Group, outcome: Outcome) -> None:
         for image, point in zip(group.ids, outcome.points, strict=True):
             file = self._file(job, outcome.eps, image)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            with clear_io_errors(f"create {file.parent}", "choose a --work-dir that can be written"):
+                file.parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             np.save(buffer, point.cpu().numpy())
             replace_file(file, buffer.getvalue())
@@ -222,10 +223,8 @@ def _finish(evaluation: Evaluation) -> None:
     """Summary, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
-    found = {(row["attack"], row["eps"], row["image"]) for row in rows}
-    wanted = {key for job in evaluation.jobs for i in range(len(evaluation.source)) for key in job.keys(i)}
-    if found != wanted:
-        raise RuntimeError(f"{folder.path}: {len(wanted - found)} rows missing and {len(found - wanted)} unknown")
+    images = range(len(evaluation.source))
+    check_complete(rows, (key for job in evaluation.jobs for i in images for key in job.keys(i)), folder.path)
     controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
     summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
     folder.write_json("summary.json", summary)
