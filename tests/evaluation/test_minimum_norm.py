@@ -144,7 +144,7 @@ def test_lost_rows_of_one_radius_are_noticed(tmp_path):
     run(tmp_path, attacks=["SignBisection"])
     more = plan_jobs(["SignBisection"], [*RUN["eps"], "4/255"], steps=5)
     settings = {"batch_size": 3, "seed": 0, "amp": False, "save_adversarial": False}
-    with pytest.raises(UserError, match="7 of 35 rows are missing and 0 unknown"):
+    with pytest.raises(UserError, match="7 of 35 rows are missing"):
         _finish(Evaluation(toy_model(), ToySource(), more, RunFolder(tmp_path), **settings))
 
 
