@@ -12,7 +12,7 @@ import pytest
 
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
-from tests.evaluation.toy_run import RUN, ToySource, toy_model, without_costs
+from tests.evaluation.toy_run import RUN, ToySource, lines, toy_model, without_costs
 
 ATTACKS = ("TsallisPGD", "ALMAProx", "FMN")  # random starts; minimum norms; the same with rows at radii
 BATCHES = ([0, 1, 2], [3, 4, 5], [6])  # seven images in threes: an odd number, an uneven last batch
@@ -24,11 +24,6 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exact")
     evaluate(toy_model(), ToySource(), work_dir=folder, save_adversarial=True, **{**RUN, "attacks": ATTACKS})
     return folder
-
-
-def lines(folder: Path, rank: str = "*") -> list[bytes]:
-    """The stored rows as they are on disk, sorted."""
-    return sorted(line for file in folder.glob(f"rows/rank-{rank}.jsonl") for line in file.read_bytes().splitlines())
 
 
 def images(folder: Path) -> dict[str, bytes]:
@@ -52,7 +47,7 @@ def test_several_processes_give_the_same_rows(alone, tmp_path, repository, proce
         assert said == f"{processes} {len(expected)}"  # so many there were, and each got the whole summary
         share = [image for batch in BATCHES[rank::processes] for image in batch]
         per_image = 1 + 2 + 2 * 3  # clean, two radii, and twice a minimum norm with two budgets
-        assert sorted(json.loads(line)["image"] for line in lines(tmp_path, str(rank))) == sorted(share * per_image)
+        assert sorted(json.loads(line)["image"] for line in lines(tmp_path, rank)) == sorted(share * per_image)
     assert len(lines(alone)) == 7 * per_image
     assert lines(tmp_path) == lines(alone)
     assert RunFolder(tmp_path).rows() == RunFolder(alone).rows()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segrobust.evaluation.store import RunFolder
 from tests.evaluation.killable import Group, began
-from tests.evaluation.toy_run import without_costs
+from tests.evaluation.toy_run import derived, lines, without_costs
 
 KILLS = 20
 PATIENCE = 120.0
@@ -66,16 +66,6 @@ def calm(tmp_path_factory) -> Calm:
     ((*batches,),) = began(story.logs[0])
     assert len(batches) == len(dict(batches)) == 4 * 5  # clean, two radii, a minimum norm; nine images in twos
     return Calm(story.folder, dict(batches), time.monotonic() - before)
-
-
-def lines(folder: Path) -> list[bytes]:
-    """The stored rows as they are on disk, sorted."""
-    return sorted(line for file in folder.glob("rows/rank-*.jsonl") for line in file.read_bytes().splitlines())
-
-
-def derived(folder: Path) -> set[str]:
-    """Names of all files but those in rows/; a kill leaves no half-written one behind."""
-    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.parent.name != "rows"}
 
 
 def assert_nothing_torn(folder: Path) -> int:

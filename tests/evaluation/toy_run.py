@@ -52,6 +52,16 @@ def without_costs(records: list[dict]) -> list[dict]:
     return [{name: value for name, value in record.items() if name not in COSTS} for record in records]
 
 
+def lines(folder: Path, rank: int | str = "*") -> list[bytes]:
+    """The stored rows (of one process) as they are on disk, sorted."""
+    return sorted(line for file in folder.glob(f"rows/rank-{rank}.jsonl") for line in file.read_bytes().splitlines())
+
+
+def derived(folder: Path) -> set[str]:
+    """Names of all files but those in rows/; a kill leaves no half-written one behind."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.parent.name != "rows"}
+
+
 def main(work_dir: str, *attacks: str) -> None:
     from accelerate import PartialState
 
