@@ -30,11 +30,13 @@ def summarise(
 ) -> list[Record]:
     """The records of a run: clean first, then attacks by name and radius, then the worst cases by radius.
 
-    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds}``:
+    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds,
+    images_per_second, peak_bytes}``:
     percentages; ``ci`` holds 95 % intervals over images (null for one image); ``iou`` is per class, null without ground
     truth; ``broken`` is the percent of images broken (see ``broken_shares``) within that radius by that attack; passes
-    are means per image, seconds a sum (null if not known). In a targeted run ``apsr`` is the percent of pixels at
-    their target, and being broken means that 99 % are.
+    are means per image, seconds a sum over all processes (null if not known), ``images_per_second`` those of one
+    process, ``peak_bytes`` the most GPU memory of any batch (null on a CPU). In a targeted run ``apsr`` is the percent
+    of pixels at their target, and being broken means that 99 % are.
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
     ``median_distance`` and ``quantiles`` (null: inf) with ``ci.median_distance`` (null: inf at that end, or at both),
@@ -47,13 +49,13 @@ def summarise(
     to whoever uses the model is how much is right. ``chosen`` counts whose it was. There is none at a radius that only
     ``controls`` (attacks that do not try, such as noise) were run at.
     """
-    seconds = {row_key(entry): entry["seconds"] for entry in timing or ()}
+    costs = {row_key(entry): entry for entry in timing or ()}
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=row_key):
         groups[row["attack"], row["norm"], row["eps"]].append(row)
-    records = [_record(*group, members, num_classes, seconds, samples) for group, members in groups.items()]
+    records = [_record(*group, members, num_classes, costs, samples) for group, members in groups.items()]
     records.sort(key=lambda record: record["attack"] != CLEAN)
-    records += _worst_cases(groups, num_classes, seconds, set(controls) | {CLEAN}, samples)
+    records += _worst_cases(groups, num_classes, costs, set(controls) | {CLEAN}, samples)
     _add_broken(records, groups)
     return records
 
@@ -65,7 +67,7 @@ def per_image_accuracy(rows: Sequence[Row]) -> np.ndarray:
     return 100 * np.divide(correct, labelled, out=np.full(len(rows), np.nan), where=labelled > 0)
 
 
-def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, seconds: dict, samples: int) -> Record:
+def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, costs: dict, samples: int) -> Record:
     counts = dense_counts(rows, num_classes)
     summed = [field.sum(0) for field in counts]
     scores = pooled(*summed)
@@ -78,7 +80,7 @@ def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, seconds: d
         **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
         "ci": {name: None if math.isnan(low) else [finite(low), finite(high)] for name, (low, high) in bounds.items()},
         "iou": [finite(value) for value in class_iou(*summed)],
-        **_cost(rows, len(rows), seconds),
+        **_cost(rows, len(rows), costs),
     }
     if eps is None and attack != CLEAN:
         fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
@@ -101,20 +103,20 @@ def _add_broken(records: Sequence[Record], groups: dict[tuple, list[Row]]) -> No
             record["broken"] = shares[record["attack"], record["norm"]][record["eps"]]
 
 
-def _worst_cases(groups: dict[tuple, list[Row]], num_classes: int, seconds: dict, idle: set[str], samples: int):
+def _worst_cases(groups: dict[tuple, list[Row]], num_classes: int, costs: dict, idle: set[str], samples: int):
     by_radius: dict[tuple, dict[str, list[Row]]] = defaultdict(dict)
     for (attack, norm, eps), rows in groups.items():
         if eps is not None:
             by_radius[norm, eps][attack] = rows
     radii = sorted(by_radius, key=lambda radius: (radius[0] or "", radius[1]))
     return [
-        _worst_case(norm, eps, by_radius[norm, eps], num_classes, seconds, samples)
+        _worst_case(norm, eps, by_radius[norm, eps], num_classes, costs, samples)
         for norm, eps in radii
         if not idle.issuperset(by_radius[norm, eps])
     ]
 
 
-def _worst_case(norm, eps, attacks: dict[str, list[Row]], num_classes: int, seconds: dict, samples: int) -> Record:
+def _worst_case(norm, eps, attacks: dict[str, list[Row]], num_classes: int, costs: dict, samples: int) -> Record:
     rows = [row for members in attacks.values() for row in members]
     candidates: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for index, accuracy in enumerate(per_image_accuracy(rows)):
@@ -122,13 +124,17 @@ def _worst_case(norm, eps, attacks: dict[str, list[Row]], num_classes: int, seco
     worst = [rows[min(candidates[image])[1]] for image in sorted(candidates)]
     record = _record(WORST_CASE, norm, eps, worst, num_classes, {}, samples)
     chosen = dict(sorted(Counter(row["attack"] for row in worst).items()))
-    return record | _cost(rows, len(worst), seconds) | {"chosen": chosen}
+    return record | _cost(rows, len(worst), costs) | {"chosen": chosen}
 
 
-def _cost(rows: Sequence[Row], images: int, seconds: dict) -> Record:
-    times = [seconds[key] for row in rows if (key := row_key(row)) in seconds]
+def _cost(rows: Sequence[Row], images: int, costs: dict) -> Record:
+    known = [costs[key] for row in rows if (key := row_key(row)) in costs]
+    seconds = sum(cost["seconds"] for cost in known)
+    peaks = [cost["peak_bytes"] for cost in known if "peak_bytes" in cost]
     return {
         "forwards": finite(sum(row["forwards"] for row in rows) / images),
         "backwards": finite(sum(row["backwards"] for row in rows) / images),
-        "seconds": round(sum(times), 3) if times else None,
+        "seconds": round(seconds, 3) if known else None,
+        "images_per_second": finite(images * len(known) / len(rows) / seconds) if seconds else None,
+        "peak_bytes": max(peaks, default=None),
     }

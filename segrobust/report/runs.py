@@ -15,7 +15,16 @@ from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.units import format_eps
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
-_OPTIONAL = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
+_OPTIONAL = (
+    "median_distance",
+    "found",
+    "apsr",
+    "apsr_correct",
+    "median_distance_8bit",
+    "found_8bit",
+    "images_per_second",
+    "peak_bytes",
+)
 _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
