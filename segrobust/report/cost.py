@@ -9,6 +9,8 @@ from typing import Any
 
 from segrobust.evaluation.summary import WORST_CASE
 
+_MEASURED = ("images_per_second", "peak_bytes")
+
 
 @dataclass(frozen=True)
 class CostLine:
@@ -25,13 +27,12 @@ class CostLine:
 
 
 def cost_lines(records: Sequence[Mapping[str, Any]]) -> list[CostLine]:
-    """The lines of a run, worst cases left out; empty where nothing was measured."""
+    """The lines of a run; no worst cases, and nothing that was not measured."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
-        if record["attack"] != WORST_CASE:
+        if record["attack"] != WORST_CASE and any(record.get(name) for name in _MEASURED):
             groups[record["attack"], record["norm"] or ""].append(record)
-    lines = [_line(attack, norm, members) for (attack, norm), members in groups.items()]
-    return lines if any(line.rate != "-" or line.memory != "-" for line in lines) else []
+    return [_line(attack, norm, members) for (attack, norm), members in groups.items()]
 
 
 def _line(attack: str, norm: str, records: Sequence[Mapping[str, Any]]) -> CostLine:

@@ -1,4 +1,4 @@
-"""The table at the end of an evaluation: one block per run, one line per attack, aAcc / mIoU per radius, and the cost."""
+"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost."""
 
 from __future__ import annotations
 
