@@ -30,7 +30,7 @@ class Group:
 
     def __init__(self, folder: Path, log: Path, processes: int) -> None:
         log.mkdir(parents=True)
-        self.leader: BaseProcess = SERVER.Process(target=_lead, args=(folder, log, processes, _free_port()))
+        self.leader: BaseProcess = SERVER.Process(target=_lead, args=(folder, log, processes, free_port()))
         self.leader.start()
 
     def finishes(self, timeout: float) -> bool:
@@ -68,7 +68,7 @@ def _states(group: int) -> list[str]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -88,10 +88,15 @@ def _lead(folder: Path, log: Path, processes: int, port: int) -> None:
         raise SystemExit(1)
 
 
+def join_others(rank: int, processes: int, port: int) -> None:
+    """Become one of several processes, as torchrun would have started it."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+
+
 def _evaluate(folder: Path, log: Path, rank: int, processes: int, port: int) -> None:
     if processes > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+        join_others(rank, processes, port)
     handle = os.open(log / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     plain = Evaluation.attack_batch
 

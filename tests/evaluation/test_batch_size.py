@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import resource
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from segrobust.evaluation import batch_size
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
 from segrobust.models.segmenter import Segmenter
-from tests.evaluation.killable import SERVER
+from tests.evaluation.killable import SERVER, free_port, join_others
 from tests.evaluation.toy_run import RUN, K, ToySource, lines, toy_model
 
 GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
@@ -94,11 +93,13 @@ def test_every_other_error_goes_through(tmp_path, error, size):
 
 
 def test_lack_of_memory_in_a_run_of_fixed_size_is_one_line(tmp_path):
+    model = limited(3 * 16 * 16)
     with pytest.raises(UserError, match=r"out of memory with batches of 4; what .* try --batch-size 2 and another"):
-        run(tmp_path, limited(3 * 16 * 16), size=4)
+        run(tmp_path, model, size=4)
     kept = RunFolder(tmp_path).rows()
     assert len(kept) == 7 and {row["attack"] for row in kept} == {"clean"}
-    assert run(tmp_path, toy_model(), size=4) == 4
+    model.net.pixels = 10**9
+    assert run(tmp_path, model, size=4) == 4 and len(lines(tmp_path)) == 3 * 7
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "many"])
@@ -108,24 +109,23 @@ def test_other_sizes_are_refused(tmp_path, size):
 
 
 class Hungry(nn.Module):
-    """Keeps 32 MB per image for the backward pass."""
+    """Keeps 16 MB per image for the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = toy_model().net
 
     def forward(self, images):
-        wide = images[:, :1].repeat(1, 8 * 2**20 // images[0, 0].numel(), 1, 1)
+        wide = images[:, :1].repeat(1, 4 * 2**20 // images[0, 0].numel(), 1, 1)
         return self.net(images) + (wide * wide).mean((1, 2, 3), keepdim=True)
 
 
 def _in_little_memory(folder: Path) -> None:
-    """A real limit: the pages that the process has now, and 300 MB."""
+    """A real limit: the pages that the process has now, and 160 MB."""
     torch.set_num_threads(1)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 300 * 2**20
+    limit = pages * resource.getpagesize() + 160 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    logging.basicConfig(level=logging.INFO)
     run(folder, Segmenter.wrap(Hungry(), num_classes=K, name="toy").eval(), eps=["8/255"], steps=2)
 
 
@@ -137,6 +137,27 @@ def test_real_lack_of_memory(tmp_path):
     identity = json.loads((tmp_path / "run.json").read_text())["identity"]
     assert identity["batch_size"] in (1, 2)
     assert len(lines(tmp_path)) == 2 * 7
+
+
+def _one_of_two(folder: Path, rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    join_others(rank, 2, port)
+    run(folder, limited(2 * 2 * 16 * 16 if rank else 10**9))
+
+
+def test_processes_agree_on_what_the_smallest_can_take(tmp_path):
+    port = free_port()
+    processes = [SERVER.Process(target=_one_of_two, args=(tmp_path / "two", rank, port)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert RunFolder(tmp_path / "two").read_json("run.json")["identity"]["batch_size"] == 2
+    assert run(tmp_path / "two", limited(10**9)) == 2  # one process goes on with it
+    run(tmp_path / "one", limited(10**9), size=2)
+    assert lines(tmp_path / "two") == lines(tmp_path / "one")
+    assert all(len(lines(tmp_path / "two", rank)) == 3 * images for rank, images in enumerate((4, 3)))
 
 
 def test_a_run_of_one_small_image(tmp_path):
