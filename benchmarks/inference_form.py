@@ -20,7 +20,6 @@ from rich.table import Table
 from segrobust import build_attack, load_segmenter
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.models.inference_form import inference_form
-from segrobust.models.segmenter import frozen_eval
 
 FORMS = {
     "plain": {},
@@ -35,7 +34,7 @@ def runs_of(model, images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict
     attack, goal = build_attack("TsallisPGD"), Goal(labels, torch.ones_like(labels, dtype=torch.bool))
     runs: dict[str, dict] = {"forward": {}, "attack step": {}}
     for name, form in FORMS.items():
-        net = inference_form(model, images, **form)
+        net = inference_form(model, images, **form).requires_grad_(False)  # as attacks have it
         engine = Engine(net, goal)
         runs["forward"][name] = lambda net=net: net(images)
         runs["attack step"][name] = lambda engine=engine: attack_step(engine, images, attack)
@@ -72,7 +71,7 @@ def main() -> None:
     for column in ("", "form", "ms", "time / plain", "lowest .. highest"):
         table.add_column(column, justify="left" if column in ("", "form") else "right")
     for kind, runs in runs_of(model, images, labels).items():
-        with frozen_eval(model), torch.set_grad_enabled(kind != "forward"):
+        with torch.set_grad_enabled(kind != "forward"):
             times = measure(runs, options.rounds)
         for name, own in times.items():
             ratios = [one / plain for one, plain in zip(own, times["plain"], strict=True)]
