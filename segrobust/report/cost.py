@@ -40,7 +40,7 @@ def _line(attack: str, norm: str, records: Sequence[Mapping[str, Any]]) -> CostL
     known = [record for record in searches if record.get("images_per_second")]
     seconds = sum(record["images"] / record["images_per_second"] for record in known)
     peaks = [record["peak_bytes"] for record in searches if record.get("peak_bytes")]
-    passes = {f"{record['forwards']:,.4g} + {record['backwards']:,.4g}": None for record in searches}
+    passes = {f"{_count(record['forwards'])} + {_count(record['backwards'])}": None for record in searches}
     return CostLine(
         attack,
         norm,
@@ -48,3 +48,7 @@ def _line(attack: str, norm: str, records: Sequence[Mapping[str, Any]]) -> CostL
         f"{sum(record['images'] for record in known) / seconds:.3g}" if known else "-",
         f"{max(peaks) / 1e6:,.0f} MB" if peaks else "-",
     )
+
+
+def _count(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")

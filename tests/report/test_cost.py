@@ -24,7 +24,7 @@ def test_one_line_per_attack_over_all_its_radii():
     records = [
         record("clean", None, rate=100.0, forwards=1.0, backwards=0.0),
         record("CEPGD", 1 / 255, rate=2.0, peak=3 * 10**9),
-        record("CEPGD", 2 / 255, rate=6.0, peak=2 * 10**9),
+        record("CEPGD", 2 / 255, rate=6.0, peak=2 * 10**9, forwards=12345.5),
         record("FMN", None, rate=0.5, **found),
         record("FMN", 1 / 255, rate=0.5),  # from the same search
         record("Old", 1 / 255),
@@ -32,7 +32,7 @@ def test_one_line_per_attack_over_all_its_radii():
     ]
     assert cost_lines(records) == [
         CostLine("clean", "", "1 + 0", "100", "-"),
-        CostLine("CEPGD", "Linf", "101 + 100", "3", "3,000 MB"),
+        CostLine("CEPGD", "Linf", "101 + 100, 12,345.5 + 100", "3", "3,000 MB"),
         CostLine("FMN", "Linf", "101 + 100", "0.5", "-"),
     ]
 
