@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
-from segrobust.commands.parsing import Parser, cfg_option, eps, file, out_file, positive, seed, target, work_dir
+from segrobust.commands.parsing import (
+    Parser,
+    batch_size,
+    cfg_option,
+    eps,
+    file,
+    out_file,
+    positive,
+    seed,
+    target,
+    work_dir,
+)
 from segrobust.errors import UserError
 from segrobust.target_spec import PLAIN
 
@@ -131,11 +142,17 @@ def _evaluate(commands) -> None:
     parser.add_argument("--target", type=target, metavar="SPEC", help=what)
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of every attack (default: the attack's own)")
     parser.add_argument("--num-images", type=positive, metavar="N", help="evenly spaced images (default: all)")
-    parser.add_argument("--batch-size", type=positive, metavar="N", default=4, help="images per batch (default: 4)")
+    what = "images per batch, or auto: the most that fit into memory (default: 4)"
+    parser.add_argument("--batch-size", type=batch_size, metavar="N", default=4, help=what)
     parser.add_argument("--seed", type=seed, metavar="N", default=0, help="of the attacks' random starts (default: 0)")
     _work_dir(parser, "work_dirs/<name of the config>/evaluation")
     parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the work dir")
-    parser.add_argument("--amp", action="store_true", help="attack in mixed precision; predictions stay in float32")
+    what = "attack in mixed precision, bf16 unless told; predictions stay in float32"
+    parser.add_argument("--amp", nargs="?", const="bf16", default=False, choices=("bf16", "fp16"), help=what)
+    what = "fold batch normalisations into convolutions; refused where that changes a prediction"
+    parser.add_argument("--fold-bn", action="store_true", help=what)
+    what = "memory format of the attacked network, refused where it changes a prediction (default: channels-last)"
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help=what)
     what = "recompute activations in the backward pass: less memory, more time, the same numbers"
     parser.add_argument("--checkpointing", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")

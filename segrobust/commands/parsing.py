@@ -80,14 +80,20 @@ def positive(text: str) -> int:
 
 
 @checked
+def batch_size(text: str) -> int | str:
+    """An integer of at least 1, or ``auto``."""
+    return text if text == "auto" else _integer(text, 1, " or auto")
+
+
+@checked
 def seed(text: str) -> int:
     """An integer of at least 0."""
     return _integer(text, 0)
 
 
-def _integer(text: str, lowest: int) -> int:
+def _integer(text: str, lowest: int, otherwise: str = "") -> int:
     if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < lowest:
-        raise UserError(f"expected an integer >= {lowest}, got {text!r}")
+        raise UserError(f"expected an integer >= {lowest}{otherwise}, got {text!r}")
     return int(text)
 
 

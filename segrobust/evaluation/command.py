@@ -36,9 +36,11 @@ def evaluate_command(
     work_dir: str | Path,
     steps: int | None = None,
     num_images: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | str = 4,
     fresh: bool = False,
-    amp: bool = False,
+    amp: bool | str = False,
+    fold_bn: bool = False,
+    channels_last: bool = True,
     checkpointing: bool = False,
     save_adversarial: bool = False,
     trust_checkpoint: bool = False,
@@ -55,7 +57,12 @@ def evaluate_command(
         raise UserError(f"{config} brings no weights; name a checkpoint after it")
     targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
     model = load_segmenter(
-        cfg, weights, device=_device(), trust_checkpoint=trust_checkpoint, checkpointing=checkpointing
+        cfg,
+        weights,
+        device=_device(),
+        trust_checkpoint=trust_checkpoint,
+        checkpointing=checkpointing,
+        channels_last=False,  # evaluate() sees to that, and checks it
     )
     model.name = Path(config).stem
     summary = evaluate(
@@ -68,6 +75,8 @@ def evaluate_command(
         batch_size=batch_size,
         seed=seed,
         amp=amp,
+        fold_bn=fold_bn,
+        channels_last=channels_last,
         fresh=fresh,
         save_adversarial=save_adversarial,
         attack_defaults=cfg.get("attack_defaults"),

@@ -10,11 +10,9 @@ from typing import Any
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
 from segrobust.errors import UserError
-from segrobust.evaluation.rows import Row
+from segrobust.evaluation.rows import Key, row_key
 from segrobust.evaluation.summary import CLEAN
 from segrobust.units import format_eps, parse_eps
-
-JobKey = tuple[str, float | None, int, str]
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,10 @@ class Job:
         """Names of the rows per radius and image: that of the attack's answer, "", and its further candidates'."""
         return ("", *(self.attack.candidate_names() if self.attack else ()))
 
-    def keys(self, image: int) -> list[JobKey]:
-        """What tells this job's rows of one image from all others of the run; :func:`job_key` of each."""
-        return [(self.label, eps, image, name) for eps in self.radii for name in self.candidates]
+    def keys(self, image: int) -> list[Key]:
+        """What tells this job's rows of one image from all others of the run."""
+        about = {"attack": self.label, "norm": self.attack and self.attack.norm, "image": image}
+        return [row_key({**about, "eps": eps, "candidate": name}) for eps in self.radii for name in self.candidates]
 
     def title(self, eps: float | None) -> str:
         return self.label if eps is None else f"{self.label} {format_eps(eps, self.attack.norm)}"
@@ -53,11 +52,6 @@ class Job:
     def passes(self) -> int:
         """Forwards and backwards per image, those that are reported included."""
         return len(self.radii) * len(self.candidates) + (sum(self.attack.passes()) if self.attack else 0)
-
-
-def job_key(row: Row) -> JobKey:
-    """Attack, radius, image and candidate of a row."""
-    return row["attack"], row["eps"], row["image"], row.get("candidate", "")
 
 
 def plan_jobs(

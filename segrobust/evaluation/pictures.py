@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from segrobust.evaluation.jobs import Job, job_key
+from segrobust.evaluation.jobs import Job
 from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.summary import WORST_CASE, Record, per_image_accuracy
 from segrobust.report.pictures import write_grid
@@ -22,7 +22,7 @@ def write_pictures(evaluation, summary: Sequence[Record], rows: Sequence[dict]) 
     if found is None or (evaluation.folder.path / "images" / "grid.json").exists():
         return
     job, eps = found
-    answers = [row for row in rows if job_key(row) == (job.label, eps, row["image"], "")]
+    answers = [row for row in rows if (row["attack"], row["eps"]) == (job.label, eps) and not row.get("candidate")]
     chosen = choose(answers, by_distance=eps is None)
     entries = []
     with ImageProgress(len(chosen), done=0, work=len(chosen)) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -77,3 +78,29 @@ def decode(record: dict[str, Any], path: Path) -> Row:
         if field in record and record[field] is None:
             record[field] = math.inf
     return record  # type: ignore[return-value]
+
+
+def title(key: Key) -> str:
+    """``image 3 under CEPGD at eps 0.1``."""
+    attack, _, eps, image, candidate = key
+    at = f" at eps {eps:.6g}" if eps >= 0 else ""
+    return f"image {image} under {attack}{at}" + (f", candidate {candidate!r}" if candidate else "")
+
+
+def check_complete(rows: Iterable[Row], wanted: Iterable[Key], folder: Path) -> None:
+    """Refuse rows that are not exactly the ``wanted`` ones.
+
+    Raises:
+        UserError: how many are missing or were never asked for, and the first of them.
+    """
+    found, wanted = {row_key(row) for row in rows}, set(wanted)
+    if missing := sorted(wanted - found):
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(wanted)} rows are missing, the first that of {title(missing[0])}; do "
+            "all processes write to the same folder? run the command again to compute them"
+        )
+    if unknown := sorted(found - wanted):
+        raise UserError(
+            f"{folder}: {len(unknown)} rows do not belong to this run, the first that of {title(unknown[0])}; "
+            "start anew with --fresh"
+        )

@@ -9,7 +9,6 @@ processes and a resumed run give the same rows. Start several with ``torchrun to
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,13 +23,16 @@ from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
-from segrobust.evaluation.durable import replace_file
+from segrobust.evaluation.batch_size import AUTO, check_batch_size, clear_memory_errors, settle_batch_size
+from segrobust.evaluation.cost import measured
+from segrobust.evaluation.durable import clear_io_errors, replace_file
+from segrobust.evaluation.form import AMP, amp_name, faster_form
 from segrobust.evaluation.identity import identity_of
-from segrobust.evaluation.jobs import Job, job_key, plan_jobs
+from segrobust.evaluation.jobs import Job, plan_jobs
 from segrobust.evaluation.outcomes import Group, Outcome, clean_outcome, outcomes_of, rows_of
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.progress import ImageProgress
-from segrobust.evaluation.rows import Row, row_key
+from segrobust.evaluation.rows import Row, check_complete, row_key
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import Record, summarise
 from segrobust.models.segmenter import Segmenter, frozen_eval
@@ -44,7 +46,7 @@ class Evaluation:
         self.model, self.source, self.jobs, self.folder = model, source, jobs, folder
         self.batch_size: int = settings["batch_size"]
         self.seed: int = settings["seed"]
-        self.amp: bool = settings["amp"]
+        self.amp: str | bool = settings["amp"]
         self.save_adversarial: bool = settings["save_adversarial"]
         self.target: Target | None = settings.get("target")
 
@@ -59,7 +61,7 @@ class Evaluation:
     def run(self, rank: int = 0, world: int = 1) -> None:
         """Compute the missing rows of batches rank, rank + world, ..."""
         own = self.batches()[rank::world]
-        done = {job_key(row) for row in self.folder.rows()}
+        done = {row_key(row) for row in self.folder.rows()}
         pairs = [(job, batch) for job in self.jobs for batch in own]
         todo = [(job, batch) for job, batch in pairs if not all(self._is_done(job, i, done) for i in batch)]
         total = sum(len(batch) for _, batch in pairs)
@@ -67,10 +69,9 @@ class Evaluation:
         work = sum(job.passes * len(batch) for job, batch in todo)
         with self.folder.writer(rank) as writer, ImageProgress(total, total - missing, work, rank == 0) as progress:
             for job, batch in todo:
-                started = time.perf_counter()
-                rows = self.attack_batch(job, batch)
-                seconds = (time.perf_counter() - started) / len(batch)
-                writer.append(rows, [seconds] * len(rows))
+                with measured(self.device) as cost, clear_memory_errors(self.batch_size):
+                    rows = self.attack_batch(job, batch)
+                writer.append(rows, [cost.seconds / len(batch)] * len(rows), cost.peak_bytes)
                 progress.advance(len(batch), job.passes * len(batch), job.title(job.radii[0]))
 
     def _is_done(self, job: Job, image: int, done: set) -> bool:
@@ -103,7 +104,7 @@ class Evaluation:
         """What the job makes of the group, at each of its radii."""
         if job.attack is None:
             return [clean_outcome(group)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+        with torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp)):
             result = job.attack(
                 self.model,
                 group.images,
@@ -128,7 +129,8 @@ class Evaluation:
     def _save(self, job: Job, group: Group, outcome: Outcome) -> None:
         for image, point in zip(group.ids, outcome.points, strict=True):
             file = self._file(job, outcome.eps, image)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            with clear_io_errors(f"create {file.parent}", "choose a --work-dir that can be written"):
+                file.parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             np.save(buffer, point.cpu().numpy())
             replace_file(file, buffer.getvalue())
@@ -151,9 +153,11 @@ def evaluate(
     *,
     work_dir: str | Path,
     steps: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | str = 4,
     seed: int = 0,
-    amp: bool = False,
+    amp: bool | str = False,
+    fold_bn: bool = False,
+    channels_last: bool = False,
     fresh: bool = False,
     save_adversarial: bool = False,
     attack_defaults: dict | None = None,
@@ -169,7 +173,11 @@ def evaluate(
         attacks: names, configs or attack objects; a bounded one runs at every radius of ``eps``, a minimum-norm one
             once, keeping besides its closest images the worst ones within each radius.
         steps: overrides the attacks' own number of steps.
-        amp: bfloat16 for the attacks' gradients; the reported predictions are float32 all the same.
+        batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
+            part of ``run.json``, so a run that goes on keeps its size.
+        amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
+        fold_bn, channels_last: attack a faster form of the network, whose predictions on the first images are checked
+            against those of the model as it is (:func:`segrobust.models.inference_form.inference_form`).
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
@@ -181,27 +189,31 @@ def evaluate(
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
-        UserError: model and data set do not fit, an attack does not exist or cannot be targeted, or ``work_dir`` holds
-            a run with other settings.
+        UserError: model and data set do not fit, an attack does not exist or cannot be targeted, a faster form does
+            not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
     """
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
-    if batch_size < 1:
-        raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
-    settings = {"batch_size": batch_size, "seed": seed, "amp": amp, "target": target}
+    form = {"fold_bn": fold_bn, "channels_last": channels_last}
+    settings = {"batch_size": batch_size, "seed": seed, "amp": amp_name(amp), "target": target}
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
         model.to(state.device)
     folder = RunFolder(work_dir)
+    attacked = faster_form(model, dataset, **form) if any(form.values()) else model
+    evaluation = Evaluation(attacked, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
+    if batch_size == AUTO:
+        evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
     if state.is_main_process:
-        folder.open({**(identity or {}), **identity_of(model, dataset, jobs, settings)}, fresh=fresh, about=about)
+        own = identity_of(model, dataset, jobs, settings | form)
+        folder.open({**(identity or {}), **own}, fresh=fresh, about=about)
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
-    evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
     evaluation.run(state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -222,10 +234,8 @@ def _finish(evaluation: Evaluation) -> None:
     """Summary, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
-    found = {job_key(row) for row in rows}
-    wanted = {key for job in evaluation.jobs for i in range(len(evaluation.source)) for key in job.keys(i)}
-    if found != wanted:
-        raise RuntimeError(f"{folder.path}: {len(wanted - found)} rows missing and {len(found - wanted)} unknown")
+    images = range(len(evaluation.source))
+    check_complete(rows, (key for job in evaluation.jobs for i in images for key in job.keys(i)), folder.path)
     controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
     summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
     folder.write_json("summary.json", summary)

@@ -20,7 +20,7 @@ from typing import Any
 
 from segrobust.errors import UserError
 from segrobust.evaluation.durable import AppendFile, clear_io_errors, only_process, read_lines, replace_file
-from segrobust.evaluation.rows import Key, Row, decode, encode, row_key
+from segrobust.evaluation.rows import Key, Row, decode, encode, row_key, title
 
 FORMAT = 1
 _DERIVED = (
@@ -50,7 +50,10 @@ class RunFolder:
         with clear_io_errors(f"create {self._rows}", "choose a --work-dir that can be written"):
             self._rows.mkdir(parents=True, exist_ok=True)
         identity = json.loads(json.dumps(identity, allow_nan=False))
-        with only_process(self._rows / ".lock-0"):
+        with contextlib.ExitStack() as stack:
+            # a process of an earlier run may have outlived its main one, and go on writing
+            for lock in sorted({self._rows / ".lock-0", *self._rows.glob(".lock-*")}):
+                stack.enter_context(only_process(lock))
             if fresh:
                 self._discard()
             elif self._continues(identity):
@@ -87,26 +90,30 @@ class RunFolder:
         return RowWriter(self, rank)
 
     def rows(self) -> list[Row]:
-        """All complete rows of all processes, sorted; identical duplicates are merged.
+        """All complete rows of all processes, sorted.
 
         Raises:
-            UserError: two different results for the same image, attack and radius, or a damaged file.
+            UserError: two rows for the same image, attack and radius, or a damaged file.
         """
-        merged: dict[Key, tuple[Row, Path]] = {}
+        found: dict[Key, tuple[Row, Path]] = {}
         for path in sorted(self._rows.glob("rank-*.jsonl")):
             for record in read_lines(path)[0]:
                 row = decode(record, path)
-                first, other = merged.setdefault(row_key(row), (row, path))
-                if first != row:
+                if (key := row_key(row)) in found:
+                    first, other = found[key]
                     fields = ", ".join(field for field in first | row if first.get(field) != row.get(field))
                     raise UserError(
-                        f"{other.name} and {path.name} in {self._rows} disagree on image {row['image']} under "
-                        f"{row['attack']} at eps {row['eps']} ({fields}); start anew with --fresh"
+                        f"{self._rows} has {title(key)} twice, in {other.name} and in {path.name} "
+                        f"({f'they disagree on {fields}' if fields else 'the same'}); start anew with --fresh"
                     )
-        return [merged[key][0] for key in sorted(merged)]
+                found[key] = row, path
+        return [found[key][0] for key in sorted(found)]
 
     def timings(self) -> list[dict[str, Any]]:
-        """Seconds per row, ``{attack, norm, eps, image, seconds}``, kept apart since they differ between runs."""
+        """Cost per row, ``{attack, norm, eps, image, seconds, peak_bytes}``, kept apart since it differs between runs.
+
+        A row may have two, where its batch was computed, killed before it was stored, and computed again.
+        """
         paths = sorted(self._rows.glob("timing-*.jsonl"))
         return [record for path in paths for record in read_lines(path)[0]]
 
@@ -148,8 +155,12 @@ class RowWriter:
             self._stored = {row_key(row): row for row in folder.rows()}
             self._resources = stack.pop_all()
 
-    def append(self, rows: Sequence[Row], seconds: Sequence[float] | None = None) -> None:
-        """Store the rows of one batch, and if given the seconds each took; durable when this returns.
+    def append(
+        self, rows: Sequence[Row], seconds: Sequence[float] | None = None, peak_bytes: int | None = None
+    ) -> None:
+        """Store the rows of one batch, and if given what they cost; durable when this returns.
+
+        ``seconds``: of each row; ``peak_bytes``: device memory of the batch at its highest, where that is known.
 
         A row that was already there when the writer was opened (a kill can leave part of a batch) is not stored twice.
 
@@ -157,11 +168,12 @@ class RowWriter:
             UserError: full disk or failing device; everything stored before stays.
         """
         new = [index for index, row in enumerate(rows) if not self._known(row)]
+        if seconds is not None:  # before the rows: a kill between the two leaves no row without its cost
+            names = [{field: rows[index][field] for field in ("attack", "norm", "eps", "image")} for index in new]
+            memory = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
+            costs = [{**key, "seconds": round(seconds[n], 6), **memory} for key, n in zip(names, new, strict=True)]
+            self._timing.append(costs, durable=False)
         self._file.append([encode(rows[index]) for index in new])
-        if seconds is not None:
-            about = [{field: rows[index][field] for field in ("attack", "norm", "eps", "image")} for index in new]
-            times = [{**key, "seconds": round(seconds[index], 6)} for key, index in zip(about, new, strict=True)]
-            self._timing.append(times, durable=False)
 
     def _known(self, row: Row) -> bool:
         stored = self._stored.get(row_key(row))

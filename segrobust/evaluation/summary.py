@@ -31,11 +31,13 @@ def summarise(
 ) -> list[Record]:
     """The records of a run: clean first, then attacks by name and radius, then the worst cases by radius.
 
-    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds}``:
+    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds,
+    images_per_second, peak_bytes}``:
     percentages; ``ci`` holds 95 % intervals over images (null for one image); ``iou`` is per class, null without ground
     truth; ``broken`` is the percent of images broken (see ``broken_shares``) within that radius by that attack; passes
-    are means per image, seconds a sum (null if not known). In a targeted run ``apsr`` is the percent of pixels at
-    their target, and being broken means that 99 % are.
+    are means per image, seconds a sum over all processes (null if not known), ``images_per_second`` those of one
+    process, ``peak_bytes`` the most GPU memory of any batch (null on a CPU). In a targeted run ``apsr`` is the percent
+    of pixels at their target, and being broken means that 99 % are.
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
     ``median_distance`` and ``quantiles`` (null: inf) with ``ci.median_distance`` (null: inf at that end, or at both),
@@ -55,7 +57,7 @@ def summarise(
     growing radii the worst case's aAcc and mIoU_greedy never rise, by construction; its mIoU and mIoU_per_image and the
     numbers of single attacks may.
     """
-    seconds = {row_key(entry): entry["seconds"] for entry in timing or ()}
+    costs = {row_key(entry): entry for entry in timing or ()}
     groups: dict[tuple, list[Row]] = defaultdict(list)
     candidates: dict[tuple, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=row_key):
@@ -63,14 +65,14 @@ def summarise(
         kind[row["attack"], row["norm"], row["eps"]].append(row)
     records = []
     for group, members in groups.items():
-        record = _record(*group, members, num_classes, seconds, samples)
+        record = _record(*group, members, num_classes, costs, samples)
         if more := candidates.get(group):
             _add_miou(record, choose(members + more, num_classes), num_classes, samples)
         records.append(record)
     records.sort(key=lambda record: record["attack"] != CLEAN)
     for norm, eps, choice in worst_choices(rows, num_classes, set(controls) | {CLEAN}):
         at_radius = [row for group, members in groups.items() if group[1:] == (norm, eps) for row in members]
-        records.append(_worst_case(norm, eps, choice, at_radius, num_classes, seconds, samples))
+        records.append(_worst_case(norm, eps, choice, at_radius, num_classes, costs, samples))
     _add_broken(records, groups)
     return records
 
@@ -82,7 +84,7 @@ def per_image_accuracy(rows: Sequence[Row]) -> np.ndarray:
     return 100 * np.divide(correct, labelled, out=np.full(len(rows), np.nan), where=labelled > 0)
 
 
-def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, seconds: dict, samples: int) -> Record:
+def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, costs: dict, samples: int) -> Record:
     counts = dense_counts(rows, num_classes)
     summed = [field.sum(0) for field in counts]
     scores = pooled(*summed)
@@ -95,7 +97,7 @@ def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, seconds: d
         **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
         "ci": {name: None if math.isnan(low) else [finite(low), finite(high)] for name, (low, high) in bounds.items()},
         "iou": [finite(value) for value in class_iou(*summed)],
-        **_cost(rows, len(rows), seconds),
+        **_cost(rows, len(rows), costs),
     }
     if eps is None and attack != CLEAN:
         fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
@@ -118,11 +120,11 @@ def _add_broken(records: Sequence[Record], groups: dict[tuple, list[Row]]) -> No
             record["broken"] = shares[record["attack"], record["norm"]][record["eps"]]
 
 
-def _worst_case(norm, eps, choice: Choice, at_radius: Sequence[Row], num_classes, seconds, samples) -> Record:
+def _worst_case(norm, eps, choice: Choice, at_radius: Sequence[Row], num_classes, costs, samples) -> Record:
     worst = choice.by_accuracy
     record = _record(WORST_CASE, norm, eps, worst, num_classes, {}, samples)
     chosen = dict(sorted(Counter(row["attack"] for row in worst).items()))
-    record |= _cost(at_radius, len(worst), seconds) | {"chosen": chosen}
+    record |= _cost(at_radius, len(worst), costs) | {"chosen": chosen}
     _add_miou(record, choice, num_classes, samples)
     return record
 
@@ -139,10 +141,14 @@ def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) ->
     record["ci"]["mIoU_greedy"] = None if math.isnan(low) else [finite(low), finite(high)]
 
 
-def _cost(rows: Sequence[Row], images: int, seconds: dict) -> Record:
-    times = [seconds[key] for row in rows if (key := row_key(row)) in seconds]
+def _cost(rows: Sequence[Row], images: int, costs: dict) -> Record:
+    known = [costs[key] for row in rows if (key := row_key(row)) in costs]
+    seconds = sum(cost["seconds"] for cost in known)
+    peaks = [cost["peak_bytes"] for cost in known if "peak_bytes" in cost]
     return {
         "forwards": finite(sum(row["forwards"] for row in rows) / images),
         "backwards": finite(sum(row["backwards"] for row in rows) / images),
-        "seconds": round(sum(times), 3) if times else None,
+        "seconds": round(seconds, 3) if known else None,
+        "images_per_second": finite(images * len(known) / len(rows) / seconds) if seconds else None,
+        "peak_bytes": max(peaks, default=None),
     }

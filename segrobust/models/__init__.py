@@ -34,6 +34,7 @@ def load_segmenter(
     device: str | torch.device = "auto",
     trust_checkpoint: bool = False,
     checkpointing: bool = False,
+    channels_last: bool = True,
 ) -> Segmenter:
     """A segmenter in eval mode from a config and a checkpoint.
 
@@ -43,6 +44,7 @@ def load_segmenter(
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
         checkpointing: save memory in attacks, for about half more time; see ``Segmenter``.
+        channels_last: keep the weights in that memory format; a third faster on a CPU than the usual one.
 
     Raises:
         UserError: the config, the checkpoint or the device does not serve, told in one line.
@@ -64,7 +66,7 @@ def load_segmenter(
         LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:
         load_strict(weights_owner, load_state_dict(checkpoint, trust_checkpoint), checkpoint)
-    return model.eval().to(target, memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
+    return model.eval().to(target, memory_format=torch.channels_last if channels_last else torch.preserve_format)
 
 
 def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from segrobust.evaluation.durable import clear_io_errors, replace_file
 from segrobust.evaluation.summary import WORST_CASE
+from segrobust.report.cost import cost_lines
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
 from segrobust.report.distances import holdout_figures, median_8bit, median_cell
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
@@ -86,6 +87,7 @@ def render(runs: Sequence[Run]) -> str:
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
         targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
+        costs=[(run, lines) for run in runs if (lines := cost_lines(run.records))],
         holdouts=[(norm, view) for norm in _all_norms(runs) if (view := _holdout_view(runs, norm))],
         classes=[view for run in runs if (view := _class_view(run))],
         grids=[(run, grid) for run in runs if (grid := _grid(run))],

@@ -16,7 +16,9 @@ from segrobust.units import format_eps
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
 _READINGS = ("mIoU_greedy", "mIoU_per_image", "mIoU_gap")
-_OPTIONAL = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit", *_READINGS)
+_COST = ("images_per_second", "peak_bytes")
+_DISTANCES = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
+_OPTIONAL = (*_DISTANCES, *_READINGS, *_COST)
 _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")

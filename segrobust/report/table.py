@@ -1,4 +1,4 @@
-"""The table at the end of an evaluation: one block per run, one line per attack, aAcc / mIoU per radius."""
+"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.report.cost import CostLine, cost_lines
 from segrobust.report.distances import median_8bit, median_cell
 from segrobust.units import format_eps
 
@@ -31,6 +32,7 @@ def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: C
         for norm in {record["norm"]: None for record in bounded}:
             _print_norm([record for record in bounded if record["norm"] == norm], str(norm), console)
         _print_distances([record for record in records if "median_distance" in record], console)
+        _print_costs(cost_lines(records), console)
 
 
 def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Console) -> None:
@@ -70,6 +72,21 @@ def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> 
     for record in records:
         shares = [_percent(record.get(name)) for name in ("found", "apsr", "apsr_correct")]
         cells = (f"{record['attack']} ({record['norm']})", *median_cell(record), *shares, median_8bit(record))
+        table.add_row(*(Text(text) for text in cells))
+    console.print(table)
+
+
+def _print_costs(lines: Sequence[CostLine], console: Console) -> None:
+    """Passes per image, and what was measured; no memory where none was."""
+    if not lines:
+        return
+    memory = any(line.memory != "-" for line in lines)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    for number, title in enumerate(("cost", "forward + backward", "images/s", *(["peak memory"] if memory else []))):
+        table.add_column(Text(title), justify="right" if number else "left", overflow="fold")
+    for line in lines:
+        name = f"{line.attack} ({line.norm})" if line.norm else line.attack
+        cells = (name, line.passes, line.rate, *([line.memory] if memory else []))
         table.add_row(*(Text(text) for text in cells))
     console.print(table)
 

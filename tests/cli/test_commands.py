@@ -121,6 +121,19 @@ def test_evaluate_leaves_its_files(finished, world, capsys):
     assert rows == {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
 
 
+def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
+    forms = ("--fold-bn", "--no-channels-last", "--amp", "fp16", "--batch-size", "auto")
+    assert main(world.evaluate(tmp_path, *forms)) == 0
+    identity = json.loads((tmp_path / "run.json").read_text())["identity"]
+    assert [identity.get(name) for name in ("fold_bn", "channels_last", "amp", "batch_size")] == [True, None, "fp16", 4]
+    out = capsys.readouterr().out
+    assert "images/s" in out and "peak memory" not in out  # not known on a CPU
+    assert main(world.evaluate(tmp_path, "--batch-size", "auto")) == 2
+    error = capsys.readouterr().err
+    for part in ('amp is "fp16" there and false here', "fold_bn is true there and absent here"):
+        assert part in error
+
+
 @pytest.fixture
 def trainable(world, tmp_path):
     """The tiny config with its test labels as training labels."""
@@ -155,7 +168,7 @@ def test_evaluate_with_a_minimum_norm_attack(world, tmp_path, monkeypatch, capsy
         ("SignBisection", True), ("SignBisection", False), ("SignBisection", False),
     ]  # fmt: skip
     out = capsys.readouterr().out
-    assert "minimum norm" in out and out.count("SignBisection") == 2
+    assert "minimum norm" in out and out.count("SignBisection") == 3  # scores, distances, cost
 
 
 def test_report_over_two_runs(finished, tmp_path, capsys):

@@ -66,6 +66,24 @@ def test_lists_and_options_of_evaluate():
     assert dict(options.cfg_options) == {"a.b": 1, "c": "x"}
 
 
+def test_forms_of_the_attacked_model():
+    def parsed(*more):
+        return build_parser().parse_args(["evaluate", "c.py", *more])
+
+    assert [parsed(*more).amp for more in ([], ["--amp"], ["--amp", "bf16"], ["--amp", "fp16"])] == [
+        False, "bf16", "bf16", "fp16"
+    ]  # fmt: skip
+    assert [parsed(*more).channels_last for more in ([], ["--channels-last"], ["--no-channels-last"])] == [
+        True, True, False
+    ]  # fmt: skip
+    assert (parsed().fold_bn, parsed("--fold-bn").fold_bn) == (False, True)
+    assert [parsed(*more).batch_size for more in ([], ["--batch-size", "auto"], ["--batch-size", "9"])] == [
+        4,
+        "auto",
+        9,
+    ]
+
+
 def test_defaults_of_evaluate():
     options = build_parser().parse_args(["evaluate", "c.py"])
     assert (options.attack, options.eps) == (["tsallis-pgd", "segpgd", "cospgd"], ["1/255", "2/255", "4/255"])

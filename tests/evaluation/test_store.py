@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import pytest
 
 from segrobust.errors import UserError
 from segrobust.evaluation.durable import only_process, replace_file
+from segrobust.evaluation.rows import check_complete, row_key
 from segrobust.evaluation.store import RunFolder, differences
 
 IDENTITY = {"checkpoint": "abc", "eps": [0.1, 0.2], "attacks": {"CEPGD": {"steps": 100, "amp": False}}}
 BATCHES = 150
 CHILD = """
 import sys
+from segrobust.evaluation.rows import check_complete, row_key
 from segrobust.evaluation.store import RunFolder
 folder = RunFolder(sys.argv[1]).open({"checkpoint": "abc"})
 done = {row["image"] for row in folder.rows()}
@@ -104,14 +107,30 @@ def test_a_row_that_was_already_stored_is_kept(folder, caplog):
     assert "image 0 under CEPGD at eps 0.1" in caplog.text
 
 
-def test_identical_duplicates_merge_and_conflicts_are_refused(folder):
+@pytest.mark.parametrize(
+    ("change", "what"), [({}, "the same"), ({"fp": [1, 1], "found": False}, "they disagree on fp, found")]
+)
+def test_doubled_rows_are_refused(folder, change, what):
+    """No kill leaves any: only two runs at once, or files copied together."""
     with folder.writer(0) as first, folder.writer(1) as second:
         first.append(batch(0))
-        second.append(batch(2))
-        assert [row["image"] for row in folder.rows()] == [0, 1, 2, 3, 4, 5]
-        second.append([{**batch(0)[1], "fp": [1, 1], "found": False}])
-    with pytest.raises(UserError, match=r"rank-0.* and rank-1.* image 1 under CEPGD at eps 0.1 \(fp, found\)"):
+        second.append(batch(4))
+        assert [row["image"] for row in folder.rows()] == list(range(8))
+        second.append([{**batch(0)[1], **change}])
+    with pytest.raises(UserError) as error:
         folder.rows()
+    expected = rf"has image 1 under CEPGD at eps 0.1 twice, in rank-0.jsonl and in rank-1.jsonl \({what}\); start anew"
+    assert re.search(expected, str(error.value)) and "\n" not in str(error.value)
+
+
+def test_rows_must_be_exactly_those_that_were_asked_for(tmp_path):
+    rows = [*batch(0), {**batch(0)[0], "attack": "clean", "norm": None, "eps": None}]
+    keys = [row_key(row) for row in rows]
+    check_complete(rows, keys, tmp_path)
+    with pytest.raises(UserError, match=r"2 of 7 rows are missing, .* image 4 under CEPGD at eps 0\.1; do all"):
+        check_complete(rows, keys + [row_key(row) for row in batch(4, size=2)], tmp_path)
+    with pytest.raises(UserError, match="1 rows do not belong to this run, the first that of image 0 under clean;"):
+        check_complete(rows, keys[:-1], tmp_path)
 
 
 def test_damage_that_no_kill_can_cause_is_an_error(folder):
@@ -278,6 +297,21 @@ def test_a_second_process_is_refused_until_the_first_is_killed(folder):
     with folder.writer(0) as writer:  # the lock died with its process
         writer.append(batch(0))
     process.join()
+
+
+def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkeypatch):
+    """Killed alone, the main process leaves the others writing; what they compute would be computed twice."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(folder.path / "rows/.lock-1", ready))
+    process.start()
+    assert ready.wait(20)
+    monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
+    with pytest.raises(UserError, match=r"another process is writing to .*run;"):
+        RunFolder(folder.path).open(IDENTITY)
+    process.kill()
+    process.join()
+    RunFolder(folder.path).open(IDENTITY)
 
 
 def _start_child(path, rank=0):

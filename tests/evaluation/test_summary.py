@@ -105,6 +105,21 @@ def test_seconds_are_summed_and_repeated_entries_count_once(rows):
     assert seconds["clean", None] is None
 
 
+def test_images_per_second_and_peak_memory(rows):
+    def timing(row, seconds, **more):
+        return {name: row[name] for name in ("attack", "norm", "eps", "image")} | {"seconds": seconds, **more}
+
+    costs = [timing(row, 0.5, peak_bytes=10**9 + row["image"]) for row in rows if row["attack"] == "CEPGD"]
+    costs += [timing(row, 0.25) for row in rows if row["attack"] == "TsallisPGD"]
+    records = {record["attack"]: record for record in summarise(rows, 3, costs)}
+    assert [records["CEPGD"][name] for name in ("images_per_second", "peak_bytes")] == [2.0, 10**9 + 2]
+    assert [records["TsallisPGD"][name] for name in ("images_per_second", "peak_bytes")] == [4.0, None]
+    assert [records["clean"][name] for name in ("images_per_second", "peak_bytes")] == [None, None]
+    worst = records["worst_case"]
+    assert worst["seconds"] == 2.25 and worst["peak_bytes"] == 10**9 + 2
+    assert worst["images_per_second"] == pytest.approx(3 * (6 / 9) / 2.25, abs=1e-4)  # noise was not timed
+
+
 def test_images_without_labels_are_no_worst_case_trouble():
     rows = [row(0, "CEPGD", 0.1), *accuracies([0, 40], "CEPGD", 0.1)[1:]]
     record = summarise(rows, 2)[-1]

@@ -14,6 +14,7 @@ from tests.attacks.toys import SmallNet, batch
 
 K = 4
 RUN = {"attacks": ["TsallisPGD", "UniformNoise"], "eps": ["2/255", "8/255"], "steps": 5, "batch_size": 3}
+COSTS = ("seconds", "images_per_second", "peak_bytes")
 
 
 class ToySource:
@@ -46,6 +47,21 @@ def toy_model() -> Segmenter:
     return Segmenter.wrap(SmallNet(K), num_classes=K, name="toy").eval()
 
 
+def without_costs(records: list[dict]) -> list[dict]:
+    """Records of a summary without what a clock or a memory counter gave."""
+    return [{name: value for name, value in record.items() if name not in COSTS} for record in records]
+
+
+def lines(folder: Path, rank: int | str = "*") -> list[bytes]:
+    """The stored rows (of one process) as they are on disk, sorted."""
+    return sorted(line for file in folder.glob(f"rows/rank-{rank}.jsonl") for line in file.read_bytes().splitlines())
+
+
+def derived(folder: Path) -> set[str]:
+    """Names of all files but those in rows/; a kill leaves no half-written one behind."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.parent.name != "rows"}
+
+
 def main(work_dir: str, *attacks: str) -> None:
     from accelerate import PartialState
 
@@ -53,7 +69,7 @@ def main(work_dir: str, *attacks: str) -> None:
 
     torch.set_num_threads(1)
     settings = RUN | ({"attacks": attacks} if attacks else {})
-    summary = evaluate(toy_model(), ToySource(), work_dir=work_dir, **settings)
+    summary = evaluate(toy_model(), ToySource(), work_dir=work_dir, save_adversarial=True, **settings)
     state = PartialState()
     Path(work_dir, f"processes-{state.process_index}.txt").write_text(f"{state.num_processes} {len(summary)}")
 
