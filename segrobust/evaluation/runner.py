@@ -8,9 +8,10 @@ processes and a resumed run give the same rows. Start several with ``torchrun to
 
 from __future__ import annotations
 
+import functools
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from segrobust.attacks.base import AttackContractError
+from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target, build_target
-from segrobust.errors import UserError
+from segrobust.errors import UserError, unknown_name
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.identity import identity_of
 from segrobust.evaluation.jobs import Job, plan_jobs
@@ -158,6 +161,9 @@ def evaluate(
     save_adversarial: bool = False,
     attack_defaults: dict | None = None,
     target: str | Target | None = None,
+    checks: str = "quick",
+    declared: Mapping[str, Any] | None = None,
+    files: Mapping[str, Path] | None = None,
     identity: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -175,6 +181,10 @@ def evaluate(
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
             (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
             of the pixels at their target; the worst case stays that with the fewest pixels right.
+        checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
+            ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
+        declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
+        files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
         identity, about: more to store in ``run.json``; a run with another identity is not continued.
 
     Returns:
@@ -182,12 +192,17 @@ def evaluate(
 
     Raises:
         UserError: model and data set do not fit, an attack does not exist or cannot be targeted, or ``work_dir`` holds
-            a run with other settings.
+            a run with other settings. ModelError, AttackContractError: the model cannot be attacked, or an attack is
+            defective; the checks then say so too.
     """
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+    from segrobust.evaluation.checks.runner import TIERS, check_run
+
+    if checks not in TIERS:
+        raise unknown_name("tier of checks", str(checks), TIERS)
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
@@ -202,10 +217,17 @@ def evaluate(
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
     evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
-    evaluation.run(state.process_index, state.num_processes)
+    check = functools.partial(check_run, evaluation, checks, declared=declared, files=files)
+    try:
+        evaluation.run(state.process_index, state.num_processes)
+    except (AttackContractError, ModelError) as error:
+        if state.is_main_process:
+            check(error=error)
+        state.wait_for_everyone()  # a process that leaves takes the others with it
+        raise
     state.wait_for_everyone()
     if state.is_main_process:
-        _finish(evaluation)
+        _finish(evaluation, check)
     state.wait_for_everyone()
     return folder.read_json("summary.json")
 
@@ -218,8 +240,8 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation) -> None:
-    """Summary, pictures and report from complete rows."""
+def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None) -> None:
+    """Summary, checks, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
     found = {(row["attack"], row["eps"], row["image"]) for row in rows}
@@ -229,5 +251,7 @@ def _finish(evaluation: Evaluation) -> None:
     controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
     summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
     folder.write_json("summary.json", summary)
+    if check:
+        check(summary)
     write_pictures(evaluation, summary, rows)
     build_report([folder.path])
