@@ -95,6 +95,9 @@ def iterative_beats_single_step(context: Context) -> Verdict:
     )
 
 
+ALL = 99.0  # percent of the pixels, as for a broken image
+
+
 def large_radius_breaks(context: Context) -> Verdict:
     """16. With enough room every pixel falls."""
     far, unbounded = (
@@ -102,11 +105,14 @@ def large_radius_breaks(context: Context) -> Verdict:
     )
     images = context.singles(FEW)
     at_64 = mean(100 * float(context.call(far, one).pixel_error) for one in images)
-    everywhere = mean(100 * float(context.call(unbounded, one).pixel_error) for one in images)
-    reached = max(at_64, everywhere)
+    text = f"{at_64:.2f} % of the pixels of {len(images)} images fall at Linf 64/255"
+    everywhere = at_64  # where that is not yet all, the bound may be the reason
+    if at_64 < ALL:
+        everywhere = mean(100 * float(context.call(unbounded, one).pixel_error) for one in images)
+        text += f", {everywhere:.2f} % without a bound"
     return verdict(
-        graded(99 - reached, fail=0),
-        f"{at_64:.2f} % of the pixels of {len(images)} images fall at Linf 64/255, {everywhere:.2f} % without a bound",
+        graded(ALL - everywhere, fail=0),
+        text,
         "an attack without a bound must succeed: the gradients mislead it (masking, randomness); see 9 and 10",
         apsr_64_255_percent=at_64,
         apsr_unbounded_percent=everywhere,
