@@ -17,9 +17,10 @@ from segrobust.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
 DEFAULT_EPS = ["1/255", "2/255", "4/255"]
-CHECKS = """can the results be trusted? quick: about 25 checks on 16 images, some 70 passes each (half a minute on one
-CPU core for the shipped models); full: besides, the strongest attack about 6 times more on 8 images, once at
-twice its steps; off: none (default: quick)"""
+CHECKS = (
+    "can the results be trusted? quick (default): on 16 images, some 60 passes each, half a minute on one CPU core for "
+    "the shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check"
+)
 _START = """start with:
   segrobust demo
   segrobust models

@@ -26,7 +26,7 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target, build_target
-from segrobust.errors import UserError, unknown_name
+from segrobust.errors import UserError
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.identity import identity_of
 from segrobust.evaluation.jobs import Job, plan_jobs
@@ -199,10 +199,9 @@ def evaluate(
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
-    from segrobust.evaluation.checks.runner import TIERS, check_run
+    from segrobust.evaluation.checks.runner import check_run, refuse_unfit
 
-    if checks not in TIERS:
-        raise unknown_name("tier of checks", str(checks), TIERS)
+    refuse_unfit(checks, declared)
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)

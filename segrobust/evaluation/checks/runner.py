@@ -13,10 +13,11 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from segrobust import __version__
+from segrobust.errors import UserError, unknown_name
 from segrobust.evaluation.checks.base import INCOMPLETE, SKIPPED, WARN, Check, Skip, Verdict, trust_of, verdict
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.checks.registry import CHECKS
@@ -30,6 +31,16 @@ FILE = "checks.json"
 FORMAT = 1
 LOGGER = logging.getLogger(__name__)
 TIERS = ("quick", "full", "off")
+
+
+def refuse_unfit(tier: str, declared: Any) -> None:
+    """UserError, before the run begins, for a tier that does not exist or a declared score that is none."""
+    if tier not in TIERS:
+        raise unknown_name("tier of checks", str(tier), TIERS)
+    numbers = declared.values() if isinstance(declared, Mapping) else [declared]
+    known = isinstance(declared, Mapping) and "mIoU" in declared and set(declared) <= {"mIoU", "images"}
+    if declared is not None and not (known and all(type(number) in (int, float) for number in numbers)):
+        raise UserError(f"declared: expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {declared!r}")
 
 
 def check_run(evaluation: Evaluation, tier: str, summary: Sequence[Record] = (), **facts: Any) -> None:

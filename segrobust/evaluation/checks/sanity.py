@@ -75,6 +75,9 @@ def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
     return not points[0].equal(points[1])
 
 
+MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wrong step size; see 9, 10 and 17"
+
+
 def iterative_beats_single_step(context: Context) -> Verdict:
     """14. FGSM against the run's best iterative attack at the same radius."""
     norm, eps = context.radius
@@ -85,10 +88,13 @@ def iterative_beats_single_step(context: Context) -> Verdict:
         return verdict(WARN, text, "add an iterative attack, such as --attack tsallis-pgd")
     single = mean(_shares_of(context, rival))
     name, best = max(((name, mean(shares)) for name, shares in iterative.items()), key=lambda one: one[1])
+    level, remedy = graded(single - best, fail=NOISE), MASKED_OR_WRONG
+    if level == FAIL and context.attempts[name].minimum_norm:
+        level, remedy = WARN, "minimum-norm attacks look for distances: add a bounded attack for scores at a radius"
     return verdict(
-        graded(single - best, fail=NOISE),
+        level,
         f"{name} takes {best:.2f} % of the pixels, FGSM {single:.2f} % at {format_eps(eps, norm)}",
-        "a single step beats the iterations: gradients are masked or the step size is wrong; see 9, 10 and 17",
+        remedy,
         iterative_percent=best,
         single_step_percent=single,
         attack=name,

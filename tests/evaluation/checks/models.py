@@ -41,11 +41,11 @@ class Straightforward(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.extra = SmallNet(K), nn.Dropout(0.0)
+        self.net, self.drop = SmallNet(K), nn.Dropout(0.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        self.extra.train()
-        return self.extra(self.net(images))
+        self.drop.train()
+        return self.drop(self.net(images))
 
 
 class TwoPaths(nn.Module):
