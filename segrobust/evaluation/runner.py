@@ -21,8 +21,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from segrobust.attacks.base import AttackContractError
-from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target, build_target
@@ -199,7 +197,7 @@ def evaluate(
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     if batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, got {batch_size}")
-    from segrobust.evaluation.checks.runner import check_run, refuse_unfit
+    from segrobust.evaluation.checks.runner import check_run, failures_checked, refuse_unfit
 
     refuse_unfit(checks, declared)
     if isinstance(target, str):
@@ -216,14 +214,9 @@ def evaluate(
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
     evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
-    check = functools.partial(check_run, evaluation, checks, declared=declared, files=files)
-    try:
+    check = functools.partial(check_run, evaluation, checks, declared=declared, files=files, original=model)
+    with failures_checked(check, state):
         evaluation.run(state.process_index, state.num_processes)
-    except (AttackContractError, ModelError) as error:
-        if state.is_main_process:
-            check(error=error)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
-        raise
     state.wait_for_everyone()
     if state.is_main_process:
         _finish(evaluation, check)

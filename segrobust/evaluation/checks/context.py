@@ -28,6 +28,7 @@ from segrobust.evaluation.summary import CLEAN, Record
 
 if TYPE_CHECKING:
     from segrobust.evaluation.runner import Evaluation
+    from segrobust.models.segmenter import Segmenter
 
 IMAGES = 16  # of the run: whole batches, evenly spaced
 MOST_IMAGES = 32  # where a batch alone has more than that
@@ -43,6 +44,7 @@ class Context:
         full: look longer where a check can.
         declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
         files: path by the name of the identity's field that holds its sha256.
+        original: the model that the run's identity describes, where the run attacks another form of it.
         error: what an attack of the run failed with.
     """
 
@@ -54,11 +56,13 @@ class Context:
         full: bool = False,
         declared: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | None = None,
+        original: Segmenter | None = None,
         error: Exception | None = None,
     ) -> None:
         self.evaluation, self.summary, self.full, self.error = evaluation, summary, full, error
         self.declared, self.files = declared, files or {}
         self.model, self.source = evaluation.model, evaluation.source
+        self.original = evaluation.model if original is None else original
         self.jobs, self.folder = evaluation.jobs, evaluation.folder
         self.run: dict[str, Any] = self.folder.read_json("run.json")
         self._singles: dict[int, Group] = {}

@@ -16,7 +16,7 @@ SHOWN = 3
 def unchanged(context: Context) -> Verdict:
     """3. Weights and buffers as before the run, every module in eval mode."""
     seen = context.probe
-    whole = weights_sha256(context.model) == context.identity["weights_sha256"]
+    whole = weights_sha256(context.original) == context.identity["weights_sha256"]
     numbers = {
         "weights_as_before_the_run": whole,
         "changed_by_the_checks": len(seen.changed_state),
@@ -105,7 +105,7 @@ def one_path(context: Context) -> Verdict:
 
 def full_precision(context: Context) -> Verdict:
     """29. Gradients and predictions in float32."""
-    reduced = ["bfloat16 autocast in the attacks (--amp)"] * context.evaluation.amp
+    reduced = ["mixed precision in the attacks (--amp)"] if context.evaluation.amp else []
     reduced += [f"the model returns {name}" for name in sorted(context.probe.dtypes - {"float32", "float64"})]
     device = context.evaluation.device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
@@ -113,7 +113,7 @@ def full_precision(context: Context) -> Verdict:
         reduced += [f"TF32 {name}" for name, kind in kinds.items() if kind.fp32_precision == "tf32"]
     if not reduced:
         return verdict(PASS, "float32 throughout", reduced=[])
-    remedy = "rounding can hide gradients: repeat a few images in full float32 and compare"
+    remedy = "rounding can hide gradients: repeat a few images without --amp and with torch's fp32_precision 'ieee'"
     return verdict(WARN, "; ".join(reduced), remedy, reduced=reduced)
 
 

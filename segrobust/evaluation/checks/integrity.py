@@ -20,7 +20,8 @@ def every_image_once(context: Context) -> Verdict:
     lines = [row for rows in context.raw.values() for row in rows]
     doubled = sum(count - 1 for count in Counter(map(row_key, lines)).values())
     found = {(row["attack"], row["eps"], row["image"]) for row in lines}
-    wanted = {key[:3] for job in context.jobs for image in range(len(context.source)) for key in job.keys(image)}
+    images = range(len(context.source))
+    wanted = {(job.label, eps, image) for job in context.jobs for eps in job.radii for image in images}
     truths: dict[int, set] = defaultdict(set)
     for row in lines:
         truths[row["image"]].add((row["name"], row["height"], row["width"], _truth(row)))

@@ -57,7 +57,7 @@ def traceable(context: Context) -> Verdict:
     missing = [name for name in IDENTITY if identity.get(name) in (None, "")]
     untold = [name for name in ABOUT if not about.get(name)]
     here = {
-        "weights_sha256": weights_sha256(context.model),
+        "weights_sha256": weights_sha256(context.original),
         "dataset_fingerprint": context.source.fingerprint(),
         **{name: sha256(path) for name, path in context.files.items()},
     }
