@@ -79,7 +79,11 @@ def render(runs: Sequence[Run]) -> str:
     environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "passes": _passes}
     environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
     environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
-    data = [{"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records} for run in runs]
+    data = [
+        {"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records}
+        | ({"trust": run.trust.level, "checks": run.trust.checks} if run.trust else {})
+        for run in runs
+    ]
     return environment.get_template("report.html.j2").render(
         title=" vs ".join(run.label for run in runs) if len(runs) > 1 else runs[0].facts.get("model", runs[0].label),
         runs=runs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import defaultdict
@@ -15,6 +16,7 @@ import numpy as np
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.registry import build_attack
 from segrobust.datasets.source import evenly_spaced
+from segrobust.errors import UserError
 from segrobust.evaluation.broken import goal_counts
 from segrobust.evaluation.checks.base import Skip
 from segrobust.evaluation.checks.probe import Probe, probe
@@ -203,10 +205,13 @@ class Context:
 
 
 def shortened(attack: Attack, steps: int) -> Attack:
-    """The same attack with at most ``steps`` steps, where it has such a number."""
-    if not hasattr(attack, "steps") or attack.steps <= steps:
-        return attack
-    return dataclasses.replace(attack, steps=steps)
+    """The same attack with ``steps`` steps or the next possible number, where it has such a number and more of them."""
+    own = getattr(attack, "steps", 0)
+    for fewer in (steps, 2 * steps, 4 * steps, 8 * steps):
+        if own is None or fewer < own:  # None: of an ensemble that leaves it to its members
+            with contextlib.suppress(UserError):  # an ensemble needs a step for each member
+                return dataclasses.replace(attack, steps=fewer)
+    return attack
 
 
 def mean(values: Any) -> float:

@@ -48,7 +48,7 @@ class Probe:
 
     repeated, alone, attacked: the report's forward against itself, against each image in a batch of its own (or, a
         lone image, against a batch with its mirror image), and against the forward that attacks differentiate.
-    predictions: class ids ``[N, H, W]`` of each group.
+    predictions: class ids ``[N, H, W]`` of each group, in two bytes each.
     like_probabilities: pixels whose logits are non-negative and sum to 1, and ``bounded``: those inside [0, 1].
     still: valid pixels without any input gradient; ``still_images``: images of only such pixels; ``saturated``: valid
         pixels whose cross-entropy has no gradient even with respect to the logits.
@@ -107,7 +107,7 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
             seen.alone.add(logits, model(torch.cat([images, images.flip(-1)]))[:1].float())
     seen.sampled |= watch.sampled
     seen.differentiated |= watch.differentiated
-    seen.predictions.append(logits.argmax(1).cpu())
+    seen.predictions.append(logits.argmax(1).to(torch.int16).cpu())
     unit = (logits >= 0).all(1) & (logits <= 1).all(1)
     seen.bounded += int(unit.sum())
     seen.like_probabilities += int((unit & ((logits.sum(1) - 1).abs() < 1e-3)).sum())

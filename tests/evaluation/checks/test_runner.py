@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
+from segrobust.attacks import build_attack
 from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import Check, Skip, graded, trust_of, verdict
-from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.checks.context import Context, shortened
 from segrobust.evaluation.checks.registry import CHECKS
 from segrobust.evaluation.checks.runner import run_checks
 from segrobust.evaluation.checks.trace import Recorder
@@ -111,6 +112,13 @@ def test_evaluate_refuses_what_it_cannot_check(tmp_path):
     for declared in (61.2, {"miou": 61.2}, {"mIoU": "61.2"}):
         with pytest.raises(UserError, match="declared: expected dict"):
             look(segmenter("small"), tmp_path, declared=declared)
+
+
+def test_attacks_are_shortened_as_far_as_they_can_be():
+    assert shortened(build_attack("CEPGD", steps=50), 10) == build_attack("CEPGD", steps=10)
+    assert shortened(build_attack("CEPGD", steps=5), 10) == build_attack("CEPGD", steps=5)
+    assert shortened(build_attack("FGSM"), 10) == build_attack("FGSM")
+    assert shortened(build_attack("MinNormEnsemble"), 10).steps == 10  # its own is None
 
 
 def test_levels_of_trust():
