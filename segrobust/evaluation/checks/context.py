@@ -103,9 +103,14 @@ class Context:
     def ids(self) -> list[int]:
         return [image for batch in self.batches for image in batch]
 
-    def singles(self, count: int) -> list[Group]:
-        """``count`` of the images, one in each group: recordings then belong to one image, whatever the attack does."""
-        chosen = [self.ids[at] for at in evenly_spaced(len(self.ids), count)]
+    def singles(self, count: int, judged: bool = False) -> list[Group]:
+        """``count`` of the images, one in each group: recordings then belong to one image, whatever the attack does.
+
+        Args:
+            judged: only images with a labelled pixel, which a run that failed cannot tell.
+        """
+        ids = self.judged_ids if judged else self.ids
+        chosen = [ids[at] for at in evenly_spaced(len(ids), count)]
         for image in chosen:
             if image not in self._singles:
                 self._singles[image] = self.evaluation.group([image], [self.source[image]])
@@ -148,7 +153,7 @@ class Context:
         """What ``own``, shortened to ``steps``, sees on ``count`` images."""
         if (count, steps) not in self._traces:
             attack = shortened(self.own, steps)
-            self._traces[count, steps] = [trace(self, attack, group) for group in self.singles(count)]
+            self._traces[count, steps] = [trace(self, attack, group) for group in self.singles(count, judged=True)]
         return self._traces[count, steps]
 
     # --- rows
@@ -190,7 +195,9 @@ class Context:
     @cached_property
     def judged_ids(self) -> list[int]:
         """The images of the subset that have a labelled pixel."""
-        judged = self.shares[CLEAN, None, None]
+        judged = self.shares.get((CLEAN, None, None), {})
+        if not judged.keys() & set(self.ids):
+            raise Skip("no image of the subset has a labelled pixel")
         return [image for image in self.ids if image in judged]
 
     def at_radius(self) -> dict[str, dict[int, float]]:

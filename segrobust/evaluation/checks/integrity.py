@@ -58,9 +58,10 @@ def within_budget(context: Context) -> Verdict:
     """4. Every attacked image inside its radius and the box."""
     if isinstance(context.error, AttackContractError):
         return verdict(FAIL, str(context.error), "the attack is defective: it must project to ball and box")
-    outside = [row for row in context.rows if row["eps"] is not None and not row["distance"] <= _limit(row)]
+    bounded = [row for row in context.folder.rows() if row["eps"] is not None]  # further candidates included
+    outside = [row for row in bounded if not row["distance"] <= _limit(row)]
     files, bad = _stored_images(context)
-    excess = max((row["distance"] - row["eps"] for row in context.rows if row["eps"] is not None), default=-math.inf)
+    excess = max((row["distance"] - row["eps"] for row in bounded), default=-math.inf)
     numbers = {"rows_outside": len(outside), "files": files, "files_outside": len(bad), "largest_excess": excess}
     if outside or bad:
         worst = bad[0] if bad else f"{outside[0]['attack']} image {outside[0]['image']}"

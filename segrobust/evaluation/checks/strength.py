@@ -11,6 +11,7 @@ from segrobust.evaluation.checks.base import Check, Skip, Verdict, graded, verdi
 from segrobust.evaluation.checks.context import Context, mean
 from segrobust.evaluation.checks.planted import Planted
 from segrobust.evaluation.checks.trace import Trace, trace
+from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.runner import image_seeds
 
 IMAGES = 8
@@ -97,8 +98,8 @@ def _attack(context: Context) -> Attack:
     return context.own
 
 
-def _images(context: Context) -> list:
-    return [one for one in context.singles(IMAGES) if one.ids[0] in context.judged_ids]
+def _images(context: Context) -> list[Group]:
+    return context.singles(IMAGES, judged=True)
 
 
 def _before(context: Context) -> list[float]:

@@ -70,6 +70,18 @@ def test_bad_models_are_caught_by_their_check(name, expected, tmp_path):
     assert trust_of(check["verdict"] for check in found.values()) != "verified"
 
 
+def test_images_without_a_label_do_not_weigh(tmp_path):
+    source = ToySource()
+    for image in (0, 2, 4):
+        source.samples[image].label.fill_(255)
+    found = look(segmenter("small"), tmp_path, source)
+    assert levels(found, "fail") == set()
+    for sample in source.samples:
+        sample.label.fill_(255)
+    found = look(segmenter("small"), tmp_path / "none", source)
+    assert {14, 16, 19, 20} <= levels(found, "skipped")
+
+
 def test_a_saturated_model_is_told_from_a_flat_one(tmp_path):
     numbers = look(segmenter("saturated"), tmp_path)[9]["numbers"]
     assert numbers["saturated_pixels_percent"] > 80
