@@ -24,6 +24,7 @@ def run_demo(work_dir: str | Path = "work_dirs/demo") -> Path:
     """Run the demo below ``work_dir`` and return the report's path."""
     from segrobust.report import build_report
     from segrobust.report.table import print_table
+    from segrobust.report.trust import load_trust
 
     work_dir, console, started = Path(work_dir), Console(), time.monotonic()
 
@@ -42,7 +43,7 @@ def run_demo(work_dir: str | Path = "work_dirs/demo") -> Path:
         say(f"attacking the {name} model")
         runs.append(work_dir / f"evaluation-{name}")
         summaries[name] = _evaluate(name, config, weights, runs[-1])
-    print_table(summaries, console)
+    print_table(summaries, console, {name: load_trust(folder) for name, folder in zip(summaries, runs, strict=True)})
     report = build_report(runs, work_dir / "report.html")
     say("done")
     console.print(f"report: {report}", soft_wrap=True, markup=False)

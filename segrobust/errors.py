@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Says what was expected, what came and what to do, in one line."""
 
 
+class RunFailed(RuntimeError):
+    """Says in one line what failed in a run that had begun: the command line prints it and exits with status 1."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the ``known`` ones, with the nearest of them."""
     known = sorted(known)

@@ -68,6 +68,7 @@ def evaluate(options: Namespace) -> None:
         cfg_options=dict(options.cfg_options),
         seed=options.seed,
         target=options.target,
+        checks=options.checks,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from segrobust.attacks.base import AttackContractError
+from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.majority import colour_png, id_png, majority_of_config
 from segrobust.datasets.source import source_from_config
 from segrobust.datasets.targets import build_target
-from segrobust.errors import UserError
+from segrobust.errors import RunFailed, UserError
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
@@ -24,6 +27,7 @@ from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import sha256
 from segrobust.report.table import print_table
+from segrobust.report.trust import load_trust, print_checks
 from segrobust.shipped import shipped_model
 
 
@@ -47,8 +51,13 @@ def evaluate_command(
     cfg_options: dict[str, Any] | None = None,
     seed: int = 0,
     target: str | None = None,
+    checks: str = "quick",
 ) -> Path:
-    """Load, attack, report; prints the table and returns the run folder."""
+    """Load, attack, report; prints the table and returns the run folder.
+
+    Raises:
+        RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
+    """
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", num_images)
     shipped = shipped_model(config)
@@ -65,7 +74,8 @@ def evaluate_command(
         channels_last=False,  # evaluate() sees to that, and checks it
     )
     model.name = Path(config).stem
-    summary = evaluate(
+    attack = functools.partial(
+        evaluate,
         model,
         source,
         attacks,
@@ -81,6 +91,9 @@ def evaluate_command(
         save_adversarial=save_adversarial,
         attack_defaults=cfg.get("attack_defaults"),
         target=targets,
+        checks=checks,
+        declared=cfg.get("declared"),
+        files={"checkpoint_sha256": Path(weights)},
         identity={
             "config": Path(config).stem,
             "dataset": str(cfg.test_dataloader.dataset.type),
@@ -90,11 +103,26 @@ def evaluate_command(
         },
         about=about_this_run(),
     )
+    try:
+        summary = attack()
+    except (AttackContractError, ModelError) as error:
+        _print_trust(Path(work_dir), checks)
+        raise RunFailed(f"the run failed: {error}") from error
     if int(os.environ.get("RANK", "0")) == 0:
         console = Console()
-        print_table({model.name: summary}, console)
+        trust = load_trust(Path(work_dir))
+        print_table({model.name: summary}, console, {model.name: trust})
+        _print_trust(Path(work_dir), checks)
         console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
+        if trust and trust.failed:
+            raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {Path(work_dir) / 'report.html'}")
     return Path(work_dir)
+
+
+def _print_trust(work_dir: Path, checks: str) -> None:
+    trust = load_trust(work_dir)
+    if trust and checks != "off" and int(os.environ.get("RANK", "0")) == 0:
+        print_checks(trust, Console())
 
 
 def _stored_majority(work_dir: Path, target: str, fresh: bool) -> Path | None:

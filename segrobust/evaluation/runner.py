@@ -8,8 +8,9 @@ processes and a resumed run give the same rows. Start several with ``torchrun to
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,9 @@ def evaluate(
     save_adversarial: bool = False,
     attack_defaults: dict | None = None,
     target: str | Target | None = None,
+    checks: str = "quick",
+    declared: Mapping[str, Any] | None = None,
+    files: Mapping[str, Path] | None = None,
     identity: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -183,6 +187,10 @@ def evaluate(
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
             (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
             of the pixels at their target; the worst case stays that with the fewest pixels right.
+        checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
+            ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
+        declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
+        files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
         identity, about: more to store in ``run.json``; a run with another identity is not continued.
 
     Returns:
@@ -191,10 +199,15 @@ def evaluate(
     Raises:
         UserError: model and data set do not fit, an attack does not exist or cannot be targeted, a faster form does
             not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
+        ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
+            so too.
     """
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     check_batch_size(batch_size)
+    from segrobust.evaluation.checks.runner import check_run, failures_checked, refuse_unfit
+
+    refuse_unfit(checks, declared)
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
@@ -214,10 +227,12 @@ def evaluate(
         folder.open({**(identity or {}), **own}, fresh=fresh, about=about)
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
-    evaluation.run(state.process_index, state.num_processes)
+    check = functools.partial(check_run, evaluation, checks, declared=declared, files=files, original=model)
+    with failures_checked(check, state):
+        evaluation.run(state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
-        _finish(evaluation)
+        _finish(evaluation, check)
     state.wait_for_everyone()
     return folder.read_json("summary.json")
 
@@ -230,8 +245,8 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation) -> None:
-    """Summary, pictures and report from complete rows."""
+def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None) -> None:
+    """Summary, checks, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
     images = range(len(evaluation.source))
@@ -239,5 +254,7 @@ def _finish(evaluation: Evaluation) -> None:
     controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
     summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
     folder.write_json("summary.json", summary)
+    if check:
+        check(summary)
     write_pictures(evaluation, summary, rows)
     build_report([folder.path])

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from segrobust.evaluation.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.evaluation.durable import clear_io_errors, replace_file
 from segrobust.evaluation.summary import WORST_CASE
 from segrobust.report.cost import cost_lines
@@ -38,6 +39,7 @@ _HEAD = {
     "Device": ("device",),
 }
 _DIGESTS = ("Checkpoint sha256", "Data fingerprint")
+_TRUST_CLASSES = {VERIFIED: "good", WITH_WARNINGS: "doubtful", NOT_TRUSTWORTHY: "bad"}
 _TITLES = dict(
     zip(
         KINDS,
@@ -78,11 +80,16 @@ def render(runs: Sequence[Run]) -> str:
     environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "passes": _passes}
     environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
     environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
-    data = [{"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records} for run in runs]
+    data = [
+        {"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records}
+        | ({"trust": run.trust.level, "checks": run.trust.checks} if run.trust else {})
+        for run in runs
+    ]
     return environment.get_template("report.html.j2").render(
         title=" vs ".join(run.label for run in runs) if len(runs) > 1 else runs[0].facts.get("model", runs[0].label),
         runs=runs,
         head=_head(runs),
+        levels=_TRUST_CLASSES,
         trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
         targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],

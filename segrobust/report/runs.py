@@ -12,6 +12,7 @@ from typing import Any
 from segrobust.errors import UserError
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.report.trust import Trust, load_trust
 from segrobust.units import format_eps
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
@@ -36,6 +37,7 @@ class Run:
     records: list[dict[str, Any]]
     class_names: list[str]
     palette: list[tuple[int, int, int]]
+    trust: Trust | None = None
 
     @property
     def clean(self) -> dict[str, Any] | None:
@@ -117,6 +119,7 @@ def _load(path: Path, label: str) -> Run:
         records=_records(folder.read_json("summary.json"), path),
         class_names=class_names,
         palette=palette,
+        trust=load_trust(path),
     )
 
 

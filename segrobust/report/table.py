@@ -13,14 +13,23 @@ from rich.text import Text
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.report.cost import CostLine, cost_lines
 from segrobust.report.distances import median_8bit, median_cell
+from segrobust.report.trust import Trust
 from segrobust.units import format_eps
 
 _RADII_BESIDE = 5
 _GAP = 2
 
 
-def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
-    """Print the records of each run (``summarise``) by its name; more radii than fit go in further tables below."""
+def print_table(
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
+    console: Console,
+    trust: Mapping[str, Trust | None] | None = None,
+) -> None:
+    """Print the records of each run (``summarise``) by its name; more radii than fit go in further tables below.
+
+    Args:
+        trust: by the same names; stands above the numbers, None for a run without checks.
+    """
     for number, (name, records) in enumerate(summaries.items()):
         clean = next((record for record in records if record["attack"] == CLEAN), None)
         title = Text("\n" * bool(number) + str(name), style="bold")
@@ -28,6 +37,9 @@ def print_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]], console: C
             parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
             title.append(f": clean {cell(clean)} on {clean['images']} images ({parts} in %)", style="not bold")
         console.print(title)
+        if trust is not None and name in trust:
+            said = trust[name].sentence if trust[name] else "unknown, no checks were made"
+            console.print(Text(f"trust: {said}", style="bold"))
         bounded = [record for record in records if record["eps"] is not None]
         for norm in {record["norm"]: None for record in bounded}:
             _print_norm([record for record in bounded if record["norm"] == norm], str(norm), console)

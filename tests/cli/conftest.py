@@ -38,7 +38,8 @@ test_dataloader = dict(
 test_cfg = dict(type="TestLoop")
 test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 """
-QUICK = ("--attack", "cepgd", "--eps", "1/255", "--steps", "2", "--batch-size", "2")
+# the weights are random: the trust checks rightly call such results untrustworthy, with exit status 1
+QUICK = ("--attack", "cepgd", "--eps", "1/255", "--steps", "2", "--batch-size", "2", "--checks", "off")
 
 
 @dataclass(frozen=True)

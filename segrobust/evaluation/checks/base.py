@@ -1,0 +1,89 @@
+"""What a check is: a number, a name and a function that looks at a run and returns a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segrobust.evaluation.checks.context import Context
+
+PASS, INFO, SKIPPED, WARN, FAIL = "pass", "info", "skipped", "warn", "fail"
+LEVELS = (PASS, INFO, SKIPPED, WARN, FAIL)
+
+VERIFIED, WITH_WARNINGS, NOT_TRUSTWORTHY = "verified", "with warnings", "not trustworthy"
+INCOMPLETE = "incomplete"  # the checks were interrupted; the next start of the run completes them
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check.
+
+    level: one of ``LEVELS``.
+    evidence: what was seen, in one line with its numbers.
+    remedy: what to do about it, in one line; empty unless the level is warn or fail.
+    numbers: the evidence as JSON numbers and texts, for programs.
+    """
+
+    level: str
+    evidence: str
+    remedy: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def verdict(level: str, evidence: str, remedy: str = "", **numbers: Any) -> Verdict:
+    """A verdict that keeps its remedy only where there is something to remedy."""
+    return Verdict(level, evidence, remedy if level in (WARN, FAIL) else "", _plain(numbers))
+
+
+def graded(value: float, warn: float = math.inf, fail: float = math.inf) -> str:
+    """The level of a value that should be small: fail or warn above its threshold; NaN, which hides anything, fails."""
+    if math.isnan(value) or value > fail:
+        return FAIL
+    return WARN if value > warn else PASS
+
+
+class Skip(Exception):
+    """Raised by a check that cannot be made on this run; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    number: its place in the report, fixed for good.
+    name: what is right when it passes.
+    run: from the run's :class:`Context` to a :class:`Verdict`; may raise :class:`Skip`.
+    tier: ``"quick"``, or ``"full"`` for what is dear.
+    longer: the full tier looks longer, so a verdict of the quick tier does not serve it.
+    unfinished: can be made on a run whose attack failed, from model and images alone.
+    """
+
+    number: int
+    name: str
+    run: Callable[[Context], Verdict]
+    tier: str = "quick"
+    longer: bool = False
+    unfinished: bool = False
+
+
+def trust_of(levels: Iterable[str]) -> str:
+    """The trust level of a run: its worst verdict. What was skipped neither proves nor disproves anything."""
+    worst = max(levels, key=LEVELS.index, default=PASS)
+    return {FAIL: NOT_TRUSTWORTHY, WARN: WITH_WARNINGS}.get(worst, VERIFIED)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: floats to six digits, what is not finite as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    number = float(value)
+    if number.is_integer():
+        return int(number)
+    return float(f"{number:.6g}") if math.isfinite(number) else str(number)

@@ -1,0 +1,227 @@
+"""What the checks look at: a run's model, rows and settings, and a small fixed part of its images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segrobust.attacks.base import Attack, AttackResult
+from segrobust.attacks.registry import build_attack
+from segrobust.datasets.source import evenly_spaced
+from segrobust.errors import UserError
+from segrobust.evaluation.broken import goal_counts
+from segrobust.evaluation.checks.base import Skip
+from segrobust.evaluation.checks.probe import Probe, probe
+from segrobust.evaluation.checks.trace import Trace, trace
+from segrobust.evaluation.durable import read_lines
+from segrobust.evaluation.jobs import Job
+from segrobust.evaluation.outcomes import Group
+from segrobust.evaluation.pictures import strongest
+from segrobust.evaluation.rows import Row
+from segrobust.evaluation.summary import CLEAN, Record
+
+if TYPE_CHECKING:
+    from segrobust.evaluation.runner import Evaluation
+    from segrobust.models.segmenter import Segmenter
+
+IMAGES = 16  # of the run: whole batches, evenly spaced
+MOST_IMAGES = 32  # where a batch alone has more than that
+FALLBACK = {"type": "CEPGD", "eps": "4/255"}
+
+
+class Context:
+    """A run as the checks see it; what is dear is computed once, when a check first asks for it.
+
+    Args:
+        evaluation: the run. Its rows are complete unless ``error`` says why they are not.
+        summary: the records of ``summary.json``; none where the run failed.
+        full: look longer where a check can.
+        declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
+        files: path by the name of the identity's field that holds its sha256.
+        original: the model that the run's identity describes, where the run attacks another form of it.
+        error: what an attack of the run failed with.
+    """
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        summary: Sequence[Record] = (),
+        *,
+        full: bool = False,
+        declared: Mapping[str, Any] | None = None,
+        files: Mapping[str, Path] | None = None,
+        original: Segmenter | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        self.evaluation, self.summary, self.full, self.error = evaluation, summary, full, error
+        self.declared, self.files = declared, files or {}
+        self.model, self.source = evaluation.model, evaluation.source
+        self.original = evaluation.model if original is None else original
+        self.jobs, self.folder = evaluation.jobs, evaluation.folder
+        self.run: dict[str, Any] = self.folder.read_json("run.json")
+        self._singles: dict[int, Group] = {}
+        self._traces: dict[tuple[int, int], list[Trace]] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.run["identity"]
+
+    @property
+    def void(self) -> int:
+        return self.source.ignore_index
+
+    # --- images
+
+    @cached_property
+    def batches(self) -> list[range]:
+        """The run's own batches that the checks use."""
+        batches = self.evaluation.batches()
+        count = math.ceil(IMAGES / self.evaluation.batch_size)
+        return [batches[at][:MOST_IMAGES] for at in evenly_spaced(len(batches), count)]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The images of ``batches``, grouped as the run groups them: those of one batch and size together."""
+        found = []
+        for batch in self.batches:
+            sizes: dict[tuple, list[int]] = defaultdict(list)
+            samples = {image: self.source[image] for image in batch}
+            for image, sample in samples.items():
+                sizes[tuple(sample.label.shape)].append(image)
+            found += [self.evaluation.group(ids, [samples[i] for i in ids]) for ids in sizes.values()]
+        return found
+
+    @property
+    def ids(self) -> list[int]:
+        return [image for batch in self.batches for image in batch]
+
+    def singles(self, count: int, judged: bool = False) -> list[Group]:
+        """``count`` of the images, one in each group: recordings then belong to one image, whatever the attack does.
+
+        Args:
+            judged: only images with a labelled pixel, which a run that failed cannot tell.
+        """
+        ids = self.judged_ids if judged else self.ids
+        chosen = [ids[at] for at in evenly_spaced(len(ids), count)]
+        for image in chosen:
+            if image not in self._singles:
+                self._singles[image] = self.evaluation.group([image], [self.source[image]])
+        return [self._singles[image] for image in chosen]
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What five passes over the groups show."""
+        return probe(self)
+
+    # --- attacks
+
+    @cached_property
+    def strongest(self) -> tuple[Job, float | None] | None:
+        """The run's strongest attack at its middle radius, as the report's pictures choose it."""
+        return strongest(self.jobs, self.summary) if self.summary else None
+
+    @cached_property
+    def own(self) -> Attack:
+        """That attack; in a run without results its first one, in a run of controls alone a plain PGD."""
+        if self.strongest:
+            return self.strongest[0].attack
+        real = [job.attack for job in self.jobs if job.attack and not job.attack.control]
+        return real[0] if real else build_attack(FALLBACK)
+
+    def call(self, attack: Attack, group: Group, model: Any = None, seed: int | None = None) -> AttackResult:
+        """Run an attack on a group with the run's seeds (or those of another ``seed``), in float32."""
+        from segrobust.evaluation.runner import image_seeds
+
+        return attack(
+            self.model if model is None else model,
+            group.images,
+            group.labels,
+            ignore_index=self.void,
+            targets=group.targets if attack.targeted else None,
+            seeds=image_seeds(self.evaluation.seed if seed is None else seed, group.ids),
+        )
+
+    def traces(self, count: int, steps: int) -> list[Trace]:
+        """What ``own``, shortened to ``steps``, sees on ``count`` images."""
+        if (count, steps) not in self._traces:
+            attack = shortened(self.own, steps)
+            self._traces[count, steps] = [trace(self, attack, group) for group in self.singles(count, judged=True)]
+        return self._traces[count, steps]
+
+    # --- rows
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows of the attacks' answers, without an ensemble's further candidates."""
+        return [row for row in self.folder.rows() if not row.get("candidate")]
+
+    @cached_property
+    def raw(self) -> dict[str, list[dict[str, Any]]]:
+        """Every line of every row file as it stands there, by the name of the file."""
+        return {path.name: read_lines(path)[0] for path in sorted(self.folder.path.glob("rows/rank-*.jsonl"))}
+
+    @cached_property
+    def shares(self) -> dict[tuple[str, str | None, float | None], dict[int, float]]:
+        """Percent of each image's pixels at the goal, ``{(attack, norm, eps): {image: percent}}``."""
+        found: dict[tuple, dict[int, float]] = defaultdict(dict)
+        for row in self.rows:
+            reached, judged = goal_counts(row)
+            if judged:
+                found[row["attack"], row["norm"], row["eps"]][row["image"]] = 100 * reached / judged
+        return dict(found)
+
+    @cached_property
+    def attempts(self) -> dict[str, Job]:
+        """The jobs by label whose attacks look for something: neither the clean images nor controls."""
+        return {job.label: job for job in self.jobs if job.attack and not job.attack.control}
+
+    @cached_property
+    def radius(self) -> tuple[str, float]:
+        """Norm and radius at which attacks are compared: the middle one of the strongest attack's norm."""
+        norm = self.own.norm
+        radii = sorted({key[2] for key in self.shares if key[0] in self.attempts and key[1] == norm and key[2]})
+        if not radii:
+            raise Skip("no attack of the run has a result at a radius")
+        return norm, radii[len(radii) // 2]
+
+    @cached_property
+    def judged_ids(self) -> list[int]:
+        """The images of the subset that have a labelled pixel."""
+        judged = self.shares.get((CLEAN, None, None), {})
+        if not judged.keys() & set(self.ids):
+            raise Skip("no image of the subset has a labelled pixel")
+        return [image for image in self.ids if image in judged]
+
+    def at_radius(self) -> dict[str, dict[int, float]]:
+        """Percent at the goal, per image of the subset, of each attack of the run at ``radius``."""
+        norm, eps = self.radius
+        chosen = set(self.ids)
+        return {
+            name: {image: share for image, share in shares.items() if image in chosen}
+            for (name, of_norm, at), shares in self.shares.items()
+            if name in self.attempts and (of_norm, at) == (norm, eps)
+        }
+
+
+def shortened(attack: Attack, steps: int) -> Attack:
+    """The same attack with ``steps`` steps or the next possible number, where it has such a number and more of them."""
+    own = getattr(attack, "steps", 0)
+    for fewer in (steps, 2 * steps, 4 * steps, 8 * steps):
+        if own is None or fewer < own:  # None: of an ensemble that leaves it to its members
+            with contextlib.suppress(UserError):  # an ensemble needs a step for each member
+                return dataclasses.replace(attack, steps=fewer)
+    return attack
+
+
+def mean(values: Any) -> float:
+    """Mean of a collection of numbers, or of a mapping's; NaN for none."""
+    numbers = list(values.values()) if isinstance(values, Mapping) else list(values)
+    return float(np.mean(numbers)) if numbers else math.nan

@@ -1,0 +1,138 @@
+"""Does the model keep the contract that every attack relies on? Numbers 3, 6 to 8, 11, 12 and 29."""
+
+from __future__ import annotations
+
+import torch
+
+from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.identity import weights_sha256
+
+CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains
+GAP = 1e-3  # of the logits, relative
+SHOWN = 3
+
+
+def unchanged(context: Context) -> Verdict:
+    """3. Weights and buffers as before the run, every module in eval mode."""
+    seen = context.probe
+    whole = weights_sha256(context.original) == context.identity["weights_sha256"]
+    numbers = {
+        "weights_as_before_the_run": whole,
+        "changed_by_the_checks": len(seen.changed_state),
+        "modules_in_training_mode": len(seen.training),
+    }
+    if seen.training:
+        text = f"{len(seen.training)} modules in training mode after a forward ({_some(seen.training)})"
+        return verdict(FAIL, text, "the forward must not switch modules to training mode; remove that call", **numbers)
+    if seen.changed_state or not whole:
+        what = f"a forward changes {_some(seen.changed_state)}" if seen.changed_state else "changed during the run"
+        return verdict(
+            FAIL,
+            f"weights or buffers are not what they were: {what}",
+            "let batch normalisation use its stored statistics: evaluate in eval mode, update no buffer in forward",
+            **numbers,
+        )
+    return verdict(PASS, "all parameters and buffers as before the run, no module in training mode", **numbers)
+
+
+def deterministic(context: Context) -> Verdict:
+    """6. The same batch twice."""
+    seen = context.probe.repeated
+    numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap}
+    text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.gap:.2g}"
+    if seen.percent > CHANGED_PERCENT or seen.gap > GAP:
+        return verdict(WARN, text, "attack the mean over several draws (EOT) and report scores over several", **numbers)
+    return verdict(INFO if seen.gap else PASS, text, **numbers)
+
+
+def batch_invariant(context: Context) -> Verdict:
+    """7. An image alone and among others."""
+    if random(context):
+        raise Skip("two forwards of the same batch differ already (6)")
+    seen = context.probe.alone
+    return verdict(
+        graded(seen.percent, warn=CHANGED_PERCENT),
+        f"{seen.percent:.3g} % of the pixels change their class in another batch, logits by {seen.gap:.2g}",
+        "an image's result depends on its neighbours: no statistics over the batch in forward, or --batch-size 1",
+        changed_percent=seen.percent,
+        largest_relative_gap=seen.gap,
+    )
+
+
+def logits(context: Context) -> Verdict:
+    """8. Logits, not probabilities."""
+    seen = context.probe
+    sums, inside = (100 * part / max(seen.pixels, 1) for part in (seen.like_probabilities, seen.bounded))
+    numbers = {"sum_to_one_percent": sums, "inside_unit_interval_percent": inside}
+    remedy = "return the logits before softmax or sigmoid: a second softmax flattens every attack's gradient"
+    if sums > 99:
+        return verdict(WARN, f"outputs are probabilities: {sums:.4g} % of the pixels sum to 1", remedy, **numbers)
+    if inside > 99:
+        return verdict(WARN, f"all outputs lie in [0, 1] on {inside:.4g} % of the pixels", remedy, **numbers)
+    return verdict(PASS, f"{inside:.3g} % of the pixels have all outputs inside [0, 1]", **numbers)
+
+
+def plain_inference(context: Context) -> Verdict:
+    """11. No random numbers and no optimisation inside the forward."""
+    seen = context.probe
+    numbers = {"random_operations": sorted(seen.sampled), "autograd_in_forward": seen.differentiated}
+    if not seen.sampled and not seen.differentiated:
+        return verdict(PASS, "the forward draws no random number and does not use autograd", **numbers)
+    found = [f"draws random numbers ({_some(sorted(seen.sampled))})"] * bool(seen.sampled)
+    found += ["switches autograd on"] * seen.differentiated
+    remedy = "standard attacks overrate such defences: average over draws (EOT) or attack through the optimisation"
+    return verdict(WARN, f"the forward {' and '.join(found)}", remedy, **numbers)
+
+
+def one_path(context: Context) -> Verdict:
+    """12. The forward that is attacked is the one that is reported."""
+    if random(context):
+        raise Skip("two forwards of the same batch differ already (6)")
+    seen = context.probe
+    if seen.broken:
+        raise Skip("there is no attacked forward to compare (9)")
+    differs = seen.attacked.percent > CHANGED_PERCENT or seen.attacked.gap > GAP
+    return verdict(
+        FAIL if differs else PASS,
+        f"{seen.attacked.percent:.3g} % of the pixels differ between attacked and reported forward, "
+        f"logits by {seen.attacked.gap:.2g}",
+        "the model computes something else where a gradient is wanted; use one inference path for both",
+        changed_percent=seen.attacked.percent,
+        largest_relative_gap=seen.attacked.gap,
+    )
+
+
+def full_precision(context: Context) -> Verdict:
+    """29. Gradients and predictions in float32."""
+    reduced = ["mixed precision in the attacks (--amp)"] if context.evaluation.amp else []
+    reduced += [f"the model returns {name}" for name in sorted(context.probe.dtypes - {"float32", "float64"})]
+    device = context.evaluation.device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        kinds = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}
+        reduced += [f"TF32 {name}" for name, kind in kinds.items() if kind.fp32_precision == "tf32"]
+    if not reduced:
+        return verdict(PASS, "float32 throughout", reduced=[])
+    remedy = "rounding can hide gradients: repeat a few images without --amp and with torch's fp32_precision 'ieee'"
+    return verdict(WARN, "; ".join(reduced), remedy, reduced=reduced)
+
+
+def random(context: Context) -> bool:
+    """Whether two forwards of the same batch differ by more than rounding."""
+    seen = context.probe.repeated
+    return seen.percent > CHANGED_PERCENT or seen.gap > GAP
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+CHECKS = (
+    Check(3, "model unchanged, in eval mode", unchanged, unfinished=True),
+    Check(6, "deterministic forward", deterministic, unfinished=True),
+    Check(7, "independent of the batch", batch_invariant, unfinished=True),
+    Check(8, "logits, not probabilities", logits, unfinished=True),
+    Check(11, "forward neither samples nor optimises", plain_inference, unfinished=True),
+    Check(12, "attacked forward is the reported one", one_path, unfinished=True),
+    Check(29, "full precision", full_precision, unfinished=True),
+)

@@ -1,0 +1,80 @@
+"""Can the run be traced and repeated? Numbers 30 and 31."""
+
+from __future__ import annotations
+
+from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, verdict
+from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.checks.contract import random
+from segrobust.evaluation.identity import weights_sha256
+from segrobust.evaluation.metrics import confusion_counts, sparse_counts
+from segrobust.evaluation.rows import row_key
+from segrobust.evaluation.summary import CLEAN
+from segrobust.models.checkpoint import sha256
+
+
+def repeatable(context: Context) -> Verdict:
+    """30. One process, computing again, gets the integers that all processes stored."""
+    if random(context):
+        raise Skip("two forwards of the same batch differ already (6)")
+    stored = {row["image"]: row for row in context.rows if row["attack"] == CLEAN}
+    differing = []
+    for group, prediction in zip(context.groups, context.probe.predictions, strict=True):
+        labels = group.labels.cpu()
+        counts = confusion_counts(prediction, labels, context.source.num_classes, context.void)
+        for n, image in enumerate(group.ids):
+            again = sparse_counts(*(count[n] for count in counts))
+            differing += [f"clean image {image}"] * any(stored[image][name] != again[name] for name in again)
+    compared = len(context.ids)
+    if context.full:
+        more, wrong = _attack_again(context)
+        compared, differing = compared + more, differing + wrong
+    processes = sum(bool(rows) for rows in context.raw.values())
+    numbers = {"rows": compared, "differing": len(differing), "processes": processes, "first": differing[:1]}
+    text = f"{compared} rows of a run on {processes} process(es), computed again by one: {len(differing)} differ"
+    if differing:
+        where = f" ({differing[0]})"
+        remedy = "these rows are not of this model and data on this machine: start anew with --fresh"
+        return verdict(FAIL if context.evaluation.device.type == "cpu" else WARN, text + where, remedy, **numbers)
+    return verdict(INFO, text, **numbers)
+
+
+def _attack_again(context: Context) -> tuple[int, list[str]]:
+    """The rows of one batch under the strongest attack: how many were compared, and which differ."""
+    if not context.strongest:
+        return 0, []
+    stored = {row_key(row): row for row in context.folder.rows()}
+    again = context.evaluation.attack_batch(context.strongest[0], context.batches[0])
+    return len(again), [f"{row['attack']} image {row['image']}" for row in again if stored.get(row_key(row)) != row]
+
+
+IDENTITY = ("model", "weights_sha256", "dataset_fingerprint", "num_classes", "images", "attacks", "batch_size", "seed")
+ABOUT = ("date", "python", "versions", "device")
+
+
+def traceable(context: Context) -> Verdict:
+    """31. The run says what it is made of, and that is what is here."""
+    identity, about = context.identity, context.run.get("about") or {}
+    missing = [name for name in IDENTITY if identity.get(name) in (None, "")]
+    untold = [name for name in ABOUT if not about.get(name)]
+    here = {
+        "weights_sha256": weights_sha256(context.original),
+        "dataset_fingerprint": context.source.fingerprint(),
+        **{name: sha256(path) for name, path in context.files.items()},
+    }
+    changed = [name for name, digest in here.items() if name in identity and identity[name] != digest]
+    numbers = {"missing": missing, "untold": untold, "changed": changed, "compared": sorted(here)}
+    if changed or missing:
+        parts = [f"{name} is not what run.json says" for name in changed]
+        parts += [f"run.json has no {name}" for name in missing]
+        remedy = "weights or data changed since the run, or run.json did: start anew with --fresh"
+        return verdict(FAIL, "; ".join(parts), remedy, **numbers)
+    if untold:
+        text = f"run.json does not say: {', '.join(untold)}"
+        return verdict(WARN, text, "give evaluate(about=about_this_run()), or use the command line", **numbers)
+    return verdict(PASS, f"run.json is complete, and {', '.join(sorted(here))} match what is here", **numbers)
+
+
+CHECKS = (
+    Check(30, "one process finds the same integers", repeatable),
+    Check(31, "provenance complete, files unchanged", traceable),
+)

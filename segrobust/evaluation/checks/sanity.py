@@ -1,0 +1,206 @@
+"""Do the attacks behave as attacks must on this model? Numbers 5, 13, 14, 16, 19 and 20."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from segrobust.attacks.base import Answer, Attack, Problem
+from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.registry import ATTACKS, build_attack
+from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.evaluation.checks.context import Context, mean, shortened
+from segrobust.evaluation.outcomes import Group
+from segrobust.evaluation.runner import image_seeds
+from segrobust.models.segmenter import frozen_eval
+from segrobust.units import format_eps
+
+TRACED, TRACED_STEPS = 8, 10
+FEW = 4
+NOISE = 0.5  # points that two runs of the same attack may differ by
+
+
+def eight_bits(context: Context) -> Verdict:
+    """5. Attacked images survive being saved as PNG."""
+    traces = context.traces(TRACED, TRACED_STEPS)
+    lost = mean(one.returned - one.rounded for one in traces)
+    return verdict(
+        graded(lost, warn=1),
+        f"rounding the attacked images to 8 bits gives back {lost:.2f} points of aAcc ({_about(traces)})",
+        "do not judge saved PNGs by these scores; --save-adversarial keeps exact float files",
+        lost_points=lost,
+        images=len(traces),
+    )
+
+
+def void_ignored(context: Context) -> Verdict:
+    """13. What stands below a void label does not matter."""
+    model_void = getattr(context.model, "ignore_index", context.void)
+    attacks = [shortened(attack, 3) for attack in _kinds(context)]
+    groups = [one for one in context.singles(TRACED) if (one.labels == context.void).any()][:FEW]
+    moved = [attack.name for attack in attacks if any(_moved_by_void(context, attack, group) for group in groups)]
+    numbers = {"attacks": [attack.name for attack in attacks], "moved": moved, "images": len(groups)}
+    numbers |= {"void_of_data": context.void, "void_of_model": model_void}
+    if moved:
+        text = f"other labels at void pixels change the result of {', '.join(moved)}"
+        return verdict(FAIL, text, "leave void pixels out of the attack's loss and bookkeeping", **numbers)
+    if model_void != context.void:
+        text = f"void is {model_void} for the model, {context.void} in the data"
+        return verdict(WARN, text, "give model and data set the same ignore_index, and train with it", **numbers)
+    if not groups:
+        raise Skip(f"no image of the subset has a void pixel ({context.void})")
+    text = f"other labels at void pixels of {len(groups)} images leave {', '.join(numbers['attacks'])} as it was"
+    return verdict(PASS, text, **numbers)
+
+
+def _kinds(context: Context) -> list[Attack]:
+    """The run's strongest attack or, in the full tier, one of each kind."""
+    if not context.full:
+        return [context.own]
+    return list({type(job.attack): job.attack for job in context.attempts.values()}.values()) or [context.own]
+
+
+def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
+    """Whether the attack goes elsewhere where void pixels hold another class; both runs bypass its own masking."""
+    wanted = group.targets if attack.targeted else group.labels
+    valid = (group.labels != context.void) & (wanted != context.void)
+    classes = context.model.num_classes
+    points = []
+    for below in (0, classes - 1):
+        labels = wanted.masked_fill(~valid, below)
+        engine = Engine(context.model, Goal(labels, valid, attack.targeted))
+        seeds = tuple(image_seeds(context.evaluation.seed, group.ids))
+        with frozen_eval(context.model):
+            answer = Answer(*attack.run(Problem(engine, group.images.float(), seeds)))
+        points.append(answer.points)
+    return not points[0].equal(points[1])
+
+
+MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wrong step size; see 9, 10 and 17"
+
+
+def iterative_beats_single_step(context: Context) -> Verdict:
+    """14. FGSM against the run's best iterative attack at the same radius."""
+    norm, eps = context.radius
+    rival = build_attack("FGSM", norm=norm, eps=eps, targeted=context.own.targeted)
+    iterative = {name: s for name, s in context.at_radius().items() if context.attempts[name].attack.name != "FGSM"}
+    if not iterative:
+        text = "the run has no iterative attack: single steps overrate every model"
+        return verdict(WARN, text, "add an iterative attack, such as --attack tsallis-pgd")
+    single = mean(_shares_of(context, rival))
+    name, best = max(((name, mean(shares)) for name, shares in iterative.items()), key=lambda one: one[1])
+    level, remedy = graded(single - best, fail=NOISE), MASKED_OR_WRONG
+    if level == FAIL and context.attempts[name].minimum_norm:
+        level, remedy = WARN, "minimum-norm attacks look for distances: add a bounded attack for scores at a radius"
+    return verdict(
+        level,
+        f"{name} takes {best:.2f} % of the pixels, FGSM {single:.2f} % at {format_eps(eps, norm)}",
+        remedy,
+        iterative_percent=best,
+        single_step_percent=single,
+        attack=name,
+    )
+
+
+ALL = 99.0  # percent of the pixels, as for a broken image
+
+
+def large_radius_breaks(context: Context) -> Verdict:
+    """16. With enough room every pixel falls."""
+    far, unbounded = (
+        build_attack("MaskedPGD", eps=eps, steps=20, optimiser="pgd", radius_reduction=False) for eps in ("64/255", 1.0)
+    )
+    images = context.singles(FEW, judged=True)
+    at_64 = mean(100 * float(context.call(far, one).pixel_error) for one in images)
+    text = f"{at_64:.2f} % of the pixels of {len(images)} images fall at Linf 64/255"
+    everywhere = at_64  # where that is not yet all, the bound may be the reason
+    if at_64 < ALL:
+        everywhere = mean(100 * float(context.call(unbounded, one).pixel_error) for one in images)
+        text += f", {everywhere:.2f} % without a bound"
+    return verdict(
+        graded(ALL - everywhere, fail=0),
+        text,
+        "an attack without a bound must succeed: the gradients mislead it (masking, randomness); see 9 and 10",
+        apsr_64_255_percent=at_64,
+        apsr_unbounded_percent=everywhere,
+    )
+
+
+def nothing_missed(context: Context) -> Verdict:
+    """19. The returned image is the best that the attack saw."""
+    traces = context.traces(TRACED, TRACED_STEPS)
+    attack = traces[0].attack
+    if getattr(attack, "quantise", False):
+        raise Skip(f"{attack.name} returns 8-bit images, and sees others on its way")
+    missed = mean(one.missed for one in traces)
+    unit = "% of the norm" if attack.minimum_norm else "points"
+    return verdict(
+        graded(missed, warn=0.1, fail=1),
+        f"the best image on the way beats the returned one by {missed:.3g} {unit} ({_about(traces)})",
+        "let the attack return its best iterate (keep='best'), not its last",
+        missed=missed,
+        images=len(traces),
+    )
+
+
+BLACK_BOX = "Square"
+QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full
+BLACK_BOX_QUERIES = {False: 20, True: 500}
+
+
+def blind_search_loses(context: Context) -> Verdict:
+    """20. Noise and searches without a gradient do not beat the run's attacks."""
+    norm, eps = context.radius
+    if context.own.targeted:
+        raise Skip("noise and black-box searches have no target")
+    best = {image: max(s[image] for s in context.at_radius().values() if image in s) for image in context.judged_ids}
+    blind = {"UniformNoise": build_attack("UniformNoise", norm=norm, eps=eps, samples=QUERIES[context.full])}
+    blind |= _black_box(norm, eps, BLACK_BOX_QUERIES[context.full])
+    found = {name: _shares_of(context, attack) for name, attack in blind.items()}
+    won = {name: 100 * mean(shares[i] > best[i] + NOISE for i in best) for name, shares in found.items()}
+    winner, ahead = max(((name, mean(s) - mean(best)) for name, s in found.items()), key=lambda one: one[1])
+    share = max(won.values())
+    tried = ", ".join(f"{name} {mean(shares):.2f} %" for name, shares in found.items())
+    return verdict(
+        WARN if ahead > NOISE or share > 10 else PASS,
+        f"the run's attacks take {mean(best):.2f} % of the pixels at {format_eps(eps, norm)}; {tried}; "
+        f"a blind search wins on {share:.0f} % of {len(best)} images",
+        f"{winner} finds what gradients do not: gradients are masked; see 9 and 10, report the blind result",
+        white_box_percent=mean(best),
+        tried={name: mean(shares) for name, shares in found.items()},
+        images_won_percent=won,
+    )
+
+
+def _black_box(norm: str, eps: float, queries: int) -> dict[str, Attack]:
+    """The registered black-box search with so many queries, where there is one for this norm."""
+    cls = ATTACKS.get(BLACK_BOX) or ATTACKS.get(f"{BLACK_BOX}Attack")
+    if cls is None or norm not in cls.norms:
+        return {}
+    fields = {field.name for field in dataclasses.fields(cls)} & {"queries", "steps"}
+    return {cls.__name__: cls(norm=norm, eps=eps, **dict.fromkeys(fields, queries))}
+
+
+def _shares_of(context: Context, attack: Attack) -> dict[int, float]:
+    """Percent at the goal of every judged image of the subset under an attack."""
+    found: dict[int, float] = {}
+    for group in context.groups:
+        errors = context.call(attack, group).pixel_error
+        found |= {image: 100 * float(error) for image, error in zip(group.ids, errors, strict=True)}
+    return {image: found[image] for image in context.judged_ids}
+
+
+def _about(traces: list) -> str:
+    attack = traces[0].attack
+    where = "" if attack.minimum_norm else f" at {format_eps(attack.eps, attack.norm)}"
+    steps = f", {attack.steps} steps" if hasattr(attack, "steps") else ""
+    return f"{attack.name}{where}{steps}, {len(traces)} images"
+
+
+CHECKS = (
+    Check(5, "survives 8 bits", eight_bits),
+    Check(13, "void ignored", void_ignored),
+    Check(14, "iterations beat a single step", iterative_beats_single_step),
+    Check(16, "a large radius breaks everything", large_radius_breaks),
+    Check(19, "best image returned", nothing_missed),
+    Check(20, "noise and black box lose", blind_search_loses, longer=True),
+)

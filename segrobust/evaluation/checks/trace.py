@@ -1,0 +1,89 @@
+"""What an attack saw on its way: a model that notes, at every forward, how far it went and how much was at the goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from segrobust.attacks.base import Attack, AttackResult
+from segrobust.evaluation.outcomes import Group
+
+if TYPE_CHECKING:
+    from segrobust.evaluation.checks.context import Context
+
+
+class Recorder(nn.Module):
+    """The model, noting every point at which it is asked.
+
+    Args:
+        group: one image; a forward of several points is of several candidates for it.
+        void: the label that does not count.
+    """
+
+    def __init__(self, model: nn.Module, group: Group, void: int, attack: Attack) -> None:
+        super().__init__()
+        self.model, self.clean, self.threat = model, group.images, attack.threat
+        wanted = group.targets if attack.targeted else group.labels
+        self.valid = (group.labels != void) & (wanted != void)
+        self.wanted, self.targeted = wanted, attack.targeted
+        self.distances: list[float] = []
+        self.shares: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        with torch.no_grad():
+            self.distances += self.threat.distance(images.detach().float() - self.clean).tolist()
+            self.shares += self.share(logits.argmax(1)).tolist()
+        return logits
+
+    def share(self, prediction: Tensor) -> Tensor:
+        """Percent at the goal, ``[N]``."""
+        reached = (prediction == self.wanted) == self.targeted
+        return 100 * (reached & self.valid).flatten(1).sum(1) / self.valid.sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One image under one attack.
+
+    returned, rounded: percent at the goal at the result, and at the result rounded to 8 bits.
+    shares, distances: percent at the goal and norm of the change at every forward of the attack, in order.
+    """
+
+    group: Group
+    attack: Attack
+    result: AttackResult
+    returned: float
+    rounded: float
+    shares: list[float]
+    distances: list[float]
+
+    @property
+    def missed(self) -> float:
+        """By how many points the best point on the way and within the budget beats the returned one; at least 0.
+
+        Of a minimum-norm attack: by how many percent of its norm the result could be nearer.
+        """
+        attack, seen = self.attack, zip(self.shares, self.distances, strict=True)
+        if not attack.minimum_norm:
+            limit = attack.eps * (1 + 1e-5) + 1e-6
+            best = max((share for share, distance in seen if distance <= limit), default=0.0)
+            return max(0.0, best - self.returned)
+        nearest = min((distance for share, distance in seen if share >= 100 * attack.apsr), default=None)
+        if nearest is None:
+            return 0.0
+        returned = float(self.result.distance)
+        return 100.0 if not self.result.found else max(0.0, 100 * (1 - nearest / max(returned, 1e-12)))
+
+
+def trace(context: Context, attack: Attack, group: Group) -> Trace:
+    """Run ``attack`` on one image and note what it sees."""
+    recorder = Recorder(context.model, group, context.void, attack)
+    result = context.call(attack, group, recorder)
+    shares, distances = list(recorder.shares), list(recorder.distances)
+    points = [result.images, (result.images * 255).round() / 255]
+    returned, rounded = (float(recorder.share(context.evaluation.predict(one))) for one in points)
+    return Trace(group, attack, result, returned, rounded, shares, distances)

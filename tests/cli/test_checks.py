@@ -1,0 +1,65 @@
+"""``segrobust evaluate --checks``: exit status, what is printed, and what is stored."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from segrobust.cli import main
+from segrobust.models.segmenter import Segmenter
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def stored(folder):
+    return json.loads((folder / "checks.json").read_text())
+
+
+def test_results_that_cannot_be_trusted_end_with_status_1(world, tmp_path, wide, capsys):
+    """The tiny world's weights are random: hardly anything moves its predictions, however large the radius."""
+    assert main(world.evaluate(tmp_path / "run", "--checks", "quick")) == 1
+    out, err = capsys.readouterr()
+    content = stored(tmp_path / "run")
+    assert content["trust"] == "not trustworthy"
+    assert "segrobust: the results are not trustworthy: 16 a large radius breaks everything" in err.splitlines()[-1]
+    lines = out.splitlines()
+    assert lines[1].startswith("trust: not trustworthy (failed: 16 ")
+    assert all(check["name"] in out for check in content["checks"])
+    found = {check["number"]: check["verdict"] for check in content["checks"]}
+    assert (found[2], found[31]) == ("pass", "pass")
+    assert "checkpoint_sha256" in next(one for one in content["checks"] if one["number"] == 31)["evidence"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.index("not trustworthy") < page.index("Worst case over all attacks")
+
+
+def test_a_score_the_config_declares_is_compared(world, tmp_path, capsys):
+    config = tmp_path / "declared.py"
+    config.write_text(world.config.read_text() + "\ndeclared = dict(mIoU=99.0, images=4)\n")
+    assert main(world.evaluate(tmp_path / "run", "--checks", "quick", config=config)) == 1
+    clean = stored(tmp_path / "run")["checks"][0]
+    assert (clean["number"], clean["verdict"], clean["numbers"]["declared"]) == (1, "fail", 99)
+    config.write_text(world.config.read_text() + "\ndeclared = 99.0\n")
+    assert main(world.evaluate(tmp_path / "other", config=config)) == 2
+    assert "declared: expected dict(mIoU=PERCENT, images=NUMBER)" in capsys.readouterr().err
+
+
+def test_off_leaves_no_verdict_and_says_so(world, tmp_path, wide, capsys):
+    assert main(world.evaluate(tmp_path / "run", "--checks", "off")) == 0
+    assert not (tmp_path / "run" / "checks.json").exists()
+    assert "trust: unknown, no checks were made" in capsys.readouterr().out
+    assert "not checked" in (tmp_path / "run" / "report.html").read_text()
+    assert main(world.evaluate(tmp_path / "run", "--checks", "thorough")) == 2
+
+
+def test_a_model_that_cannot_be_attacked_ends_with_status_1_and_its_verdict(world, tmp_path, wide, monkeypatch, capsys):
+    forward = Segmenter.forward
+    monkeypatch.setattr(Segmenter, "forward", lambda self, images: forward(self, images).detach())
+    assert main(world.evaluate(tmp_path / "run", "--checks", "quick")) == 1
+    out, err = capsys.readouterr()
+    assert "segrobust: the run failed: the logits do not depend on the images" in err.splitlines()[-1]
+    assert "Traceback" not in err and "gradient usable" in out and "trust: not trustworthy" in out
+    assert stored(tmp_path / "run")["failed"].startswith("the logits do not depend")

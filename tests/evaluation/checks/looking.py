@@ -1,0 +1,49 @@
+"""Runs a small evaluation and tells what the checks say of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.checks.runner import run_checks
+from segrobust.evaluation.command import about_this_run
+from segrobust.evaluation.jobs import plan_jobs
+from segrobust.evaluation.runner import Evaluation, evaluate
+from segrobust.evaluation.store import RunFolder
+from segrobust.models.segmenter import Segmenter
+from tests.evaluation.toy_run import ToySource
+
+RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size": 3}
+
+
+def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[int, dict[str, Any]]:
+    """The verdicts by number on a run of ``model``."""
+    settings = {**RUN, "about": about_this_run(), **changes}
+    evaluate(model, source or ToySource(), work_dir=folder, **settings)
+    return verdicts(folder) if settings.get("checks") != "off" else {}
+
+
+def verdicts(folder: Path) -> dict[int, dict[str, Any]]:
+    return {check["number"]: check for check in json.loads((folder / "checks.json").read_text())["checks"]}
+
+
+def levels(found: dict[int, dict[str, Any]], *wanted: str) -> set[int]:
+    """Numbers of the checks with one of the ``wanted`` verdicts."""
+    return {number for number, check in found.items() if check["verdict"] in wanted}
+
+
+def context(model: Segmenter, folder: Path, source: ToySource | None = None, **more: Any) -> Context:
+    """A finished run of ``RUN``, looked at without the runner, and so without what it refuses."""
+    source = source or ToySource()
+    jobs = plan_jobs(RUN["attacks"], RUN["eps"], RUN["steps"])
+    settings = {"batch_size": RUN["batch_size"], "seed": 0, "amp": False, "save_adversarial": True}
+    evaluation = Evaluation(model, source, jobs, RunFolder(folder), **settings)
+    return Context(evaluation, json.loads((folder / "summary.json").read_text()), **more)
+
+
+def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[int, dict[str, Any]]:
+    """The verdicts on what is in the folder now."""
+    run_checks(context(model, folder, **more))
+    return verdicts(folder)

@@ -1,0 +1,192 @@
+"""Every bad model and every weak attack is caught by the check that is made for it, and honest ones by none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from segrobust.attacks.bounded import CEPGD
+from segrobust.attacks.gradient import ModelError
+from segrobust.evaluation.checks.base import trust_of
+from segrobust.evaluation.checks.strength import planted_found
+from segrobust.evaluation.store import RunFolder
+from tests.evaluation.checks.looking import context, levels, look, verdicts
+from tests.evaluation.checks.models import HONEST, segmenter
+from tests.evaluation.toy_run import K, ToySource
+
+ROOT = Path(__file__).parents[3]
+
+
+class LinearSource(ToySource):
+    """Images whose labels are those of the linear model, but for a few."""
+
+    def __init__(self) -> None:
+        from segrobust.datasets.source import Sample
+        from tests.attacks.toys import PixelLinear, batch
+
+        super().__init__(0)
+        made = (batch(PixelLinear(K), count=1, size=12, seed=i) for i in range(7))
+        self.samples = [Sample(images[0], labels[0], f"scene {i}") for i, (images, labels) in enumerate(made)]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_models_are_caught_by_no_check(name, tmp_path):
+    source = LinearSource() if name == "linear" else ToySource()
+    found = look(segmenter(name), tmp_path, source, attacks=["CEPGD", "UniformNoise"], steps=60, checks="full")
+    few_images = {26} & levels(found, "warn")  # seven of them
+    assert levels(found, "warn", "fail") == few_images
+    assert levels(found, "skipped") <= {1, 22}
+    assert set(found) == {*range(1, 23), 25, 26, 28, 29, 30, 31}
+
+
+CAUGHT = [
+    ("quantised", {9: "fail", 10: "warn", 16: "fail"}),
+    ("straight_through", {9: "pass", 10: "warn"}),
+    ("saturated", {9: "fail"}),
+    ("noisy", {6: "warn", 11: "warn", 3: "pass"}),
+    ("purified", {11: "warn"}),
+    ("probabilities", {8: "warn"}),
+    ("sigmoid", {8: "warn"}),
+    ("batch_dependent", {7: "warn", 6: "pass"}),
+    ("batch_statistics", {7: "warn", 3: "pass"}),
+    ("learning_norm", {3: "fail"}),
+    ("training_mode", {3: "fail"}),
+    ("two_paths", {12: "fail", 6: "pass"}),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), CAUGHT, ids=[name for name, _ in CAUGHT])
+def test_bad_models_are_caught_by_their_check(name, expected, tmp_path):
+    torch.manual_seed(0)
+    found = look(segmenter(name), tmp_path)
+    assert {number: found[number]["verdict"] for number in expected} == expected
+    assert all(found[number]["remedy"] for number in levels(found, "warn", "fail"))
+    assert trust_of(check["verdict"] for check in found.values()) != "verified"
+
+
+def test_images_without_a_label_do_not_weigh(tmp_path):
+    source = ToySource()
+    for image in (0, 2, 4):
+        source.samples[image].label.fill_(255)
+    found = look(segmenter("small"), tmp_path, source)
+    assert levels(found, "fail") == set()
+    for sample in source.samples:
+        sample.label.fill_(255)
+    found = look(segmenter("small"), tmp_path / "none", source)
+    assert {14, 16, 19, 20} <= levels(found, "skipped")
+
+
+def test_a_saturated_model_is_told_from_a_flat_one(tmp_path):
+    numbers = look(segmenter("saturated"), tmp_path)[9]["numbers"]
+    assert numbers["saturated_pixels_percent"] > 80
+
+
+def test_a_planted_adversary_is_hidden_by_quantisation(tmp_path):
+    look(segmenter("quantised"), tmp_path, checks="off")
+    missed = planted_found(context(segmenter("quantised"), tmp_path, full=True))
+    assert missed.level == "fail" and missed.numbers["found"] < missed.numbers["planted"] == 7
+
+
+def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
+    with pytest.raises(ModelError, match="do not depend on the images"):
+        look(segmenter("detached"), tmp_path)
+    found = verdicts(tmp_path)
+    assert found[9]["verdict"] == "fail" and "autograd" in found[9]["evidence"]
+    assert levels(found, "fail") == {9}
+    assert all("failed" in found[number]["evidence"] for number in (2, 15, 25, 26))
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_a_failing_run_on_two_processes_reports_and_ends(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "tests.evaluation.checks.models", str(tmp_path), "detached"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0 and "ModelError" in done.stderr
+    assert verdicts(tmp_path)[9]["verdict"] == "fail"
+
+
+def test_wrong_normalisation_misses_the_declared_score(tmp_path):
+    score = look(segmenter("small"), tmp_path / "right", declared={"mIoU": 82.0})[1]["numbers"]["measured"]
+    right = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.2, "images": 7})
+    assert right[1]["verdict"] == "pass"
+    near = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.5, "images": 7})
+    assert near[1]["verdict"] == "warn"
+    wrong = segmenter("small", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    assert look(wrong, tmp_path / "wrong", declared={"mIoU": score, "images": 7})[1]["verdict"] == "fail"
+    # on a part of the images chance explains some of the gap
+    part = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.5, "images": 233})
+    assert part[1]["verdict"] == "pass" and "95 % interval" in part[1]["evidence"]
+    assert look(wrong, tmp_path / "wrong", declared={"mIoU": score, "images": 233})[1]["verdict"] == "fail"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsVoid(CEPGD):
+    """Balances by class counts that include the void pixels."""
+
+    def weight(self, pixels):
+        counts = torch.stack([labels.flatten().bincount(minlength=K) for labels in pixels.labels]).float()
+        return counts.clamp_min(1).reciprocal().gather(1, pixels.labels.flatten(1)).view_as(pixels.log_p)
+
+
+def test_an_attack_that_looks_at_void_labels(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=[CountsVoid(eps="8/255", steps=5)])
+    assert found[13]["verdict"] == "fail" and "CountsVoid" in found[13]["evidence"]
+
+
+def test_a_model_with_another_void(tmp_path):
+    found = look(segmenter("small", ignore_index=0), tmp_path)
+    assert found[13]["verdict"] == "warn" and found[13]["numbers"]["void_of_model"] == 0
+
+
+def test_an_attack_that_hardly_moves(tmp_path):
+    weak = CEPGD(optimiser="pgd", radius_reduction=False, step_size=1e-7, random_start=False, steps=10)
+    found = look(segmenter("small"), tmp_path, attacks=[weak], eps=["16/255"])
+    assert {number: found[number]["verdict"] for number in (14, 20)} == {14: "fail", 20: "warn"}
+    assert "UniformNoise" in found[20]["evidence"] and found[20]["numbers"]["tried"]["UniformNoise"] > 1
+
+
+def test_an_attack_that_returns_its_last_image(tmp_path):
+    wild = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.5, keep="last")
+    assert look(segmenter("small"), tmp_path, attacks=[wild], eps=["32/255"])[19]["verdict"] == "fail"
+
+
+def test_a_run_of_single_steps(tmp_path):
+    assert look(segmenter("small"), tmp_path, attacks=["FGSM"])[14]["verdict"] == "warn"
+
+
+def test_too_few_steps_and_a_random_result(tmp_path):
+    short = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.004, keep="last")
+    found = look(segmenter("small"), tmp_path, attacks=[short], eps=["32/255"], steps=1, checks="full")
+    assert {number: found[number]["verdict"] for number in (17, 18)} == {17: "warn", 18: "warn"}
+
+
+def test_the_same_attack_under_two_names(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", {"type": "CEPGD"}])
+    assert found[22]["verdict"] == "warn" and found[22]["numbers"]["most_equal_percent"] == 100
+
+
+def test_half_precision(tmp_path):
+    assert look(segmenter("small"), tmp_path, amp=True)[29]["verdict"] == "warn"
+
+
+def test_weights_that_change_during_the_run(tmp_path):
+    look(segmenter("small"), tmp_path, checks="off")
+    model = segmenter("small")
+    with torch.no_grad():
+        model.net.last.bias[0] += 1e-3
+    looked = context(model, tmp_path)
+    from segrobust.evaluation.checks.contract import unchanged
+    from segrobust.evaluation.checks.provenance import traceable
+
+    assert unchanged(looked).level == "fail" and traceable(looked).numbers["changed"] == ["weights_sha256"]
+    assert RunFolder(tmp_path).read_json("run.json")["identity"]["model"] == "small"

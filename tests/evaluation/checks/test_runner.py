@@ -1,0 +1,170 @@
+"""Verdicts are stored as they come, serve again where they can, and are made anew where they cannot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from segrobust.attacks import build_attack
+from segrobust.errors import UserError
+from segrobust.evaluation.checks.base import Check, Skip, graded, trust_of, verdict
+from segrobust.evaluation.checks.context import Context, shortened
+from segrobust.evaluation.checks.registry import CHECKS
+from segrobust.evaluation.checks.runner import run_checks
+from segrobust.evaluation.checks.trace import Recorder
+from tests.evaluation.checks.looking import context, levels, look
+from tests.evaluation.checks.models import segmenter
+from tests.evaluation.toy_run import ToySource
+
+
+@pytest.fixture
+def folder(tmp_path):
+    look(segmenter("small"), tmp_path, eps=["2/255", "8/255"], steps=10, checks="off")
+    return tmp_path
+
+
+class Counted:
+    """Checks 1 to 4 (3 looks longer, 4 is of the full tier) that count how often each is made."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.made: list[int] = []
+        self.stop_at = stop_at
+        self.checks = (
+            Check(1, "one", self.check(1)),
+            Check(2, "two", self.check(2)),
+            Check(3, "three", self.check(3), longer=True),
+            Check(4, "four", self.check(4), tier="full"),
+        )
+
+    def check(self, number):
+        def run(looked):
+            if number == self.stop_at:
+                raise KeyboardInterrupt
+            self.made.append(number)
+            return verdict("pass", f"made {number}", images=len(looked.ids))
+
+        return run
+
+    def run(self, folder, **more):
+        return run_checks(context(segmenter("small"), folder, **more), self.checks)
+
+
+def test_an_interrupted_run_goes_on_with_the_next_check(folder):
+    stopped = Counted(stop_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(folder)
+    stored = json.loads((folder / "checks.json").read_text())
+    assert (stored["trust"], [one["number"] for one in stored["checks"]]) == ("incomplete", [1, 2])
+    rest = Counted()
+    content = rest.run(folder)
+    assert stopped.made == [1, 2] and rest.made == [3]
+    assert [one["verdict"] for one in content["checks"]] == ["pass", "pass", "pass", "skipped"]
+    assert content["trust"] == "verified" and content == json.loads((folder / "checks.json").read_text())
+    again = Counted()
+    assert again.run(folder) == content and again.made == []
+
+
+def test_the_full_tier_makes_only_what_it_does_differently(folder):
+    Counted().run(folder)
+    full = Counted()
+    assert full.run(folder, full=True)["tier"] == "full" and full.made == [3, 4]
+    quick = Counted()
+    content = quick.run(folder)
+    assert quick.made == [] and content["checks"][3]["verdict"] == "pass"
+
+
+def test_changed_rows_or_claims_are_looked_at_anew(folder):
+    Counted().run(folder)
+    claimed = Counted()
+    claimed.run(folder, declared={"mIoU": 50.0})
+    assert claimed.made == [1, 2, 3]
+    rows = folder / "rows" / "rank-0.jsonl"
+    rows.write_text(rows.read_text().replace('"distance":0.0', '"distance":0.1', 1))
+    changed = Counted()
+    changed.run(folder, declared={"mIoU": 50.0})
+    assert changed.made == [1, 2, 3]
+
+
+def test_a_damaged_file_is_replaced(folder):
+    (folder / "checks.json").write_text('{"format": 1, "checks": 7}')
+    assert Counted().run(folder)["trust"] == "verified"
+
+
+def test_a_check_that_breaks_is_a_warning_and_the_others_are_made(folder):
+    def breaks(looked):
+        raise RuntimeError("no such size\nand more")
+
+    def skips(looked):
+        raise Skip("not here")
+
+    checks = (Check(1, "breaks", breaks), Check(2, "skips", skips), Check(3, "holds", lambda _: verdict("info", "x")))
+    content = run_checks(context(segmenter("small"), folder), checks)
+    assert [one["verdict"] for one in content["checks"]] == ["warn", "skipped", "info"]
+    assert content["checks"][0]["evidence"] == "could not be made: RuntimeError: no such size"
+    assert content["trust"] == "with warnings"
+
+
+def test_evaluate_refuses_what_it_cannot_check(tmp_path):
+    with pytest.raises(UserError, match="unknown tier of checks 'fast'; known: full, off, quick"):
+        look(segmenter("small"), tmp_path, checks="fast")
+    for declared in (61.2, {"miou": 61.2}, {"mIoU": "61.2"}):
+        with pytest.raises(UserError, match="declared: expected dict"):
+            look(segmenter("small"), tmp_path, declared=declared)
+
+
+def test_attacks_are_shortened_as_far_as_they_can_be():
+    assert shortened(build_attack("CEPGD", steps=50), 10) == build_attack("CEPGD", steps=10)
+    assert shortened(build_attack("CEPGD", steps=5), 10) == build_attack("CEPGD", steps=5)
+    assert shortened(build_attack("FGSM"), 10) == build_attack("FGSM")
+    assert shortened(build_attack("MinNormEnsemble"), 10).steps == 10  # its own is None
+
+
+def test_levels_of_trust():
+    assert trust_of(["pass", "info", "skipped"]) == "verified"
+    assert trust_of(["pass", "warn", "info"]) == "with warnings"
+    assert trust_of(["warn", "fail", "pass"]) == "not trustworthy"
+    values = (1.0, 1.5, 2.5, float("nan"))
+    assert [graded(value, warn=1, fail=2) for value in values] == ["pass", "warn", "fail", "fail"]
+    numbers = verdict("pass", "x", "never shown", a=float("inf"), b=1 / 3, c=2.0)
+    assert numbers.remedy == "" and numbers.numbers == {"a": "inf", "b": 0.333333, "c": 2}
+
+
+def test_numbers_and_names_are_unique():
+    numbers = [check.number for check in CHECKS]
+    assert numbers == sorted(set(numbers)) and len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
+    look(segmenter("small"), tmp_path, ToySource(7), checks="off")
+    looked = context(segmenter("small"), tmp_path, ToySource(60))
+    assert [batch.start for batch in looked.batches] == [3, 15, 24, 33, 45, 54]
+    assert len(looked.ids) == 18 and [group.ids[0] for group in looked.singles(2)] == [looked.ids[4], looked.ids[13]]
+
+
+def test_the_recorder_notes_what_an_attack_saw(folder):
+    looked = context(segmenter("small"), folder)
+    group = looked.singles(1)[0]
+    recorder = Recorder(looked.model, group, looked.void, looked.own)
+    points = torch.cat([group.images, (group.images + 0.1).clamp(0, 1)])
+    recorder(points)
+    valid = group.labels != looked.void
+    wrong = (looked.evaluation.predict(points) != group.labels) & valid
+    assert recorder.shares == pytest.approx([100 * float(one.sum() / valid.sum()) for one in wrong])
+    assert recorder.distances == pytest.approx([0, 0.1], abs=1e-6)
+
+
+def test_targeted_and_minimum_norm_runs(tmp_path):
+    targeted = look(segmenter("small"), tmp_path / "targeted", target="background", steps=40)
+    assert levels(targeted, "fail") == set() and "target" in targeted[20]["evidence"]
+    nearest = look(segmenter("small"), tmp_path / "nearest", attacks=["ALMAProx"], steps=60, checks="full")
+    assert levels(nearest, "fail") == set()
+    assert {17, 18, 21} <= levels(nearest, "skipped") and nearest[19]["verdict"] == "pass"
+    assert nearest[14]["verdict"] == "warn"  # a minimum-norm search is not made for the radius
+
+
+def test_a_folder_without_results_cannot_be_compared(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=["UniformNoise"])
+    assert {14, 15, 20, 22, 25} <= levels(found, "skipped")
+    assert isinstance(context(segmenter("small"), tmp_path), Context)

@@ -1,0 +1,27 @@
+"""The shipped models on two real images: no check has anything against them but their number."""
+
+from __future__ import annotations
+
+import pytest
+
+from segrobust.datasets.source import source_from_config
+from segrobust.mm import load_config
+from segrobust.models import load_segmenter
+from segrobust.shipped import zoo
+from tests.evaluation.checks.looking import levels, look
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo())
+def test_shipped_models_are_honest(name, camvid, tmp_path):
+    source, declared = source_from_config(name, num_images=2), load_config(name)["declared"]
+    run = {"attacks": ["TsallisPGD"], "eps": ["4/255"], "steps": 10, "declared": declared}
+    found = look(load_segmenter(name, device="cpu"), tmp_path, source, **run)
+    assert levels(found, "fail") == set() and levels(found, "warn") <= {26}
+    assert levels(found, "skipped") == {17, 18, 21, 22}
+
+
+def test_every_shipped_model_declares_its_score():
+    for entry in zoo().values():
+        declared = load_config(entry.name).get("declared")
+        assert set(declared) == {"mIoU", "images"} and 0 < declared["mIoU"] < 100 and declared["images"] == 233
