@@ -51,6 +51,13 @@ def ours(spec: str):
     return lambda model, image, label, steps: build_attack(spec, steps=steps)(model, image, label).images
 
 
+ATTACKS = {
+    "adv-lib": adv_lib_attack,
+    "reference": lambda: ours("ALMAProx:published"),
+    "ours": lambda: ours("ALMAProx"),
+}
+
+
 def distance_if_found(model, image, label, attacked) -> float:
     """Linf distance in 1/255, infinite where fewer than 99 % of the valid pixels are wrong."""
     with torch.no_grad():
@@ -64,11 +71,12 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="std")
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 300])
     parser.add_argument("--num-images", type=int, default=8)
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     options = parser.parse_args()
     model = load_segmenter(MODELS[options.model])
     device = next(model.parameters()).device
     source = source_from_config(load_config(MODELS[options.model]), "test", options.num_images)
-    attacks = {"adv-lib": adv_lib_attack(), "ours, reference": ours("ALMAProx:published"), "ours": ours("ALMAProx")}
+    attacks = {name: build() for name, build in ATTACKS.items() if name in options.attacks}
     table = Table(title=f"{MODELS[options.model]}, {len(source)} test images, Linf, 99 % APSR, norms in 1/255")
     for column in ("steps", "attack", "found", "median", "seconds"):
         table.add_column(column, justify="left" if column == "attack" else "right")
