@@ -139,6 +139,7 @@ def _evaluate(commands) -> None:
         "segrobust evaluate configs/NAME.py weights.pth --attack tsallis-pgd segpgd cospgd --eps 1/255 4/255",
         "segrobust evaluate configs/NAME.py weights.pth --attack cepgd:published --num-images 16",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --target class:road",
+        "segrobust evaluate NAME --attack cospgd --eps 4/255 --source OTHER       images attacked on another model",
         "torchrun --nproc_per_node 2 tools/evaluate.py configs/NAME.py weights.pth",
     )
     _config(parser)
@@ -147,6 +148,9 @@ def _evaluate(commands) -> None:
     parser.add_argument("--eps", nargs="+", type=eps, metavar="EPS", default=DEFAULT_EPS, help=_listed(DEFAULT_EPS))
     what = f"all pixels are to become this: {', '.join(PLAIN)}, class:NAME or mask:FILE (default: no longer right)"
     parser.add_argument("--target", type=target, metavar="SPEC", help=what)
+    what = "attack this model instead, a config or a name, and measure the images on NAME (transfer)"
+    parser.add_argument("--source", metavar="CONFIG", help=what)
+    parser.add_argument("--source-checkpoint", metavar="CHECKPOINT", type=file, help="weights of the --source config")
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of every attack (default: the attack's own)")
     parser.add_argument("--num-images", type=positive, metavar="N", help="evenly spaced images (default: all)")
     what = "images per batch, or auto: the most that fit into memory (default: 4)"

@@ -42,6 +42,8 @@ def evaluate(options: Namespace) -> None:
     shipped = _shipped(options.config)
     if options.checkpoint is None and shipped is None:
         raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
+    if options.source_checkpoint and not options.source:
+        raise UserError("--source-checkpoint needs the --source config that it belongs to")
     from segrobust.attacks import build_attack
 
     targeted = {"targeted": True} if options.target else {}
@@ -68,6 +70,7 @@ def evaluate(options: Namespace) -> None:
         cfg_options=dict(options.cfg_options),
         seed=options.seed,
         target=options.target,
+        surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
         checks=options.checks,
     )
 

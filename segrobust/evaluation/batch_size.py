@@ -113,7 +113,7 @@ def _try(evaluation: Any, job: Job, image: int, size: int) -> None:
             raise _Enough
 
     group = evaluation.group([image] * size, [evaluation.source[image]] * size)
-    handle = evaluation.model.register_forward_pre_hook(count)
+    handle = evaluation.attacked.register_forward_pre_hook(count)
     try:
         for outcome in evaluation.outcomes(job, group):
             evaluation.predict(outcome.points)

@@ -26,6 +26,7 @@ from segrobust.evaluation.store import RunFolder
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import sha256
+from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
 from segrobust.shipped import shipped_model
@@ -51,6 +52,7 @@ def evaluate_command(
     cfg_options: dict[str, Any] | None = None,
     seed: int = 0,
     target: str | None = None,
+    surrogate: tuple[str, str | Path | None] | None = None,
     checks: str = "quick",
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
@@ -60,10 +62,7 @@ def evaluate_command(
     """
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", num_images)
-    shipped = shipped_model(config)
-    weights = checkpoint or (shipped and shipped.weights_path)
-    if weights is None:
-        raise UserError(f"{config} brings no weights; name a checkpoint after it")
+    weights = _weights(config, checkpoint)
     targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
     model = load_segmenter(
         cfg,
@@ -91,6 +90,7 @@ def evaluate_command(
         save_adversarial=save_adversarial,
         attack_defaults=cfg.get("attack_defaults"),
         target=targets,
+        surrogate=surrogate and _surrogate(*surrogate, trust_checkpoint),
         checks=checks,
         declared=cfg.get("declared"),
         files={"checkpoint_sha256": Path(weights)},
@@ -117,6 +117,21 @@ def evaluate_command(
         if trust and trust.failed:
             raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {Path(work_dir) / 'report.html'}")
     return Path(work_dir)
+
+
+def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
+    shipped = shipped_model(config)
+    weights = checkpoint or (shipped and shipped.weights_path)
+    if weights is None:
+        raise UserError(f"{config} brings no weights; name a checkpoint for it")
+    return weights
+
+
+def _surrogate(config: str, checkpoint: str | Path | None, trust_checkpoint: bool) -> Segmenter:
+    weights = _weights(config, checkpoint)
+    model = load_segmenter(load_config(config), weights, device=_device(), trust_checkpoint=trust_checkpoint)
+    model.name = Path(config).stem
+    return model
 
 
 def _print_trust(work_dir: Path, checks: str) -> None:

@@ -23,7 +23,7 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 
 def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, data, attacks and ``settings`` (batch_size, seed, amp, target, the model's form) as JSON values."""
+    """Model, data, attacks and ``settings`` (those of the run, and the model's form) as JSON values."""
     attacks: dict[str, Any] = {}
     for job in jobs[1:]:
         attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
@@ -39,4 +39,9 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
         **{name: True for name in ("fold_bn", "channels_last") if settings.get(name)},
         **({"target": target.identity()} if (target := settings["target"]) else {}),
+        **({"surrogate": _named(surrogate)} if (surrogate := settings.get("surrogate")) else {}),
     }
+
+
+def _named(model: Segmenter) -> dict[str, str]:
+    return {"model": model.name, "weights_sha256": weights_sha256(model)}

@@ -36,12 +36,16 @@ from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.rows import Row, check_complete, row_key
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import Record, summarise
+from segrobust.evaluation.transfer import transferred
 from segrobust.models.segmenter import Segmenter, frozen_eval
 from segrobust.report import build_report
 
 
 class Evaluation:
-    """One run: model, images and jobs, on this process's share of the batches."""
+    """One run: model, images and jobs, on this process's share of the batches.
+
+    ``model`` is what is reported, ``attacked`` what the attacks see: the same, or the surrogate of a transfer.
+    """
 
     def __init__(self, model, source: Source, jobs: Sequence[Job], folder: RunFolder, **settings: Any) -> None:
         self.model, self.source, self.jobs, self.folder = model, source, jobs, folder
@@ -50,6 +54,7 @@ class Evaluation:
         self.amp: str | bool = settings["amp"]
         self.save_adversarial: bool = settings["save_adversarial"]
         self.target: Target | None = settings.get("target")
+        self.attacked = settings.get("surrogate") or model
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +112,7 @@ class Evaluation:
             return [clean_outcome(group)]
         with torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp)):
             result = job.attack(
-                self.model,
+                self.attacked,
                 group.images,
                 group.labels,
                 ignore_index=self.source.ignore_index,
@@ -163,6 +168,7 @@ def evaluate(
     save_adversarial: bool = False,
     attack_defaults: dict | None = None,
     target: str | Target | None = None,
+    surrogate: Segmenter | None = None,
     checks: str = "quick",
     declared: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
@@ -187,6 +193,7 @@ def evaluate(
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
             (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
             of the pixels at their target; the worst case stays that with the fewest pixels right.
+        surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
         declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
@@ -211,12 +218,15 @@ def evaluate(
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
+    if surrogate is not None:
+        jobs = transferred(jobs, surrogate, model)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
-    settings = {"batch_size": batch_size, "seed": seed, "amp": amp_name(amp), "target": target}
+    settings = {"batch_size": batch_size, "seed": seed, "amp": amp_name(amp), "target": target, "surrogate": surrogate}
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
-    if state.num_processes > 1:
-        model.to(state.device)
+    for one in (model, surrogate):
+        if one is not None and state.num_processes > 1:
+            one.to(state.device)
     folder = RunFolder(work_dir)
     attacked = faster_form(model, dataset, **form) if any(form.values()) else model
     evaluation = Evaluation(attacked, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
