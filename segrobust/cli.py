@@ -166,6 +166,8 @@ def _evaluate(commands) -> None:
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help=what)
     what = "recompute activations in the backward pass: less memory, more time, the same numbers"
     parser.add_argument("--checkpointing", action="store_true", help=what)
+    what = "for models that draw random numbers: attack the mean of N draws (default: 1)"
+    parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")

@@ -61,6 +61,7 @@ class Engine:
     def __init__(self, model: torch.nn.Module, goal: Goal) -> None:
         self.model = model
         self.goal = goal
+        self._samples = getattr(model, "samples", 1)  # a randomised model's forward may be the mean of several
         self.forwards = torch.zeros(len(goal.labels), dtype=torch.long)
         self.backwards = torch.zeros_like(self.forwards)
         self._rows: Tensor | slice = slice(None)
@@ -135,7 +136,7 @@ class Engine:
         if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()
         autocast = torch.is_autocast_enabled(points.device.type)
-        self.backwards[self._rows] += 1
+        self.backwards[self._rows] += self._samples
         if autocast:  # half precision overflows; such a pixel waits for the next step
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
@@ -145,7 +146,7 @@ class Engine:
     def _logits(self, points: Tensor) -> Tensor:
         first = not self.forwards.any()
         logits = self.model(points)
-        self.forwards[self._rows] += 1
+        self.forwards[self._rows] += self._samples
         expected = (len(points), *points.shape[2:])
         if logits.ndim != 4 or (logits.shape[0], *logits.shape[2:]) != expected:
             raise ModelError(

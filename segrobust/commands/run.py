@@ -71,6 +71,7 @@ def evaluate(options: Namespace) -> None:
         seed=options.seed,
         target=options.target,
         surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
+        eot=options.eot,
         checks=options.checks,
     )
 

@@ -53,6 +53,7 @@ def evaluate_command(
     seed: int = 0,
     target: str | None = None,
     surrogate: tuple[str, str | Path | None] | None = None,
+    eot: int = 1,
     checks: str = "quick",
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
@@ -91,6 +92,7 @@ def evaluate_command(
         attack_defaults=cfg.get("attack_defaults"),
         target=targets,
         surrogate=surrogate and _surrogate(*surrogate, trust_checkpoint),
+        eot=eot,
         checks=checks,
         declared=cfg.get("declared"),
         files={"checkpoint_sha256": Path(weights)},

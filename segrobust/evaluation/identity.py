@@ -39,6 +39,7 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
         **{name: True for name in ("fold_bn", "channels_last") if settings.get(name)},
         **({"target": target.identity()} if (target := settings["target"]) else {}),
+        **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
         **({"surrogate": _named(surrogate)} if (surrogate := settings.get("surrogate")) else {}),
     }
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from segrobust.evaluation.runner import Evaluation, evaluate
+from segrobust.evaluation.runner import evaluate
+from segrobust.evaluation.work import Evaluation
 from tests.evaluation.toy_run import ToySource, toy_model
 
 RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2}

@@ -13,8 +13,9 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.evaluation.jobs import plan_jobs
-from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds
+from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.work import Evaluation, image_seeds
 from tests.evaluation import toy_run
 from tests.evaluation.toy_run import ToySource, toy_model
 

@@ -14,8 +14,9 @@ from segrobust.attacks.registry import ATTACKS
 from segrobust.errors import UserError
 from segrobust.evaluation.jobs import plan_jobs
 from segrobust.evaluation.pictures import choose, strongest
-from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds
+from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.work import Evaluation, image_seeds
 from tests.evaluation.sign_bisection import SignBisection, register
 from tests.evaluation.toy_run import ToySource, toy_model
 

@@ -10,8 +10,9 @@ from segrobust.attacks import build_attack
 from segrobust.errors import UserError
 from segrobust.evaluation.jobs import plan_jobs
 from segrobust.evaluation.pictures import choose
-from segrobust.evaluation.runner import Evaluation, evaluate, image_seeds
+from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.work import Evaluation, image_seeds
 from tests.evaluation.toy_run import RUN, K, ToySource, toy_model
 
 

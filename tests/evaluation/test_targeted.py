@@ -12,8 +12,9 @@ from PIL import Image
 from segrobust.attacks import build_attack
 from segrobust.datasets.targets import build_target
 from segrobust.errors import UserError
-from segrobust.evaluation.runner import evaluate, image_seeds
+from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.work import image_seeds
 from tests.evaluation.sign_bisection import register
 from tests.evaluation.toy_run import ToySource, toy_model
 

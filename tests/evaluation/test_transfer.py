@@ -10,7 +10,8 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.cli import main
 from segrobust.errors import UserError
-from segrobust.evaluation.runner import evaluate, image_seeds
+from segrobust.evaluation.runner import evaluate
+from segrobust.evaluation.work import image_seeds
 from segrobust.models.segmenter import Segmenter
 from segrobust.shipped import zoo
 from tests.attacks.toys import SmallNet

@@ -29,7 +29,7 @@ from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN, Record
 
 if TYPE_CHECKING:
-    from segrobust.evaluation.runner import Evaluation
+    from segrobust.evaluation.work import Evaluation
     from segrobust.models.segmenter import Segmenter
 
 IMAGES = 16  # of the run: whole batches, evenly spaced
@@ -138,7 +138,7 @@ class Context:
 
     def call(self, attack: Attack, group: Group, model: Any = None, seed: int | None = None) -> AttackResult:
         """Run an attack on a group with the run's seeds (or those of another ``seed``), in float32."""
-        from segrobust.evaluation.runner import image_seeds
+        from segrobust.evaluation.work import image_seeds
 
         return attack(
             self.model if model is None else model,

@@ -30,7 +30,7 @@ from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.summary import Record
 
 if TYPE_CHECKING:
-    from segrobust.evaluation.runner import Evaluation
+    from segrobust.evaluation.work import Evaluation
 
 FILE = "checks.json"
 FORMAT = 1

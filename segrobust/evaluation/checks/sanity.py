@@ -10,7 +10,7 @@ from segrobust.attacks.registry import ATTACKS, build_attack
 from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.evaluation.checks.context import Context, mean, shortened
 from segrobust.evaluation.outcomes import Group
-from segrobust.evaluation.runner import image_seeds
+from segrobust.evaluation.work import image_seeds
 from segrobust.models.segmenter import frozen_eval
 from segrobust.units import format_eps
 

@@ -12,7 +12,7 @@ from segrobust.evaluation.checks.context import Context, mean
 from segrobust.evaluation.checks.planted import Planted
 from segrobust.evaluation.checks.trace import Trace, trace
 from segrobust.evaluation.outcomes import Group
-from segrobust.evaluation.runner import image_seeds
+from segrobust.evaluation.work import image_seeds
 
 IMAGES = 8
 POINTS = 0.5  # of pixels, that more work may win

@@ -10,8 +10,9 @@ from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.checks.runner import run_checks
 from segrobust.evaluation.command import about_this_run
 from segrobust.evaluation.jobs import plan_jobs
-from segrobust.evaluation.runner import Evaluation, evaluate
+from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from tests.evaluation.toy_run import ToySource
 

@@ -1,0 +1,51 @@
+"""Randomised models: the mean over known draws, for attacks to follow (EOT, Athalye et al., 2018, arXiv 1707.07397).
+
+    mean = Expectation(model, samples=8)
+    mean.begin(seed)                        # the draws that follow depend on this seed and on nothing before it
+    logits = mean(images)
+
+Here the loss is taken of the mean logits. Its gradient is the mean gradient of the logits, pulled back by ``samples``
+backward passes in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Expectation(nn.Module):
+    """Mean logits over ``samples`` forwards, each with a random state of its own; as many passes count.
+
+    Draws are a function of the seed, the number of calls since ``begin`` and the sample, and through the shape of what
+    is drawn of the batch: the same batches give the same numbers, on any number of processes.
+    """
+
+    def __init__(self, model: nn.Module, samples: int) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+        self.begin(0)
+
+    def begin(self, seed: int) -> None:
+        self._seed, self._calls = seed, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[N,3,H,W]`` -> mean logits ``[N,K,H,W]``."""
+        total = 0
+        for sample in range(self.samples):
+            with drawing((self._seed, self._calls, sample), images.device):
+                total = total + self.model(images)
+        self._calls += 1
+        return total / self.samples
+
+
+@contextmanager
+def drawing(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
+    """torch's global generators at a known state, and as before afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield

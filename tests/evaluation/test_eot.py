@@ -1,0 +1,88 @@
+"""EOT: the mean over known draws shows an attack what a single draw hides."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segrobust.attacks import build_attack
+from segrobust.cli import main
+from segrobust.errors import UserError
+from segrobust.evaluation.runner import evaluate
+from segrobust.models.expectation import Expectation
+from segrobust.models.segmenter import Segmenter
+from tests.attacks.toys import PixelLinear
+from tests.evaluation.toy_run import K, ToySource, lines
+
+PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "checks": "off"}
+EPS = 4 / 255
+
+
+class Shaken(nn.Module):
+    """A linear pixel model plus a random linear term that is five times as steep and zero on average."""
+
+    def __init__(self, num_classes: int = K, steepness: float = 5.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.still, self.random = PixelLinear(num_classes), PixelLinear(num_classes, seed=3)
+        self.steepness = steepness
+
+    def forward(self, images: Tensor) -> Tensor:
+        sign = 1 - 2 * torch.randint(2, (len(images), 1, *images.shape[2:]), device=images.device)
+        return self.still(images) + self.steepness * sign * self.random(images)
+
+
+def shaken() -> Segmenter:
+    return Segmenter.wrap(Shaken(), num_classes=K, name="shaken").eval()
+
+
+def test_the_mean_gradient_is_that_of_the_expectation():
+    net = Shaken(2)
+    images = 0.4 + 0.2 * torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    labels = net.still(images).argmax(1)
+    weight = net.still.weight.detach()[:, :, 0, 0]
+    best = images + EPS * (weight[1 - labels] - weight[labels]).sign().permute(0, 3, 1, 2)
+    exact = {}
+    for samples in (1, 256):
+        result = build_attack("FGSM", eps=EPS)(Expectation(net, samples), images, labels)
+        exact[samples] = float(((result.images - best).abs() < 1e-6).float().mean())
+        passes = build_attack("FGSM", eps=EPS).passes()
+        assert result.forwards.tolist() == [samples * passes[0]] * 2
+        assert result.backwards.tolist() == [samples * passes[1]] * 2
+    assert exact[1] < 0.75 and exact[256] > 0.95
+
+
+def test_draws_depend_on_seed_call_and_sample_alone():
+    images, net = torch.rand(1, 3, 4, 4), Expectation(Shaken(), 2)
+    state = torch.random.get_rng_state()
+    first, second = net(images), net(images)
+    assert not torch.equal(first, second)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(99)
+    net.begin(0)
+    assert torch.equal(net(images), first) and torch.equal(net(images), second)
+    net.begin(1)
+    assert not torch.equal(net(images), first)
+
+
+def test_rows_of_a_randomised_model_are_the_same_in_every_start(tmp_path):
+    for name in ("one", "two"):
+        torch.manual_seed(len(lines(tmp_path / "one")))
+        evaluate(shaken(), ToySource(), eot=4, work_dir=tmp_path / name, batch_size=3, **PLAIN)
+    assert lines(tmp_path / "one") == lines(tmp_path / "two") != []
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["identity"]["eot"] == 4
+    rows = [json.loads(line) for line in lines(tmp_path / "one")]
+    steps = build_attack("CosPGD", eps="8/255", steps=5).passes()
+    assert {row["backwards"] for row in rows if row["attack"] == "CosPGD"} == {4 * steps[1]}
+    with pytest.raises(UserError, match="eot"):
+        evaluate(shaken(), ToySource(), eot=1, work_dir=tmp_path / "one", batch_size=3, **PLAIN)
+
+
+def test_a_wrong_number_of_draws(tmp_path, capsys):
+    with pytest.raises(UserError, match="eot"):
+        evaluate(shaken(), ToySource(), eot=0, work_dir=tmp_path, **PLAIN)
+    assert main(["evaluate", "x", "--eot", "0"]) == 2
+    assert "--eot" in capsys.readouterr().err
