@@ -17,6 +17,8 @@ from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.threats import THREATS
 from segrobust.units import format_eps
 
+FEWEST = 16  # images whose interval says something about others: rare classes are missing on fewer
+
 
 def clean_score(context: Context) -> Verdict:
     """1. The clean score is the one the model is known for."""
@@ -28,8 +30,8 @@ def clean_score(context: Context) -> Verdict:
     gap = abs(measured - declared)
     # a part of the images may differ by chance: the gap beyond the interval counts, and it must be clear to fail
     whole = context.declared.get("images", clean["images"]) == clean["images"]
-    if not whole and interval is None:
-        raise Skip(f"{clean['images']} image says nothing about the declared score")
+    if not whole and clean["images"] < FEWEST:
+        raise Skip(f"declared on other images, and {clean['images']} are too few to compare (at least {FEWEST})")
     low, high = (measured, measured) if whole else interval
     beyond = max(low - declared, declared - high, 0.0)
     fail = 1.0 if whole else 1.0 + (high - low) / 2

@@ -116,17 +116,24 @@ def test_a_failing_run_on_two_processes_reports_and_ends(tmp_path):
 
 
 def test_wrong_normalisation_misses_the_declared_score(tmp_path):
-    score = look(segmenter("small"), tmp_path / "right", declared={"mIoU": 82.0})[1]["numbers"]["measured"]
-    right = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.2, "images": 7})
-    assert right[1]["verdict"] == "pass"
-    near = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.5, "images": 7})
-    assert near[1]["verdict"] == "warn"
-    wrong = segmenter("small", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    assert look(wrong, tmp_path / "wrong", declared={"mIoU": score, "images": 7})[1]["verdict"] == "fail"
+    def clean(folder, model, score, images):
+        declared = {"mIoU": score, "images": images}
+        return look(model, tmp_path / folder, ToySource(16), steps=2, declared=declared)[1]
+
+    right, wrong = segmenter("small"), segmenter("small", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    score = clean("right", right, 82.0, 16)["numbers"]["measured"]
+    assert clean("right", right, score - 0.2, 16)["verdict"] == "pass"
+    assert clean("right", right, score - 0.5, 16)["verdict"] == "warn"
+    assert clean("wrong", wrong, score, 16)["verdict"] == "fail"
     # on a part of the images chance explains some of the gap
-    part = look(segmenter("small"), tmp_path / "right", declared={"mIoU": score - 0.5, "images": 233})
-    assert part[1]["verdict"] == "pass" and "95 % interval" in part[1]["evidence"]
-    assert look(wrong, tmp_path / "wrong", declared={"mIoU": score, "images": 233})[1]["verdict"] == "fail"
+    part = clean("right", right, score - 0.5, 233)
+    assert part["verdict"] == "pass" and "95 % interval" in part["evidence"]
+    assert clean("wrong", wrong, score, 233)["verdict"] == "fail"
+
+
+def test_a_few_images_say_nothing_about_a_score_on_others(tmp_path):
+    found = look(segmenter("small"), tmp_path, declared={"mIoU": 10.0, "images": 233})
+    assert found[1]["verdict"] == "skipped" and "7 are too few" in found[1]["evidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
