@@ -7,7 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from segrobust.attacks import alma_cls, alma_prox, asma, bisection, bounded, dag, fmn, min_norm_ensemble, primal_dual
+from segrobust.attacks import (
+    alma_cls,
+    alma_prox,
+    asma,
+    bisection,
+    bounded,
+    dag,
+    fmn,
+    min_norm_ensemble,
+    primal_dual,
+    square,
+)
 from segrobust.attacks.base import Attack
 from segrobust.errors import UserError, unknown_name
 
@@ -24,6 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
         bounded.BalancedPGD,
         bounded.TsallisPGD,
         bounded.SharpPGD,
+        square.Square,
         dag.DAG,
         fmn.FMN,
         fmn.DDN,
