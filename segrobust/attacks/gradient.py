@@ -82,10 +82,13 @@ class Engine:
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""
-        with torch.no_grad():
-            logits = self._logits(points)
-            gap, log_p, *_ = self._softmax(logits)
+        gap, log_p, *_ = self.look(points, self._softmax)
         return self._measurement(log_p, gap == 0)
+
+    def look(self, points: Tensor, read: Callable[[Tensor], Any]) -> Any:
+        """What ``read`` makes of the logits ``[N, K, H, W]`` of one forward without a gradient."""
+        with torch.no_grad():
+            return read(self._logits(points))
 
     def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
         """One forward and one backward; the gradient ascends the weighted loss (descends it, targeted)."""

@@ -56,6 +56,11 @@ def pull_margins(
     return engine.pull(points, logit_gradient)
 
 
+def see_margins(engine: Engine, points: Tensor) -> Margins:
+    """The margins at ``points`` from one forward without a gradient."""
+    return engine.look(points, lambda logits: _margins(engine.memory(logits).copy_(logits), engine.goal, 1)[0])
+
+
 _SPREAD_RANKS = {False: 3, True: 4}  # targeted or not: how many of the largest logits the normaliser takes
 
 

@@ -20,6 +20,7 @@ from segrobust.attacks import (
     sea,
     sharp,
     spherical,
+    square,
     standard,
 )
 from segrobust.attacks.base import Attack
@@ -42,6 +43,7 @@ ATTACKS: dict[str, type[Attack]] = {
         spherical.SphericalPGD,
         sea.SEA,
         standard.Standard,
+        square.Square,
         dag.DAG,
         fmn.FMN,
         fmn.DDN,

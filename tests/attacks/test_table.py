@@ -22,6 +22,7 @@ SETTINGS = {  # what shows within few steps on small images that an attack works
     "PDPGD": {norm: {"steps": 100, "lr": 0.1, "dual_lr": 1.0} for norm in ("L2", "L1")},
     "PDGD": {"L2": {"lr": 0.1}},
     "ASMA": {"L2": {"first_change": 0.01}},
+    "Square": {"Linf": {"steps": 300}},
 }
 TIMID = ("ASMA",)  # its published steps do next to nothing to an image of 36 pixels
 BOUNDED = [name for name, cls in ATTACKS.items() if not cls.minimum_norm]
@@ -40,8 +41,8 @@ def make(name, norm=None, **more):
     norm = norm or ("Linf" if "Linf" in cls.norms else cls.norms[0])
     defaults = {"steps": 12, "apsr": APSR, "eps": RADII[norm], "targeted": needs_targets(name)}
     if cls.minimum_norm:
-        defaults |= {"steps": 40, **SETTINGS.get(name, {}).get(norm, {})}
-    more = {**defaults, **more}
+        defaults |= {"steps": 40}
+    more = {**defaults, **SETTINGS.get(name, {}).get(norm, {}), **more}
     return build_attack(name, norm=norm, **{k: v for k, v in more.items() if k in known})
 
 
