@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ def test_more_queries_find_more_and_cells_more_than_one_square():
     model = SmallNet()
     images, labels = batch(model, size=24)
     found = [build_attack("Square", eps=EPS, steps=steps)(model, images, labels).pixel_error for steps in (5, 30, 200)]
-    for fewer, more in zip(found, found[1:], strict=False):
+    for fewer, more in itertools.pairwise(found):
         assert (more >= fewer).all()
     single = build_attack("Square", eps=EPS, steps=200, spacing=None)(model, images, labels).pixel_error
     assert (found[-1] > found[0] + 0.05).all() and (found[-1] > single + 0.02).all()
