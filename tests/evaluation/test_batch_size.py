@@ -121,10 +121,10 @@ class Hungry(nn.Module):
 
 
 def _in_little_memory(folder: Path) -> None:
-    """A real limit: the pages that the process has now, and 300 MB."""
+    """A real limit: the pages that the process has now, and 400 MB."""
     torch.set_num_threads(1)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 300 * 2**20
+    limit = pages * resource.getpagesize() + 400 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     model = Segmenter.wrap(Hungry(), num_classes=K, name="toy").eval()
     run(folder, model, attacks=[{"type": "CEPGD", "radius_reduction": False}], eps=["8/255"], steps=1)

@@ -13,7 +13,13 @@ from segrobust.models.segmenter import Segmenter
 from tests.attacks.toys import SmallNet, batch
 
 K = 4
-RUN = {"attacks": ["TsallisPGD", "UniformNoise"], "eps": ["2/255", "8/255"], "steps": 5, "batch_size": 3}
+RUN = {
+    "attacks": ["TsallisPGD", "UniformNoise"],
+    "eps": ["2/255", "8/255"],
+    "steps": 5,
+    "batch_size": 3,
+    "checks": "off",
+}
 COSTS = ("seconds", "images_per_second", "peak_bytes")
 
 
