@@ -20,7 +20,7 @@ from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.work import Evaluation
 from tests.evaluation.toy_run import ToySource, toy_model
 
-RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2}
+RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2, "checks": "off"}
 IMAGES = 9
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])
