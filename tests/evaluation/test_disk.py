@@ -69,7 +69,7 @@ def test_a_run_folder_that_may_no_longer_be_written(public_folder):
     said = SERVER.SimpleQueue()
     process = SERVER.Process(target=_evaluate_as_nobody, args=(public_folder, said))
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     advice = "check that the run folder can be written"
     assert said.get() == f"cannot open {public_folder}/rows/.lock-0: Permission denied; {advice}"

@@ -16,7 +16,8 @@ from tests.evaluation.killable import Group, began
 from tests.evaluation.toy_run import derived, lines, without_costs
 
 KILLS = 20
-PATIENCE = 120.0
+MOMENT = 0.02  # seconds: about what a batch takes
+PATIENCE = 300.0
 
 
 @dataclass
@@ -37,12 +38,13 @@ class Story:
         return Group(self.folder, self.logs[-1], self.processes)
 
     def kill_until_it_ends(self, chance: random.Random, longest: float) -> None:
-        """Half of the kills count from the start, half from the first batch, sooner rather than later."""
+        """Half of the kills come after a random time, half a random moment after a random number of batches."""
         while True:
-            group, from_start = self.start(), chance.random() < 0.5
-            while not from_start and not began(self.logs[-1]) and not group.finishes(0.001):
+            group, by_time = self.start(), chance.random() < 0.5
+            batches, wait = chance.randint(1, 5), chance.uniform(0, longest if by_time else MOMENT)
+            while not by_time and sum(map(len, began(self.logs[-1]))) < batches and not group.finishes(0.001):
                 pass
-            if group.finishes(chance.uniform(0, longest) * (1 if from_start else chance.random())):
+            if group.finishes(wait):
                 return
             group.kill()
             self.left.append(assert_nothing_torn(self.folder))
