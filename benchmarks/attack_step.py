@@ -56,7 +56,7 @@ def bare_pass(model, images):
 
 
 def attack_step(engine, images, attack):
-    engine.gradient(images, attack.weight, PROGRESS, attack.sharpness(PROGRESS))
+    attack.measure_gradient(engine, images, PROGRESS)
 
 
 def proximal_step(engine, images):
