@@ -78,7 +78,7 @@ def _entry(evaluation, job: Job, eps: float | None, rule: str, image: int) -> di
     sample = evaluation.source[image]
     group = evaluation.group([image], [sample])
     points = next(one.points for one in evaluation.outcomes(job, group) if one.eps == eps)
-    before, after = evaluation.predict(torch.cat([group.images, points])).cpu()
+    before, after = evaluation.predict(torch.cat([group.images, points]), [image, image]).cpu()
     return {
         "rule": rule,
         "image_id": image,

@@ -80,7 +80,7 @@ def evaluate(
             of the pixels at their target; the worst case stays that with the fewest pixels right.
         surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
         eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
-            a pass; what is reported is one draw, the same in every start.
+            a pass; what is reported is one draw per batch, as in use, the same in every start.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
         declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
@@ -120,9 +120,10 @@ def evaluate(
     }
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
-    for one in (model, surrogate):
-        if one is not None and state.num_processes > 1:
-            one.to(state.device)
+    if state.num_processes > 1:
+        model.to(state.device)
+    if surrogate is not None:
+        surrogate.to(next(model.parameters()).device)
     folder = RunFolder(work_dir)
     attacked = faster_form(model, dataset, **form) if any(form.values()) else model
     evaluation = Evaluation(attacked, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)

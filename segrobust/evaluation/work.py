@@ -84,7 +84,7 @@ class Evaluation:
         for ids in sizes.values():
             group = self.group(ids, [samples[i] for i in ids])
             for outcome in self.outcomes(job, group):
-                rows += rows_of(job, group, outcome, self.predict(outcome.points), self.source)
+                rows += rows_of(job, group, outcome, self.predict(outcome.points, ids), self.source)
                 if self.save_adversarial and job.attack and not outcome.candidate:
                     self._save(job, group, outcome)
         return sorted(rows, key=row_key)
@@ -93,7 +93,7 @@ class Evaluation:
         """Samples of one size on the model's device, with their targets if the run has any."""
         images = torch.stack([sample.image for sample in samples]).to(self.device)
         labels = torch.stack([sample.label for sample in samples]).to(self.device)
-        targets = self.target and self.target(samples, lambda: self.logits(images)).to(self.device)
+        targets = self.target and self.target(samples, lambda: self.logits(images, ids)).to(self.device)
         return Group(ids, samples, images, labels, targets)
 
     def outcomes(self, job: Job, group: Group) -> list[Outcome]:
@@ -116,15 +116,18 @@ class Evaluation:
         return outcomes_of(job, result)
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits ``[N, K, H, W]`` of one forward in float32; of a randomised model, one known draw."""
-        known = drawing((self.seed,), self.device) if self.eot > 1 else nullcontext()
+    def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
+        """Logits ``[N, K, H, W]`` of one forward in float32; of a randomised model, one known draw for these ``ids``.
+
+        Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
+        """
+        known = drawing((self.seed, *ids), self.device) if self.eot > 1 else nullcontext()
         with frozen_eval(self.model), known:
             return self.model(images.float())
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
         """Class ids ``[N, H, W]`` from one forward in float32: what is reported."""
-        return self.logits(images).argmax(1)
+        return self.logits(images, ids).argmax(1)
 
     def _save(self, job: Job, group: Group, outcome: Outcome) -> None:
         for image, point in zip(group.ids, outcome.points, strict=True):

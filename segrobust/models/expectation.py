@@ -10,6 +10,7 @@ backward passes in one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,7 +46,18 @@ class Expectation(nn.Module):
 
 @contextmanager
 def drawing(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
-    """torch's global generators at a known state, and as before afterwards."""
+    """The global generators of torch, numpy and Python at a known state, and as before afterwards.
+
+    A model's own generators are out of reach.
+    """
+    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        yield
+        torch.manual_seed(state)
+        np.random.seed(state)
+        random.seed(state)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)

@@ -60,7 +60,9 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
     for start in range(0, len(radii), fitting):
         shown = radii[start : start + fitting]
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-        table.add_column(Text(norm), max_width=name_width - _GAP, overflow="ellipsis", no_wrap=True)
+        whole = any("@" in name for name in names)  # an ellipsis must not hide that an attack saw another model
+        overflow = "fold" if whole else "ellipsis"
+        table.add_column(Text(norm), max_width=name_width - _GAP, overflow=overflow, no_wrap=not whole)
         for eps in shown:
             table.add_column(Text(format_eps(eps, norm)), justify="right", no_wrap=True)
         for name in names:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,6 +68,42 @@ def test_draws_depend_on_seed_call_and_sample_alone():
     assert torch.equal(net(images), first) and torch.equal(net(images), second)
     net.begin(1)
     assert not torch.equal(net(images), first)
+
+
+class Switched(nn.Module):
+    """One of two opposite rules for the whole batch, by numpy's draw, and an offset by Python's."""
+
+    num_classes = K
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = PixelLinear(K)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.rule(images) * (1 if np.random.rand() < 0.5 else -1) + random.random()
+
+
+def test_generators_of_numpy_and_python_are_known_too():
+    images, net = torch.rand(1, 3, 4, 4), Expectation(Switched(), 4)
+    state = np.random.get_state()[1].tolist(), random.getstate()
+    first = [net(images) for _ in range(3)]
+    assert state == (np.random.get_state()[1].tolist(), random.getstate())
+    assert len({float(one.detach().sum()) for one in first}) == 3
+    np.random.seed(99)
+    random.seed(99)
+    net.begin(0)
+    assert all(torch.equal(net(images), one) for one in first)
+
+
+def test_batches_are_reported_under_draws_of_their_own(tmp_path):
+    model = Segmenter.wrap(Switched(), num_classes=K, name="switched").eval()
+    source = ToySource(12)
+    for sample in source.samples:
+        sample.label.copy_(model.net.rule(sample.image[None]).argmax(1)[0])
+    evaluate(model, source, eot=2, work_dir=tmp_path, batch_size=1, **PLAIN)
+    rows = [row for row in map(json.loads, lines(tmp_path)) if row["attack"] == "clean"]
+    right = [sum(row["tp"]) for row in rows if not sum(row["fn"])]
+    assert len(rows) == 12 and 0 < len(right) < 12
 
 
 def test_rows_of_a_randomised_model_are_the_same_in_every_start(tmp_path):

@@ -46,8 +46,8 @@ def test_rows_are_the_surrogates_images_measured_on_the_model(tmp_path):
 
 
 def test_a_model_transfers_to_itself_as_if_attacked(tmp_path):
-    direct = evaluate(toy_model(), ToySource(), work_dir=tmp_path / "direct", checks="off", **RUN)
-    itself = evaluate(toy_model(), ToySource(), surrogate=toy_model(), work_dir=tmp_path / "self", checks="off", **RUN)
+    direct = evaluate(toy_model(), ToySource(), work_dir=tmp_path / "direct", **RUN)
+    itself = evaluate(toy_model(), ToySource(), surrogate=toy_model(), work_dir=tmp_path / "self", **RUN)
     assert accuracy(direct, "TsallisPGD") == accuracy(itself, "TsallisPGD@toy")
     assert accuracy(direct, "TsallisPGD") < accuracy(direct, "UniformNoise")
 

@@ -194,3 +194,9 @@ def test_missing_folders_and_unwritable_outputs_are_clear_errors(make_run, tmp_p
         build_report([make_run()], tmp_path / "file/report.html")
     with pytest.raises(UserError, match="cannot write"):
         build_report([make_run()], tmp_path)
+
+
+def test_a_transfer_says_which_model_was_attacked(make_run):
+    page = build_report([make_run(attacks=("CEPGD@other",), surrogate={"model": "other"})]).read_text()
+    assert "<b>Transfer.</b>" in page and "<b>other</b>" in page and "CEPGD@other" in page
+    assert "<b>Transfer.</b>" not in build_report([make_run("plain")]).read_text()

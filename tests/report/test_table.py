@@ -92,3 +92,10 @@ def test_markup_in_names_is_not_obeyed():
     text = printed({"[red]run[/red] [/]": [record("[bold]x", 1 / 255), record("clean", None)]}, force_terminal=True)
     assert "[red]run[/red] [/]" in text
     assert "[bold]x" in text
+
+
+def test_a_narrow_table_keeps_the_name_of_the_model_that_was_attacked_instead():
+    name = "BalancedPGD:published@camvid-fpn-r18w24-std-180x240"
+    lines = printed({"run": [record(name, n / 255) for n in range(1, 6)]}, width=90).splitlines()
+    assert max(map(len, lines)) <= 90
+    assert "".join(line[:18].strip() for line in lines[3:]) == name
