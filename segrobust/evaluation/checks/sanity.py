@@ -145,6 +145,7 @@ def nothing_missed(context: Context) -> Verdict:
 BLACK_BOX = "Square"
 QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full
 BLACK_BOX_QUERIES = {False: 20, True: 500}
+MANY = 100 / 3  # percent of the images; on one or two a search that sees nothing may be lucky
 
 
 def blind_search_loses(context: Context) -> Verdict:
@@ -161,7 +162,7 @@ def blind_search_loses(context: Context) -> Verdict:
     share = max(won.values())
     tried = ", ".join(f"{name} {mean(shares):.2f} %" for name, shares in found.items())
     return verdict(
-        WARN if ahead > NOISE or share > 10 else PASS,
+        WARN if ahead > NOISE or share > MANY else PASS,
         f"the run's attacks take {mean(best):.2f} % of the pixels at {format_eps(eps, norm)}; {tried}; "
         f"a blind search wins on {share:.0f} % of {len(best)} images",
         f"{winner} finds what gradients do not: gradients are masked; see 9 and 10, report the blind result",
