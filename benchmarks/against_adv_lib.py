@@ -21,6 +21,7 @@ from types import ModuleType
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import torch
+from minimum_norm import MODELS
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +30,6 @@ from segrobust.datasets.source import source_from_config
 from segrobust.mm import load_config
 from segrobust.models.segmenter import frozen_eval
 
-MODELS = {"std": "camvid-fpn-r18w24-std-180x240", "robust": "camvid-fpn-r18w24-pgdat-linf4-180x240"}
 APSR = 0.99
 
 

@@ -20,6 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from accelerate import PartialState
+from minimum_norm import MODELS
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,6 @@ from segrobust.datasets.source import source_from_config
 from segrobust.mm import load_config
 from segrobust.units import format_eps
 
-MODELS = {"std": "camvid-fpn-r18w24-std-180x240", "robust": "camvid-fpn-r18w24-pgdat-linf4-180x240"}
 ATTACKS = {  # attack, and its own number of steps over --steps
     "Standard": ("Standard", Fraction(1)),
     "Standard x2": ("Standard", Fraction(2)),

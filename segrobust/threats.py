@@ -26,6 +26,11 @@ def draw(sampler, like: Tensor, generators: Sequence[torch.Generator]) -> Tensor
     return torch.stack([sampler(like.shape[1:], generator=g) for g in generators]).to(like)
 
 
+def allowed(norm: str, eps: Tensor | float) -> Tensor | float:
+    """The radius and what rounding may add to the distance of a point that was projected to it."""
+    return eps * (1 + 1e-5 * (norm != "Linf")) + 1e-6
+
+
 class Linf:
     """Largest change of a channel value."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
-from segrobust.threats import THREATS, per_image
+from segrobust.threats import THREATS, allowed, per_image
 from segrobust.units import parse_eps
 
 FOUND_SHARE = 0.99
@@ -240,8 +240,8 @@ class Attack:
     def _check_images(self, points: Tensor, clean: Tensor, eps: Tensor | float) -> Tensor:
         """Distance ``[N]``; refuse points that are not images or farther than ``eps`` from the clean ones."""
         distance = self.threat.distance(points - clean)
-        limit = eps * (1 + 1e-5 * (self.norm != "Linf")) + 1e-6
-        if not torch.isfinite(points).all() or points.amin() < 0 or points.amax() > 1 or (distance > limit).any():
+        farther = distance > allowed(self.norm, eps)
+        if not torch.isfinite(points).all() or points.amin() < 0 or points.amax() > 1 or farther.any():
             raise AttackContractError(f"{self.name} left its bounds: {self.norm} up to {distance.max():g} > {eps}")
         return distance
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segrobust.attacks.weights import Pixels
 from segrobust.errors import UserError
+from segrobust.models.expectation import Expectation
 
 Weight = Callable[[Pixels], Tensor]
 
@@ -61,7 +62,7 @@ class Engine:
     def __init__(self, model: torch.nn.Module, goal: Goal) -> None:
         self.model = model
         self.goal = goal
-        self._samples = getattr(model, "samples", 1)  # a randomised model's forward may be the mean of several
+        self._samples = model.samples if isinstance(model, Expectation) else 1
         self.forwards = torch.zeros(len(goal.labels), dtype=torch.long)
         self.backwards = torch.zeros_like(self.forwards)
         self._rows: Tensor | slice = slice(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Attack, BoundedAttack, Problem
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.attacks.specs import frozen_spec, plain_spec
+from segrobust.attacks.specs import frozen_specs, plain_spec
 from segrobust.errors import UserError
 from segrobust.units import parse_eps
 
@@ -57,9 +57,7 @@ class MinNormEnsemble(MinNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = MEMBERS[self.norm] if self.attacks is None else self.attacks
-        if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or not given:
-            raise UserError(f"{self.name}: expected attacks=[names or configs with type=], got {given!r}")
-        object.__setattr__(self, "attacks", tuple(frozen_spec(spec, SHARED, "attacks") for spec in given))
+        object.__setattr__(self, "attacks", frozen_specs(self.name, given, SHARED))
         if self.steps is not None:
             self._whole(steps=1)
         if self.radii is not None:

@@ -9,6 +9,13 @@ from segrobust.attacks.base import Attack
 from segrobust.errors import UserError
 
 
+def frozen_specs(owner: str, given: Any, reserved: Sequence[str]) -> tuple[str | tuple, ...]:
+    """The ``attacks`` of the ensemble ``owner``, one or more of them, by :func:`frozen_spec`."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or not given:
+        raise UserError(f"{owner}: expected attacks=[names or configs with type=], got {given!r}")
+    return tuple(frozen_spec(spec, reserved, "attacks") for spec in given)
+
+
 def frozen_spec(spec: Any, reserved: Sequence[str], field: str) -> str | tuple:
     """A name, or a config as sorted pairs, which can be hashed; JSON turns the pairs into lists.
 

@@ -6,7 +6,6 @@ result = attack(model, images, labels)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
 from segrobust.attacks.gradient import Goal
-from segrobust.attacks.specs import frozen_spec, plain_spec
+from segrobust.attacks.specs import frozen_specs, plain_spec
 from segrobust.attacks.weights import rarity
 from segrobust.errors import UserError, unknown_name
 
@@ -59,10 +58,7 @@ class Standard(BoundedEnsemble):
         self._numbers("balance", "enough")
         if not 0 < self.enough <= 1:
             raise UserError(f"{self.name}: expected 0 < enough <= 1, got {self.enough}")
-        given = self.attacks
-        if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or not given:
-            raise UserError(f"{self.name}: expected attacks=[names or configs with type=], got {given!r}")
-        object.__setattr__(self, "attacks", tuple(frozen_spec(spec, SHARED, "attacks") for spec in given))
+        object.__setattr__(self, "attacks", frozen_specs(self.name, self.attacks, SHARED))
         self.members()  # says now what is wrong with them
 
     def fields(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from segrobust.datasets.source import Source
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
+from segrobust.evaluation.checks.runner import check_run, failures_checked, refuse_unfit
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.form import amp_name, faster_form
 from segrobust.evaluation.identity import identity_of
@@ -101,8 +102,6 @@ def evaluate(
     check_batch_size(batch_size)
     if type(eot) is not int or eot < 1:
         raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
-    from segrobust.evaluation.checks.runner import check_run, failures_checked, refuse_unfit
-
     refuse_unfit(checks, declared)
     if isinstance(target, str):
         target = build_target(target, dataset)

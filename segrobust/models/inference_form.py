@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
 from segrobust.errors import UserError
+from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 
 TOLERANCE = 1e-3  # of the logits' range: what rounding may do where two classes are as good as equal
@@ -68,9 +69,7 @@ def differing_pixels(expected: Tensor, found: Tensor) -> int:
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """Logits, with the same random numbers in every call where the model draws any."""
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with drawing((0,), images.device):
         return model(images)
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from segrobust.evaluation.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.evaluation.durable import clear_io_errors, replace_file
 from segrobust.evaluation.summary import WORST_CASE
-from segrobust.report.cost import cost_lines
+from segrobust.report.cost import cost_lines, count, passes
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
 from segrobust.report.distances import holdout_figures, median_8bit, median_cell
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
@@ -78,7 +78,7 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "passes": _passes}
+    environment.filters |= {"percent": _percent, "interval": _interval, "count": count, "passes": passes}
     environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
     environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
     data = [
@@ -186,17 +186,13 @@ def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
         "name": _shown(name),
         "worst": name == WORST_CASE,
         "cells": {record["eps"]: record for record in records},
-        "passes": _merged(_passes(record) for record in records),
+        "passes": _merged(passes(record) for record in records),
         "seconds": (max(seconds) if once else sum(seconds)) if seconds else None,
     }
 
 
 def _shown(name: str) -> str:
     return name.replace("_", " ") if name == WORST_CASE else name
-
-
-def _passes(record: dict[str, Any]) -> str:
-    return f"{_count(record['forwards'])} + {_count(record['backwards'])}"
 
 
 def _class_view(run: Run) -> dict[str, Any] | None:
@@ -236,7 +232,3 @@ def _percent(value: float | None) -> str:
 
 def _interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.1f}\N{EN DASH}{bounds[1]:.1f}"
-
-
-def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"

@@ -40,15 +40,21 @@ def _line(attack: str, norm: str, records: Sequence[Mapping[str, Any]]) -> CostL
     known = [record for record in searches if record.get("images_per_second")]
     seconds = sum(record["images"] / record["images_per_second"] for record in known)
     peaks = [record["peak_bytes"] for record in searches if record.get("peak_bytes")]
-    passes = {f"{_count(record['forwards'])} + {_count(record['backwards'])}": None for record in searches}
+    spent = dict.fromkeys(map(passes, searches))
     return CostLine(
         attack,
         norm,
-        ", ".join(passes),
+        ", ".join(spent),
         f"{sum(record['images'] for record in known) / seconds:.3g}" if known else "-",
         f"{max(peaks) / 1e6:,.0f} MB" if peaks else "-",
     )
 
 
-def _count(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
+def passes(record: Mapping[str, Any]) -> str:
+    """Forwards + backwards per image."""
+    return f"{count(record['forwards'])} + {count(record['backwards'])}"
+
+
+def count(value: float | None) -> str:
+    """A number of passes, whole ones without a decimal."""
+    return "-" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"

@@ -27,6 +27,7 @@ from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.pictures import strongest
 from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN, Record
+from segrobust.evaluation.work import image_seeds
 
 if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
@@ -138,8 +139,6 @@ class Context:
 
     def call(self, attack: Attack, group: Group, model: Any = None, seed: int | None = None) -> AttackResult:
         """Run an attack on a group with the run's seeds (or those of another ``seed``), in float32."""
-        from segrobust.evaluation.work import image_seeds
-
         return attack(
             self.model if model is None else model,
             group.images,
@@ -161,7 +160,12 @@ class Context:
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of the attacks' answers, without an ensemble's further candidates."""
-        return [row for row in self.folder.rows() if not row.get("candidate")]
+        return [row for row in self.all_rows if not row.get("candidate")]
+
+    @cached_property
+    def all_rows(self) -> list[Row]:
+        """Every row of the run."""
+        return self.folder.rows()
 
     @cached_property
     def raw(self) -> dict[str, list[dict[str, Any]]]:

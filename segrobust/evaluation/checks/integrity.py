@@ -12,7 +12,7 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.evaluation.checks.base import FAIL, PASS, Check, Verdict, verdict
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.rows import Row, row_key
-from segrobust.threats import THREATS
+from segrobust.threats import THREATS, allowed
 
 
 def every_image_once(context: Context) -> Verdict:
@@ -61,8 +61,8 @@ def within_budget(context: Context) -> Verdict:
     """4. Every attacked image inside its radius and the box."""
     if isinstance(context.error, AttackContractError):
         return verdict(FAIL, str(context.error), "the attack is defective: it must project to ball and box")
-    bounded = [row for row in context.folder.rows() if row["eps"] is not None]  # further candidates included
-    outside = [row for row in bounded if not row["distance"] <= _limit(row)]
+    bounded = [row for row in context.all_rows if row["eps"] is not None]  # further candidates included
+    outside = [row for row in bounded if not row["distance"] <= allowed(row["norm"], row["eps"])]
     files, bad = _stored_images(context)
     excess = max((row["distance"] - row["eps"] for row in bounded), default=-math.inf)
     numbers = {"rows_outside": len(outside), "files": files, "files_outside": len(bad), "largest_excess": excess}
@@ -72,10 +72,6 @@ def within_budget(context: Context) -> Verdict:
         return verdict(FAIL, text, "these are no results at that radius: run them again with --fresh", **numbers)
     stored = f", and so do {files} stored images" if files else "; no attacked images are stored"
     return verdict(PASS, f"all rows keep to their radius (largest excess {excess:.2g}){stored}", **numbers)
-
-
-def _limit(row: Row) -> float:
-    return row["eps"] * (1 + 1e-5 * (row["norm"] != "Linf")) + 1e-6
 
 
 MOST_FILES = 256
@@ -101,7 +97,7 @@ def _is_attacked_image(stored: np.ndarray, clean: torch.Tensor, norm: str, eps: 
     if stored.shape != tuple(clean.shape) or not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > 1:
         return False
     distance = float(THREATS[norm].distance((torch.from_numpy(stored) - clean)[None]))
-    return eps is None or distance <= _limit({"eps": eps, "norm": norm})
+    return eps is None or distance <= allowed(norm, eps)
 
 
 CHECKS = (

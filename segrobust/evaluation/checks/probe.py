@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.evaluation.identity import tensor_bytes
 from segrobust.evaluation.outcomes import Group
 from segrobust.models.segmenter import frozen_eval
 
@@ -159,8 +160,4 @@ class Watch(TorchDispatchMode):
 def state_digests(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of every parameter and buffer, those that checkpoints leave out included."""
     named: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    return {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in named}
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return {name: hashlib.sha256(tensor_bytes(tensor)).hexdigest() for name, tensor in named}

@@ -42,7 +42,7 @@ def _attack_again(context: Context) -> tuple[int, list[str]]:
     """The rows of one batch under the strongest attack: how many were compared, and which differ."""
     if not context.strongest:
         return 0, []
-    stored = {row_key(row): row for row in context.folder.rows()}
+    stored = {row_key(row): row for row in context.all_rows}
     again = context.evaluation.attack_batch(context.strongest[0], context.batches[0])
     return len(again), [f"{row['attack']} image {row['image']}" for row in again if stored.get(row_key(row)) != row]
 

@@ -13,6 +13,7 @@ from segrobust.evaluation.checks.planted import Planted
 from segrobust.evaluation.checks.trace import Trace, trace
 from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.work import image_seeds
+from segrobust.threats import allowed
 
 IMAGES = 8
 POINTS = 0.5  # of pixels, that more work may win
@@ -40,7 +41,7 @@ def converged(context: Context) -> Verdict:
 
 def _late_gain(one: Trace) -> float:
     """What the last steps added to the best point within the budget."""
-    limit = one.attack.eps * (1 + 1e-5) + 1e-6
+    limit = allowed(one.attack.norm, one.attack.eps)
     within = [share if far <= limit else 0.0 for share, far in zip(one.shares, one.distances, strict=True)]
     return max(within) - max(within[:-LAST], default=0.0)
 

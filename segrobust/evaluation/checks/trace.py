@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.evaluation.outcomes import Group
+from segrobust.threats import allowed
 
 if TYPE_CHECKING:
     from segrobust.evaluation.checks.context import Context
@@ -69,7 +70,7 @@ class Trace:
         """
         attack, seen = self.attack, zip(self.shares, self.distances, strict=True)
         if not attack.minimum_norm:
-            limit = attack.eps * (1 + 1e-5) + 1e-6
+            limit = allowed(attack.norm, attack.eps)
             best = max((share for share, distance in seen if distance <= limit), default=0.0)
             return max(0.0, best - self.returned)
         nearest = min((distance for share, distance in seen if share >= 100 * attack.apsr), default=None)
