@@ -8,7 +8,8 @@
 its three losses. aAcc is that of each image's worst result. mIoU is given by its three readings: every image at its
 lowest aAcc, at its own lowest mIoU, and what the greedy search over the candidates found, with a 95 % bootstrap
 interval; attacks that return one result per image have one reading. An attack is seen at each radius alone: nothing is
-taken over from smaller ones. Passes are means over images, which leave Standard when nothing is right any more.
+taken over from smaller ones. Passes are means over images, which leave Standard when nothing is right any more. All
+attacks work on the networks' faster form (folded batch normalisation, channels-last memory; see inference_form.py).
 
 Each (model, attack, steps) is a run folder: kill the script and start it again, it goes on.
 """
@@ -58,6 +59,8 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         work_dir=options.work_dir / folder,
         steps=round(steps * factor),
         batch_size=options.batch_size,
+        fold_bn=True,
+        channels_last=True,
         attack_defaults=config.attack_defaults,
         checks="off",
     )

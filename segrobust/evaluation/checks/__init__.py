@@ -1,5 +1,5 @@
 """Trust checks: can the numbers of a run be believed? ``run_checks(Context(evaluation, summary))``.
 
-One file per theme: ``contract`` (of the model), ``gradient``, ``sanity`` and ``strength`` (of the attacks),
+One file per theme: ``contract`` (of the model), ``gradient``, ``sanity``, ``blind`` and ``strength`` (of the attacks),
 ``integrity`` and ``results`` (of rows and scores), ``provenance``. A check is one function and one line.
 """

@@ -1,0 +1,87 @@
+"""What does not look at the model's gradients must not beat what does: noise, black box and transfer. Number 20."""
+
+from __future__ import annotations
+
+from segrobust.attacks.base import Attack
+from segrobust.attacks.registry import ATTACKS, build_attack
+from segrobust.evaluation.checks.base import PASS, WARN, Check, Skip, Verdict, verdict
+from segrobust.evaluation.checks.context import Context, mean
+from segrobust.evaluation.identity import weights_sha256
+from segrobust.mm import load_config
+from segrobust.models import load_segmenter
+from segrobust.models.segmenter import Segmenter
+from segrobust.shipped import zoo
+from segrobust.units import format_eps
+
+NOISE = 0.5  # points that two runs of the same attack may differ by
+BLACK_BOX = "Square"
+QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full
+BLACK_BOX_QUERIES = {False: 20, True: 500}
+TRANSFER = "TsallisPGD"
+TRANSFER_STEPS = {False: 5, True: 40}
+MANY = 100 / 3  # percent of the images; on one or two a search that sees nothing may be lucky
+
+
+def blind_search_loses(context: Context) -> Verdict:
+    """20. Noise, searches without a gradient and other models' gradients do not beat the run's attacks."""
+    norm, eps = context.radius
+    if context.own.targeted:
+        raise Skip("noise and black-box searches have no target")
+    best = {image: max(s[image] for s in context.at_radius().values() if image in s) for image in context.judged_ids}
+    found = {
+        name: shares_of(context, attack, surrogate) for name, attack, surrogate in _blind_attacks(context, norm, eps)
+    }
+    won = {name: 100 * mean(shares[i] > best[i] + NOISE for i in best) for name, shares in found.items()}
+    winner, ahead = max(((name, mean(s) - mean(best)) for name, s in found.items()), key=lambda one: one[1])
+    share = max(won.values())
+    tried = ", ".join(f"{name} {mean(shares):.2f} %" for name, shares in found.items())
+    return verdict(
+        WARN if ahead > NOISE or share > MANY else PASS,
+        f"the run's attacks take {mean(best):.2f} % of the pixels at {format_eps(eps, norm)}; {tried}; "
+        f"a blind search wins on {share:.0f} % of {len(best)} images",
+        f"{winner} finds what gradients do not: gradients are masked; see 9 and 10, report the blind result",
+        white_box_percent=mean(best),
+        tried={name: mean(shares) for name, shares in found.items()},
+        images_won_percent=won,
+    )
+
+
+def _blind_attacks(context: Context, norm: str, eps: float) -> list[tuple[str, Attack, Segmenter | None]]:
+    """Name, attack, and the model that it attacks instead of the run's."""
+    blind = [build_attack("UniformNoise", norm=norm, eps=eps, samples=QUERIES[context.full])]
+    if norm in ATTACKS[BLACK_BOX].norms:
+        blind.append(build_attack(BLACK_BOX, norm=norm, eps=eps, steps=BLACK_BOX_QUERIES[context.full]))
+    transfer = build_attack(TRANSFER, norm=norm, eps=eps, steps=TRANSFER_STEPS[context.full])
+    return [
+        *((attack.name, attack, None) for attack in blind),
+        *((f"{TRANSFER}@{name}", transfer, other) for name, other in _relatives(context).items()),
+    ]
+
+
+def _relatives(context: Context) -> dict[str, Segmenter]:
+    """The shipped models that know the data's classes, but for the run's own."""
+    own, found = weights_sha256(context.original), {}
+    for name in zoo():
+        if load_config(name).model.decode_head.num_classes != context.source.num_classes:
+            continue
+        model = load_segmenter(name, device=context.evaluation.device)
+        if tuple(model.class_names) == tuple(context.source.class_names) and weights_sha256(model) != own:
+            found[name] = model
+    return found
+
+
+def shares_of(context: Context, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
+    """Percent at the goal of every judged image of the subset under an attack, on the run's model or a surrogate."""
+    found: dict[int, float] = {}
+    for group in context.groups:
+        result = context.call(attack, group, surrogate)
+        errors = result.pixel_error
+        if surrogate is not None:
+            valid = group.labels != context.void
+            wrong = (context.evaluation.predict(result.images, group.ids) != group.labels) & valid
+            errors = wrong.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+        found |= {image: 100 * float(error) for image, error in zip(group.ids, errors, strict=True)}
+    return {image: found[image] for image in context.judged_ids}
+
+
+CHECKS = (Check(20, "noise, black box and transfer lose", blind_search_loses, longer=True),)
