@@ -2,6 +2,7 @@
 
     python benchmarks/ensemble.py [--models std robust] [--eps 1/255 2/255 4/255 8/255] [--steps 450] [--num-images 48]
     python benchmarks/ensemble.py --split val --num-images 8 --attacks Standard SEA       # to choose settings
+    python benchmarks/ensemble.py --ablation --split val --num-images 8 --steps 100       # of SharpPGD
     torchrun --nproc_per_node 2 benchmarks/ensemble.py                                   # two processes, same rows
 
 ``--steps`` are backward passes per image; ``Standard x2`` and ``SEA`` get twice as many, the latter in equal parts for
@@ -17,6 +18,7 @@ Each (model, attack, steps) is a run folder: kill the script and start it again,
 from __future__ import annotations
 
 import argparse
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,10 +29,11 @@ from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
 from segrobust.datasets.source import source_from_config
+from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.mm import load_config
 from segrobust.units import format_eps
 
-ATTACKS = {  # attack, and its own number of steps over --steps
+ALONE_AND_TOGETHER = {  # attack, and its own number of steps over --steps
     "Standard": ("Standard", Fraction(1)),
     "Standard x2": ("Standard", Fraction(2)),
     "SEA": ("SEA", Fraction(2, 3)),
@@ -43,6 +46,26 @@ ATTACKS = {  # attack, and its own number of steps over --steps
     "MaskedPGD": ("MaskedPGD", Fraction(1)),
     "BalancedPGD": ("BalancedPGD", Fraction(1)),
 }
+ABLATION = {  # SharpPGD with one thing changed
+    "SharpPGD": {},
+    "beta 1 (Tsallis, q = 0)": {"beta_end": 1.0},
+    "beta 1 to 2": {"beta_end": 2.0},
+    "beta 1 to 6": {"beta_end": 6.0},
+    "beta 2 to 8": {"beta_start": 2.0, "beta_end": 8.0},
+    "beta 0.3 to 3": {"beta_start": 0.3},
+    "beta over the whole run": {"scope": "run"},
+    "tracks the error": {"track": "error"},
+    "hands the lowest CE over": {"handover": "ce"},
+    "first step of one radius": {"first_step": 1.0},
+    "first step of half a radius": {"first_step": 0.5},
+    "no larger radii first": {"radius_reduction": False},
+    "PGD, cosine steps": {"optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False},
+    "classes balanced, power 0.5": {"type": "BalancedSharpPGD"},
+    "classes balanced, power 1": {"type": "BalancedSharpPGD", "balance": 1.0},
+}
+ATTACKS = ALONE_AND_TOGETHER | {
+    name: ({"type": "SharpPGD"} | changed, Fraction(1)) for name, changed in ABLATION.items()
+}
 COLUMNS = ("model", "eps", "steps", "attack", "aAcc", "mIoU: at aAcc", "per image", "greedy", "95 %", "passes", "s")
 
 
@@ -50,7 +73,7 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
     """Records of one attack on one model, by radius."""
     attack, factor = ATTACKS[name]
     config = load_config(MODELS[model], {"test_dataloader.dataset.split": options.split})
-    folder = f"{options.split}-{model}-{options.num_images}-{name.replace(' ', '-')}-{steps}"
+    folder = re.sub(r"\W+", "-", f"{options.split} {model} {options.num_images} {name} {steps}")
     records = evaluate(
         load_segmenter(MODELS[model]),
         source_from_config(config, "test", options.num_images),
@@ -64,7 +87,7 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         attack_defaults=config.attack_defaults,
         checks="off",
     )
-    return [record for record in records if record["attack"] == attack]
+    return [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
 
 
 def main() -> None:
@@ -72,12 +95,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--eps", nargs="+", default=["1/255", "2/255", "4/255", "8/255"])
     parser.add_argument("--steps", nargs="+", type=int, default=[450])
-    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, help="default: those without settings")
+    parser.add_argument("--ablation", action="store_true", help="SharpPGD and its variants instead")
     parser.add_argument("--num-images", type=int, default=48)
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark-ensemble"))
     options = parser.parse_args()
+    options.attacks = options.attacks or list(ABLATION if options.ablation else ALONE_AND_TOGETHER)
     rows = []
     for model in options.models:
         for steps in options.steps:
