@@ -2,7 +2,6 @@
 
     python benchmarks/ensemble.py [--models std robust] [--eps 1/255 2/255 4/255 8/255] [--steps 450] [--num-images 48]
     python benchmarks/ensemble.py --split val --num-images 8 --attacks Standard SEA       # to choose settings
-    python benchmarks/ensemble.py --ablation --split val --num-images 8 --steps 100       # of SharpPGD
     torchrun --nproc_per_node 2 benchmarks/ensemble.py                                   # two processes, same rows
 
 ``--steps`` are backward passes per image; ``Standard x2`` and ``SEA`` get twice as many, the latter in equal parts for
@@ -33,7 +32,7 @@ from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.mm import load_config
 from segrobust.units import format_eps
 
-ALONE_AND_TOGETHER = {  # attack, and its own number of steps over --steps
+ATTACKS = {  # attack, and its own number of steps over --steps
     "Standard": ("Standard", Fraction(1)),
     "Standard x2": ("Standard", Fraction(2)),
     "SEA": ("SEA", Fraction(2, 3)),
@@ -46,40 +45,19 @@ ALONE_AND_TOGETHER = {  # attack, and its own number of steps over --steps
     "MaskedPGD": ("MaskedPGD", Fraction(1)),
     "BalancedPGD": ("BalancedPGD", Fraction(1)),
 }
-ABLATION = {  # SharpPGD with one thing changed
-    "SharpPGD": {},
-    "beta 1 (Tsallis, q = 0)": {"beta_end": 1.0},
-    "beta 1 to 2": {"beta_end": 2.0},
-    "beta 1 to 6": {"beta_end": 6.0},
-    "beta 2 to 8": {"beta_start": 2.0, "beta_end": 8.0},
-    "beta 0.3 to 3": {"beta_start": 0.3},
-    "beta over the whole run": {"scope": "run"},
-    "tracks the error": {"track": "error"},
-    "hands the lowest CE over": {"handover": "ce"},
-    "first step of one radius": {"first_step": 1.0},
-    "first step of half a radius": {"first_step": 0.5},
-    "no larger radii first": {"radius_reduction": False},
-    "PGD, cosine steps": {"optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False},
-    "classes balanced, power 0.5": {"type": "BalancedSharpPGD"},
-    "classes balanced, power 1": {"type": "BalancedSharpPGD", "balance": 1.0},
-}
-ATTACKS = ALONE_AND_TOGETHER | {
-    name: ({"type": "SharpPGD"} | changed, Fraction(1)) for name, changed in ABLATION.items()
-}
 COLUMNS = ("model", "eps", "steps", "attack", "aAcc", "mIoU: at aAcc", "per image", "greedy", "95 %", "passes", "s")
 
 
 def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[dict]:
     """Records of one attack on one model, by radius."""
-    attack, factor = ATTACKS[name]
+    attack, factor = options.known[name]
     config = load_config(MODELS[model], {"test_dataloader.dataset.split": options.split})
-    folder = re.sub(r"\W+", "-", f"{options.split} {model} {options.num_images} {name} {steps}")
     records = evaluate(
         load_segmenter(MODELS[model]),
         source_from_config(config, "test", options.num_images),
         [attack],
         options.eps,
-        work_dir=options.work_dir / folder,
+        work_dir=options.work_dir / re.sub(r"\W+", "-", f"{options.split} {model} {options.num_images} {name} {steps}"),
         steps=round(steps * factor),
         batch_size=options.batch_size,
         fold_bn=True,
@@ -90,19 +68,17 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
     return [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser, split: str, num_images: int) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--eps", nargs="+", default=["1/255", "2/255", "4/255", "8/255"])
-    parser.add_argument("--steps", nargs="+", type=int, default=[450])
-    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, help="default: those without settings")
-    parser.add_argument("--ablation", action="store_true", help="SharpPGD and its variants instead")
-    parser.add_argument("--num-images", type=int, default=48)
-    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--num-images", type=int, default=num_images)
+    parser.add_argument("--split", choices=("val", "test"), default=split)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark-ensemble"))
-    options = parser.parse_args()
-    options.attacks = options.attacks or list(ABLATION if options.ablation else ALONE_AND_TOGETHER)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Run ``options.attacks``, a selection of ``options.known``: (attack, steps over ``options.steps``) by name."""
     rows = []
     for model in options.models:
         for steps in options.steps:
@@ -110,6 +86,14 @@ def main() -> None:
                 rows += [(model, steps, name, record) for record in run(model, name, steps, options)]
     if PartialState().is_main_process:
         print_table(rows, options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, "test", 48)
+    parser.add_argument("--steps", nargs="+", type=int, default=[450])
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    compare(parser.parse_args(namespace=argparse.Namespace(known=ATTACKS)))
 
 
 def print_table(rows: list[tuple], options: argparse.Namespace) -> None:
