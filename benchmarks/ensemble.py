@@ -7,9 +7,10 @@
 ``--steps`` are backward passes per image; ``Standard x2`` and ``SEA`` get twice as many, the latter in equal parts for
 its three losses. aAcc is that of each image's worst result. mIoU is given by its three readings: every image at its
 lowest aAcc, at its own lowest mIoU, and what the greedy search over the candidates found, with a 95 % bootstrap
-interval; attacks that return one result per image have one reading. An attack is seen at each radius alone: nothing is
-taken over from smaller ones. Passes are means over images, which leave Standard when nothing is right any more. All
-attacks work on the networks' faster form (folded batch normalisation, channels-last memory; see inference_form.py).
+interval; attacks that return one result per image have one reading. n: on how many images the first of --attacks takes
+more pixels, and on how many fewer, than this one. An attack is seen at each radius alone: nothing is taken over from
+smaller ones. Passes are means over images, which leave Standard when nothing is right any more. All attacks work on
+the networks' faster form (folded batch normalisation, channels-last memory; see inference_form.py).
 
 Each (model, attack, steps) is a run folder: kill the script and start it again, it goes on.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
 from segrobust.datasets.source import source_from_config
+from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.mm import load_config
 from segrobust.units import format_eps
@@ -45,19 +48,33 @@ ATTACKS = {  # attack, and its own number of steps over --steps
     "MaskedPGD": ("MaskedPGD", Fraction(1)),
     "BalancedPGD": ("BalancedPGD", Fraction(1)),
 }
-COLUMNS = ("model", "eps", "steps", "attack", "aAcc", "mIoU: at aAcc", "per image", "greedy", "95 %", "passes", "s")
+COLUMNS = (
+    "model",
+    "eps",
+    "steps",
+    "attack",
+    "aAcc",
+    "mIoU: at aAcc",
+    "per image",
+    "greedy",
+    "95 %",
+    "n",
+    "passes",
+    "s",
+)
 
 
 def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[dict]:
-    """Records of one attack on one model, by radius."""
+    """Records of one attack on one model, by radius, each with the pixel error of every image."""
     attack, factor = options.known[name]
     config = load_config(MODELS[model], {"test_dataloader.dataset.split": options.split})
+    folder = options.work_dir / re.sub(r"\W+", "-", f"{options.split} {model} {options.num_images} {name} {steps}")
     records = evaluate(
         load_segmenter(MODELS[model]),
         source_from_config(config, "test", options.num_images),
         [attack],
         options.eps,
-        work_dir=options.work_dir / re.sub(r"\W+", "-", f"{options.split} {model} {options.num_images} {name} {steps}"),
+        work_dir=folder,
         steps=round(steps * factor),
         batch_size=options.batch_size,
         fold_bn=True,
@@ -65,7 +82,12 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         attack_defaults=config.attack_defaults,
         checks="off",
     )
-    return [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
+    errors: dict = defaultdict(dict)  # by radius and image
+    for row in RunFolder(folder).rows():
+        if not row.get("candidate"):  # the attack's answer
+            errors[row["eps"]][row["image"]] = sum(row["fn"]) / (sum(row["fn"]) + sum(row["tp"]))
+    found = [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
+    return [record | {"errors": errors[record["eps"]]} for record in found]
 
 
 def add_options(parser: argparse.ArgumentParser, split: str, num_images: int) -> None:
@@ -102,23 +124,26 @@ def print_table(rows: list[tuple], options: argparse.Namespace) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("model", "attack") else "right")
     order = sorted(rows, key=lambda row: (options.models.index(row[0]), row[3]["eps"], row[1], row[3]["aAcc"]))
+    first = {(m, record["eps"], n): record["errors"] for m, n, name, record in rows if name == options.attacks[0]}
     before = None
     for model, steps, name, record in order:
         block = (model, record["eps"], steps)
         if before not in (None, block):
             table.add_section()
         before = block
-        table.add_row(model, format_eps(record["eps"], "Linf"), str(steps), name, *cells(record))
-    Console(width=130).print(table)
+        table.add_row(model, format_eps(record["eps"], "Linf"), str(steps), name, *cells(record, first[block]))
+    Console(width=140).print(table)
 
 
-def cells(record: dict) -> list[str]:
+def cells(record: dict, first: dict[int, float]) -> list[str]:
     greedy = "mIoU_greedy" if "mIoU_greedy" in record else "mIoU"
     low, high = record["ci"][greedy] or (None, None)
     numbers = [record["aAcc"], record["mIoU"], record.get("mIoU_per_image", record["mIoU"]), record[greedy]]
+    weaker, stronger = (sum(sign * (first[n] - mine) > 0 for n, mine in record["errors"].items()) for sign in (1, -1))
     return [
         *map(percent, numbers),
         f"{percent(low)} .. {percent(high)}",
+        f"{weaker} / {stronger}",
         f"{record['forwards']:.0f} + {record['backwards']:.0f}",
         f"{record['seconds']:.0f}",
     ]
