@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
 from segrobust.datasets.source import source_from_config
+from segrobust.evaluation.broken import shares_of
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.summary import CLEAN, WORST_CASE
 from segrobust.mm import load_config
@@ -82,12 +82,9 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         attack_defaults=config.attack_defaults,
         checks="off",
     )
-    errors: dict = defaultdict(dict)  # by radius and image
-    for row in RunFolder(folder).rows():
-        if not row.get("candidate"):  # the attack's answer
-            errors[row["eps"]][row["image"]] = sum(row["fn"]) / (sum(row["fn"]) + sum(row["tp"]))
+    errors = shares_of([row for row in RunFolder(folder).rows() if not row.get("candidate")])  # the attack's answers
     found = [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
-    return [record | {"errors": errors[record["eps"]]} for record in found]
+    return [record | {"errors": errors[record["attack"], record["norm"], record["eps"]]} for record in found]
 
 
 def add_options(parser: argparse.ArgumentParser, split: str, num_images: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,20 @@ def goal_counts(row: Row) -> tuple[int, int]:
     if "target_pixels" in row:
         return row["at_target"], row["target_pixels"]
     return sum(row["fn"]), sum(row["fn"]) + sum(row["tp"])
+
+
+def shares_of(rows: Sequence[Row]) -> dict[tuple[str, str | None, float | None], dict[int, float]]:
+    """Percent of each image's counted pixels at the goal, ``{(attack, norm, eps): {image: percent}}``.
+
+    Args:
+        rows: one per attack, norm, radius and image; images without a pixel that counts are left out.
+    """
+    found: dict[tuple, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        reached, judged = goal_counts(row)
+        if judged:
+            found[row["attack"], row["norm"], row["eps"]][row["image"]] = 100 * reached / judged
+    return dict(found)
 
 
 def success_rate(rows: Sequence[Row]) -> float:

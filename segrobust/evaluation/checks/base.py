@@ -14,6 +14,7 @@ PASS, INFO, SKIPPED, WARN, FAIL = "pass", "info", "skipped", "warn", "fail"
 LEVELS = (PASS, INFO, SKIPPED, WARN, FAIL)
 
 VERIFIED, WITH_WARNINGS, NOT_TRUSTWORTHY = "verified", "with warnings", "not trustworthy"
+NOISE = 0.5  # points that two runs of the same attack may differ by
 INCOMPLETE = "incomplete"  # the checks were interrupted; the next start of the run completes them
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
-from segrobust.evaluation.checks.base import PASS, WARN, Check, Skip, Verdict, verdict
+from segrobust.evaluation.checks.base import NOISE, PASS, WARN, Check, Skip, Verdict, verdict
 from segrobust.evaluation.checks.context import Context, mean
 from segrobust.evaluation.identity import weights_sha256
 from segrobust.mm import load_config
@@ -13,7 +13,6 @@ from segrobust.models.segmenter import Segmenter
 from segrobust.shipped import zoo
 from segrobust.units import format_eps
 
-NOISE = 0.5  # points that two runs of the same attack may differ by
 BLACK_BOX = "Square"
 QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full
 BLACK_BOX_QUERIES = {False: 20, True: 500}
@@ -28,9 +27,7 @@ def blind_search_loses(context: Context) -> Verdict:
     if context.own.targeted:
         raise Skip("noise and black-box searches have no target")
     best = {image: max(s[image] for s in context.at_radius().values() if image in s) for image in context.judged_ids}
-    found = {
-        name: shares_of(context, attack, surrogate) for name, attack, surrogate in _blind_attacks(context, norm, eps)
-    }
+    found = {name: context.shares_under(*attack) for name, *attack in _blind_attacks(context, norm, eps)}
     won = {name: 100 * mean(shares[i] > best[i] + NOISE for i in best) for name, shares in found.items()}
     winner, ahead = max(((name, mean(s) - mean(best)) for name, s in found.items()), key=lambda one: one[1])
     share = max(won.values())
@@ -60,7 +57,7 @@ def _blind_attacks(context: Context, norm: str, eps: float) -> list[tuple[str, A
 
 def _relatives(context: Context) -> dict[str, Segmenter]:
     """The shipped models that know the data's classes, but for the run's own."""
-    own, found = weights_sha256(context.original), {}
+    own, found = context.identity["weights_sha256"], {}
     for name in zoo():
         if load_config(name).model.decode_head.num_classes != context.source.num_classes:
             continue
@@ -68,20 +65,6 @@ def _relatives(context: Context) -> dict[str, Segmenter]:
         if tuple(model.class_names) == tuple(context.source.class_names) and weights_sha256(model) != own:
             found[name] = model
     return found
-
-
-def shares_of(context: Context, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
-    """Percent at the goal of every judged image of the subset under an attack, on the run's model or a surrogate."""
-    found: dict[int, float] = {}
-    for group in context.groups:
-        result = context.call(attack, group, surrogate)
-        errors = result.pixel_error
-        if surrogate is not None:
-            valid = group.labels != context.void
-            wrong = (context.evaluation.predict(result.images, group.ids) != group.labels) & valid
-            errors = wrong.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
-        found |= {image: 100 * float(error) for image, error in zip(group.ids, errors, strict=True)}
-    return {image: found[image] for image in context.judged_ids}
 
 
 CHECKS = (Check(20, "noise, black box and transfer lose", blind_search_loses, longer=True),)

@@ -17,12 +17,13 @@ from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.registry import build_attack
 from segrobust.datasets.source import evenly_spaced
 from segrobust.errors import UserError
-from segrobust.evaluation.broken import goal_counts
+from segrobust.evaluation.broken import shares_of
 from segrobust.evaluation.checks.base import Skip
 from segrobust.evaluation.checks.probe import Probe, probe
 from segrobust.evaluation.checks.trace import Trace, trace
 from segrobust.evaluation.durable import read_lines
 from segrobust.evaluation.jobs import Job
+from segrobust.evaluation.metrics import confusion_counts
 from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.pictures import strongest
 from segrobust.evaluation.rows import Row
@@ -148,6 +149,20 @@ class Context:
             seeds=image_seeds(self.evaluation.seed if seed is None else seed, group.ids),
         )
 
+    def shares_under(self, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
+        """Percent at the goal of every judged image of the subset under an attack on the run's model or, measured on
+        that all the same, on a surrogate."""
+        found: dict[int, float] = {}
+        for group in self.groups:
+            result = self.call(attack, group, surrogate)
+            errors = result.pixel_error
+            if surrogate is not None:
+                seen = self.evaluation.predict(result.images, group.ids)
+                right, _, wrong = confusion_counts(seen, group.labels, self.source.num_classes, self.void)
+                errors = wrong.sum(1) / (right + wrong).sum(1).clamp_min(1)
+            found |= {image: 100 * float(error) for image, error in zip(group.ids, errors, strict=True)}
+        return {image: found[image] for image in self.judged_ids}
+
     def traces(self, count: int, steps: int) -> list[Trace]:
         """What ``own``, shortened to ``steps``, sees on ``count`` images."""
         if (count, steps) not in self._traces:
@@ -175,12 +190,7 @@ class Context:
     @cached_property
     def shares(self) -> dict[tuple[str, str | None, float | None], dict[int, float]]:
         """Percent of each image's pixels at the goal, ``{(attack, norm, eps): {image: percent}}``."""
-        found: dict[tuple, dict[int, float]] = defaultdict(dict)
-        for row in self.rows:
-            reached, judged = goal_counts(row)
-            if judged:
-                found[row["attack"], row["norm"], row["eps"]][row["image"]] = 100 * reached / judged
-        return dict(found)
+        return shares_of(self.rows)
 
     @cached_property
     def attempts(self) -> dict[str, Job]:

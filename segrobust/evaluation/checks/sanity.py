@@ -5,8 +5,7 @@ from __future__ import annotations
 from segrobust.attacks.base import Answer, Attack, Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.registry import build_attack
-from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
-from segrobust.evaluation.checks.blind import NOISE, shares_of
+from segrobust.evaluation.checks.base import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.evaluation.checks.context import Context, mean, shortened
 from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.work import image_seeds
@@ -84,7 +83,7 @@ def iterative_beats_single_step(context: Context) -> Verdict:
     if not iterative:
         text = "the run has no iterative attack: single steps overrate every model"
         return verdict(WARN, text, "add an iterative attack, such as --attack tsallis-pgd")
-    single = mean(shares_of(context, rival))
+    single = mean(context.shares_under(rival))
     name, best = max(((name, mean(shares)) for name, shares in iterative.items()), key=lambda one: one[1])
     level, remedy = graded(single - best, fail=NOISE), MASKED_OR_WRONG
     if level == FAIL and context.attempts[name].minimum_norm:
@@ -104,7 +103,7 @@ ALL = 99.0  # percent of the pixels, as for a broken image
 
 def large_radius_breaks(context: Context) -> Verdict:
     """16. With enough room every pixel falls."""
-    # steps that shrink: at a constant size they leave 4 % of an honest robust model's pixels, shrinking almost none
+    # steps of one size throughout leave 4 % of the pixels of an honest robust model, shrinking ones next to none
     settings = {"steps": 40, "optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False}
     far, unbounded = (build_attack("MaskedPGD", eps=eps, **settings) for eps in ("64/255", 1.0))
     images = context.singles(FEW, judged=True)

@@ -21,9 +21,10 @@ class Changed(nn.Module):
         self,
         before: Callable[[Tensor], Tensor] = lambda images: images,
         after: Callable[[Tensor], Tensor] = lambda logits: logits,
+        net: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.before, self.after = SmallNet(K), before, after
+        self.net, self.before, self.after = net or SmallNet(K), before, after
 
     def forward(self, images: Tensor) -> Tensor:
         return self.after(self.net(self.before(images)))
@@ -65,6 +66,11 @@ def quantised(images: Tensor) -> Tensor:
 
 def straight_through(images: Tensor) -> Tensor:
     return images + (quantised(images) - images).detach()
+
+
+def misleading(images: Tensor) -> Tensor:
+    """The images, with a gradient that points the wrong way."""
+    return 2 * images.detach() - images
 
 
 def noisy(images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from torch import Tensor, nn
 
 from segrobust.datasets.source import source_from_config
 from segrobust.mm import load_config
@@ -11,6 +10,7 @@ from segrobust.models import load_segmenter
 from segrobust.models.segmenter import Segmenter
 from segrobust.shipped import zoo
 from tests.evaluation.checks.looking import levels, look
+from tests.evaluation.checks.models import Changed, misleading
 
 
 @pytest.mark.slow
@@ -25,22 +25,11 @@ def test_shipped_models_are_honest(name, camvid, tmp_path):
     assert 0 < found[20]["numbers"]["tried"][f"TsallisPGD@{other}"] < found[20]["numbers"]["white_box_percent"]
 
 
-class Misleading(nn.Module):
-    """A model whose gradient points the wrong way."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(2 * images.detach() - images)
-
-
 @pytest.mark.slow
 def test_other_models_gradients_find_what_misleading_ones_hide(camvid, tmp_path):
     name = list(zoo())[-1]
     net = load_segmenter(name, device="cpu")
-    model = Segmenter.wrap(Misleading(net), num_classes=net.num_classes, class_names=net.class_names)
+    model = Segmenter.wrap(Changed(misleading, net=net), num_classes=net.num_classes, class_names=net.class_names)
     source = source_from_config(name, num_images=2)
     found = look(model, tmp_path, source, attacks=["TsallisPGD"], eps=["4/255"], steps=10)
     assert found[20]["verdict"] == "warn" and found[20]["remedy"].startswith("TsallisPGD@camvid")
