@@ -37,7 +37,9 @@ COLD = tuple({**member, "start": "random", "radius_reduction": True, "first_step
 TOGETHER = {
     "Standard": {},
     **{f"without {n + 1} {MEMBERS[n]['type']}": {"attacks": MEMBERS[:n] + MEMBERS[n + 1 :]} for n in (1, 2, 3)},
-    "members on their own": {"attacks": COLD},
+    "no masked CE for few pixels": {"few": 0.0},
+    "masked CE always": {"few": 1.0},
+    "members on their own": {"attacks": COLD, "few": 0.0},
     "the first member four times": {"attacks": MEMBERS[:1] * 4},
 }
 VARIANTS = {"SharpPGD": (SHARP, 100), "Standard": (TOGETHER, 450)}  # and how many steps to give them

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Answer, BoundedAttack, Candidate, Problem
@@ -31,12 +32,19 @@ class Member:
     start: ``"random"`` noise, or the best points of the members before it, by ``"error"`` or by ``"worth"`` (wrong
         pixels count the more the rarer their class is).
     draw: which random start.
+    few: takes the place of ``attack`` on images with few pixels right.
     """
 
     name: str
     attack: GradientAttack
     start: str = "random"
     draw: int = 0
+    few: GradientAttack | None = None
+
+    def passes(self) -> tuple[int, int]:
+        """Forwards and backwards spent on one image, at most."""
+        spent = [attack.passes() for attack in (self.attack, self.few) if attack]
+        return max(forwards for forwards, _ in spent), max(backwards for _, backwards in spent)
 
 
 class Books:
@@ -47,13 +55,12 @@ class Books:
         self.best = {kind: Record(problem.clean, nothing) for kind in kinds}
 
     def enter(self, rows: Tensor, outcome: Outcome) -> dict[str, Tensor]:
-        """What a member found on the images ``rows``; for the other images, what is best so far."""
+        """What an attack found on the images ``rows``, by kind."""
         found = {"error": outcome.by_error, "worth": outcome.by_worth}
-        points = {}
         for kind, best in self.best.items():
-            points[kind] = best.points.index_copy(0, rows, found[kind].points)
-            best.offer(points[kind], best.score.index_copy(0, rows, found[kind].score))
-        return points
+            points = best.points.index_copy(0, rows, found[kind].points)
+            best.offer(points, best.score.index_copy(0, rows, found[kind].score))
+        return {kind: found[kind].points for kind in self.best}
 
     def points(self) -> dict[str, Tensor]:
         return {kind: best.points for kind, best in self.best.items()}
@@ -79,9 +86,9 @@ class BoundedEnsemble(BoundedAttack):
     def members(self) -> list[Member]:
         raise NotImplementedError
 
-    def active(self, error: Tensor) -> Tensor:
-        """Images that the next member attacks, ``[N]`` bool, by their error so far."""
-        raise NotImplementedError
+    def turn(self, member: Member, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
+        """Attacks of this member, and the images that each of them takes, ``[N]`` bool, by their error so far."""
+        return [(member.attack, torch.ones_like(error, dtype=torch.bool))]
 
     def worth(self, goal: Goal) -> Tensor | None:
         """What every pixel counts, ``[N, H, W]``, where best points by worth are kept."""
@@ -89,7 +96,7 @@ class BoundedEnsemble(BoundedAttack):
 
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image, at most."""
-        spent = [member.attack.passes() for member in self.members()]
+        spent = [member.passes() for member in self.members()]
         return sum(forwards for forwards, _ in spent), sum(backwards for _, backwards in spent)
 
     def candidate_names(self) -> tuple[str, ...]:
@@ -99,24 +106,27 @@ class BoundedEnsemble(BoundedAttack):
         books = Books(problem, self.kept)
         candidates = []
         for member in self.members():
-            active = self.active(books.best["error"].score) & (problem.engine.goal.pixels > 0)
-            rows = active.nonzero().flatten()
-            points = books.points()
-            if len(rows):
-                points = books.enter(rows, self._attack(member, problem, rows, points))
+            points = books.points()  # of images that sit out, what is best so far
+            for attack, takes in self.turn(member, books.best["error"].score):
+                rows = (takes & (problem.engine.goal.pixels > 0)).nonzero().flatten()
+                if len(rows):
+                    found = books.enter(rows, self._attack(member, attack, problem, rows, books.points()))
+                    points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kept}
             candidates += [Candidate(_candidate(member, kind), self.eps, points[kind]) for kind in self.kept]
         best = books.best["error"]
         return Answer(best.points, best.score, tuple(candidates))
 
-    def _attack(self, member: Member, problem: Problem, rows: Tensor, best: dict[str, Tensor]) -> Outcome:
+    def _attack(
+        self, member: Member, attack: GradientAttack, problem: Problem, rows: Tensor, best: dict[str, Tensor]
+    ) -> Outcome:
         engine = problem.engine.subset(rows)
         seeds = tuple(problem.seeds[row] for row in rows.tolist())
         part = Problem(engine, problem.clean[rows], seeds, worth=self.worth(engine.goal))
         if member.start == "random":
-            start = start_at_random(member.attack, part, member.draw, member.attack.stages()[0][0])
+            start = start_at_random(attack, part, member.draw, attack.stages()[0][0])
         else:
             start = best[member.start][rows]
-        return member.attack.search(part, start)
+        return attack.search(part, start)
 
     def _build(self, name: str, steps: int, **given: Any) -> GradientAttack:
         from segrobust.attacks.registry import build_attack, find_attack  # it imports this file

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
 from segrobust.errors import UserError, unknown_name
 
@@ -56,6 +53,3 @@ class SEA(BoundedEnsemble):
 
     def members(self) -> list[Member]:
         return [Member(name, self._build(name, self.steps)) for name in self.losses]
-
-    def active(self, error: Tensor) -> Tensor:
-        return torch.ones_like(error, dtype=torch.bool)

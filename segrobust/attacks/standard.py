@@ -13,18 +13,23 @@ from torch import Tensor
 
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
 from segrobust.attacks.gradient import Goal
-from segrobust.attacks.specs import frozen_specs, plain_spec
+from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.specs import frozen_spec, frozen_specs, plain_spec
 from segrobust.attacks.weights import rarity
 from segrobust.errors import UserError, unknown_name
 
 STARTS = ("random", "error", "worth")
-# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU
+# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU. When few
+# pixels are right, they are such pixels, and the wrong ones only distract: masked cross-entropy sees no others.
 GO_ON = {"radius_reduction": False, "first_step": 0.5}
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"type": "SharpPGD", "share": 9},
     {"type": "CosPGD", "share": 4, "start": "error", **GO_ON, "first_step": 1.0},
     {"type": "BalancedSharpPGD", "share": 3, "start": "worth", **GO_ON},
-    {"type": "SharpPGD", "share": 4, "start": "error", **GO_ON, "beta_start": 2.0, "beta_end": 6.0},
+    {
+        **{"type": "SharpPGD", "share": 4, "start": "error", **GO_ON, "beta_start": 2.0, "beta_end": 6.0},
+        "few": {"type": "MaskedPGD", **GO_ON},
+    },
 )
 SHARED = ("norm", "targeted", "eps", "seed", "steps", "restarts", "random_start", "keep")  # the ensemble's own
 
@@ -40,24 +45,27 @@ class Standard(BoundedEnsemble):
         steps: of all members together.
         attacks: configs of the members, in their order: ``dict(type="SharpPGD", share=2, start="error", ...)`` with
             the fields of that attack. share: of the steps, relative to the others'; start: ``"random"`` noise or the
-            best points of the members before it, by ``"error"`` or by ``"worth"`` (see :class:`Member`).
+            best points of the members before it, by ``"error"`` or by ``"worth"`` (see :class:`Member`); few: the
+            config of the attack that takes its place where few pixels are right.
         balance: power of a class's inverse pixel count in the worth of its pixels.
         enough: share of wrong pixels at which an image leaves.
+        few: the share of an image's pixels, still right, that counts as few.
     """
 
     steps: int = 450
     attacks: tuple[Any, ...] = MEMBERS
     balance: float = 0.5
     enough: float = 1.0
+    few: float = 0.01
 
     kept: ClassVar[tuple[str, ...]] = ("error", "worth")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(steps=1)
-        self._numbers("balance", "enough")
-        if not 0 < self.enough <= 1:
-            raise UserError(f"{self.name}: expected 0 < enough <= 1, got {self.enough}")
+        self._numbers("balance", "enough", "few")
+        if not (0 < self.enough <= 1 and 0 <= self.few <= 1):
+            raise UserError(f"{self.name}: expected 0 < enough <= 1 and 0 <= few <= 1, got {self.enough}, {self.few}")
         object.__setattr__(self, "attacks", frozen_specs(self.name, self.attacks, SHARED))
         self.members()  # says now what is wrong with them
 
@@ -66,7 +74,7 @@ class Standard(BoundedEnsemble):
 
     def members(self) -> list[Member]:
         """Those that get at least one step."""
-        configs = [{"type": spec} if isinstance(spec, str) else dict(spec) for spec in self.attacks]
+        configs = [_config(spec) for spec in self.attacks]
         shares = [config.pop("share", 1) for config in configs]
         if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in shares):
             raise UserError(f"{self.name}: expected shares above 0, got {shares}")
@@ -80,19 +88,32 @@ class Standard(BoundedEnsemble):
         return members
 
     def _member(self, config: dict[str, Any], steps: int, number: int, first: bool) -> Member:
-        start = config.pop("start", "random")
+        start, few = config.pop("start", "random"), config.pop("few", None)
         if start not in STARTS:
             raise unknown_name(f"{self.name} start", str(start), STARTS)
         if number == 0 and start != "random":
             raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
+        attack = self._attack_of(config, steps)
+        if few is not None:
+            few = self._attack_of(_config(frozen_spec(few, SHARED, f"{self.name} few")), steps)
+        names = " or ".join(one.name for one in (attack, few) if one)
+        return Member(f"{number + 1} {names}", attack, "random" if first else start, number, few)
+
+    def _attack_of(self, config: dict[str, Any], steps: int) -> GradientAttack:
         if not isinstance(config.get("type"), str):
             raise UserError(f"{self.name}: expected attacks with type=..., got {config!r}")
-        attack = self._build(config.pop("type"), steps, **config)
-        return Member(f"{number + 1} {attack.name}", attack, "random" if first else start, number)
+        return self._build(config.pop("type"), steps, **config)
 
-    def active(self, error: Tensor) -> Tensor:
-        return error < self.enough
+    def turn(self, member: Member, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
+        active, few = error < self.enough, 1 - error <= self.few
+        if not member.few:
+            return [(member.attack, active)]
+        return [(member.attack, active & ~few), (member.few, active & few)]
 
     def worth(self, goal: Goal) -> Tensor:
         classes = max(len(self.class_counts or ()), goal.highest + 1)
         return rarity(goal.labels, goal.valid, classes, self.class_counts) ** self.balance
+
+
+def _config(spec: str | tuple) -> dict[str, Any]:
+    return {"type": spec} if isinstance(spec, str) else dict(spec)

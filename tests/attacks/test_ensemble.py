@@ -107,6 +107,31 @@ def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
     assert torch.equal(again.by_error.points, result.images)
 
 
+def test_few_right_pixels_are_left_to_another_attack():
+    model = SmallNet()
+    images, labels = batch(model, size=16)
+
+    def search(share=0.0, **last):
+        last = {"start": "error", "radius_reduction": False, **last}
+        attack = build_attack("Standard", eps=EPS, steps=30, few=share, attacks=["CEPGD", last])
+        return attack, attack(model, images, labels, seeds=[1, 2, 3])
+
+    sharp, masked = search(type="SharpPGD")[1], search(type="MaskedPGD")[1]
+    right = 1 - share_wrong(model, sharp.candidates[0].images, labels)  # before the last member
+    few = {"type": "MaskedPGD", "radius_reduction": False}
+    attack, result = search(float(right.median()), type="SharpPGD", few=few)
+    assert attack.candidate_names()[2:] == ("2 SharpPGD or MaskedPGD", "2 SharpPGD or MaskedPGD by worth")
+    is_few = right <= right.median()
+    assert is_few.any() and not is_few.all()
+    for n in range(3):
+        expected, other = (masked, sharp) if is_few[n] else (sharp, masked)
+        assert torch.equal(result.images[n], expected.images[n]) and result.backwards[n] == 30
+        for mine, theirs in zip(result.candidates, expected.candidates, strict=True):
+            assert torch.equal(mine.images[n], theirs.images[n])
+        assert not torch.equal(result.candidates[-1].images[n], other.candidates[-1].images[n])
+    assert build_attack(json.loads(json.dumps(attack.fields()))) == attack
+
+
 def test_random_members_start_from_different_noise():
     model = PixelLinear()
     images, labels = batch(model)
@@ -182,7 +207,10 @@ def test_the_members_are_part_of_the_identity():
         ("Standard", {"attacks": [{"type": "SharpPGD", "start": "error"}]}, "no points to start from"),
         ("Standard", {"attacks": [{"share": 2}]}, "with type="),
         ("SEA", {"losses": [{"type": "JSPGD"}]}, "different names"),
+        ("Standard", {"attacks": [{"type": "CEPGD", "few": {"type": "MaskedPGD", "steps": 2}}]}, "few: .*sets steps"),
+        ("Standard", {"attacks": [{"type": "CEPGD", "few": {}}]}, "with type="),
         ("Standard", {"enough": 1.5}, "0 < enough <= 1"),
+        ("Standard", {"few": -0.1}, "0 <= few <= 1"),
         ("Standard", {"class_counts": "many"}, "one per class"),
     ],
 )
