@@ -110,7 +110,7 @@ class BoundedEnsemble(BoundedAttack):
             for attack, takes in self.turn(member, books.best["error"].score):
                 rows = (takes & (problem.engine.goal.pixels > 0)).nonzero().flatten()
                 if len(rows):
-                    found = books.enter(rows, self._attack(member, attack, problem, rows, books.points()))
+                    found = books.enter(rows, self._attack(member, attack, problem, rows, points))
                     points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kept}
             candidates += [Candidate(_candidate(member, kind), self.eps, points[kind]) for kind in self.kept]
         best = books.best["error"]

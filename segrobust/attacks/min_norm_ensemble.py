@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Attack, BoundedAttack, Problem
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.attacks.specs import frozen_specs, plain_spec
+from segrobust.attacks.specs import config_of, frozen_specs, plain_spec
 from segrobust.errors import UserError
 from segrobust.units import parse_eps
 
@@ -81,7 +81,7 @@ class MinNormEnsemble(MinNormAttack):
     def _build(self, spec: str | tuple) -> Attack:
         from segrobust.attacks.registry import build_attack, find_attack  # it imports this file
 
-        given = {"type": spec} if isinstance(spec, str) else dict(spec)
+        given = config_of(spec)
         cls = find_attack(str(given.get("type")).partition(":")[0])
         known = {field.name for field in dataclasses.fields(cls)}
         shared = {"norm": self.norm, "targeted": self.targeted, "apsr": self.apsr, "eps": 0.0, "steps": self.steps}

@@ -24,6 +24,7 @@ from segrobust.attacks import (
     standard,
 )
 from segrobust.attacks.base import Attack
+from segrobust.attacks.specs import config_of
 from segrobust.errors import UserError, unknown_name
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -91,7 +92,7 @@ def build_attack(spec: str | Mapping[str, Any] | Attack, *, preset: str | None =
         if preset is not None:
             raise UserError(f"preset: an attack that is already built keeps its settings; give its name, {spec.name!r}")
         return dataclasses.replace(spec, **_known(type(spec), fields))
-    given = {"type": spec} if isinstance(spec, str) else dict(spec)
+    given = config_of(spec)
     if not isinstance(given.get("type"), str):
         raise UserError(f"attack: expected a name or a config with type=..., got {spec!r}")
     name, _, suffix = given.pop("type").partition(":")

@@ -47,6 +47,11 @@ def _frozen(value: Any) -> Any:
     return value
 
 
+def config_of(spec: str | Mapping | tuple) -> dict[str, Any]:
+    """A new config with ``type``, from a name, a config or what ``frozen_spec`` froze."""
+    return {"type": spec} if isinstance(spec, str) else dict(spec)
+
+
 def plain_spec(spec: str | tuple) -> str | dict[str, Any]:
     """What ``frozen_spec`` froze, as JSON values."""
     return spec if isinstance(spec, str) else dict(spec)

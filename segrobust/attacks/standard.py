@@ -14,7 +14,7 @@ from torch import Tensor
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
 from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack
-from segrobust.attacks.specs import frozen_spec, frozen_specs, plain_spec
+from segrobust.attacks.specs import config_of, frozen_spec, frozen_specs, plain_spec
 from segrobust.attacks.weights import rarity
 from segrobust.errors import UserError, unknown_name
 
@@ -74,7 +74,7 @@ class Standard(BoundedEnsemble):
 
     def members(self) -> list[Member]:
         """Those that get at least one step."""
-        configs = [_config(spec) for spec in self.attacks]
+        configs = [config_of(spec) for spec in self.attacks]
         shares = [config.pop("share", 1) for config in configs]
         if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in shares):
             raise UserError(f"{self.name}: expected shares above 0, got {shares}")
@@ -95,7 +95,7 @@ class Standard(BoundedEnsemble):
             raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
         attack = self._attack_of(config, steps)
         if few is not None:
-            few = self._attack_of(_config(frozen_spec(few, SHARED, f"{self.name} few")), steps)
+            few = self._attack_of(config_of(frozen_spec(few, SHARED, f"{self.name} few")), steps)
         names = " or ".join(one.name for one in (attack, few) if one)
         return Member(f"{number + 1} {names}", attack, "random" if first else start, number, few)
 
@@ -113,7 +113,3 @@ class Standard(BoundedEnsemble):
     def worth(self, goal: Goal) -> Tensor:
         classes = max(len(self.class_counts or ()), goal.highest + 1)
         return rarity(goal.labels, goal.valid, classes, self.class_counts) ** self.balance
-
-
-def _config(spec: str | tuple) -> dict[str, Any]:
-    return {"type": spec} if isinstance(spec, str) else dict(spec)
