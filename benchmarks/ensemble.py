@@ -81,6 +81,7 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         channels_last=True,
         attack_defaults=config.attack_defaults,
         checks="off",
+        pictures=False,
     )
     errors = shares_of([row for row in RunFolder(folder).rows() if not row.get("candidate")])  # the attack's answers
     found = [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]

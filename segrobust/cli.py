@@ -169,6 +169,8 @@ def _evaluate(commands) -> None:
     what = "for models that draw random numbers: attack the mean of N draws (default: 1)"
     parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
+    what = "leave the report's pictures out, for which three images are attacked once more"
+    parser.add_argument("--no-pictures", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
     _cfg_options(parser)

@@ -66,6 +66,7 @@ def evaluate(options: Namespace) -> None:
         channels_last=options.channels_last,
         checkpointing=options.checkpointing,
         save_adversarial=options.save_adversarial,
+        pictures=not options.no_pictures,
         trust_checkpoint=options.trust_checkpoint,
         cfg_options=dict(options.cfg_options),
         seed=options.seed,

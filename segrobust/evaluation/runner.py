@@ -51,6 +51,7 @@ def evaluate(
     channels_last: bool = False,
     fresh: bool = False,
     save_adversarial: bool = False,
+    pictures: bool = True,
     attack_defaults: dict | None = None,
     target: str | Target | None = None,
     surrogate: Segmenter | None = None,
@@ -76,6 +77,7 @@ def evaluate(
             against those of the model as it is (:func:`segrobust.models.inference_form.inference_form`).
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
+        pictures: attack the report's three images once more, each on its own, to show them.
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
             (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
             of the pixels at their target; the worst case stays that with the fewest pixels right.
@@ -138,7 +140,7 @@ def evaluate(
         evaluation.run(state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
-        _finish(evaluation, check)
+        _finish(evaluation, check, pictures)
     state.wait_for_everyone()
     return folder.read_json("summary.json")
 
@@ -151,7 +153,7 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None) -> None:
+def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None, pictures: bool = True) -> None:
     """Summary, checks, pictures and report from complete rows."""
     folder = evaluation.folder
     rows = folder.rows()
@@ -162,5 +164,6 @@ def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None) ->
     folder.write_json("summary.json", summary)
     if check:
         check(summary)
-    write_pictures(evaluation, summary, rows)
+    if pictures:
+        write_pictures(evaluation, summary, rows)
     build_report([folder.path])

@@ -122,10 +122,11 @@ def test_evaluate_leaves_its_files(finished, world, capsys):
 
 
 def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
-    forms = ("--fold-bn", "--no-channels-last", "--amp", "fp16", "--batch-size", "auto")
+    forms = ("--fold-bn", "--no-channels-last", "--amp", "fp16", "--batch-size", "auto", "--no-pictures")
     assert main(world.evaluate(tmp_path, *forms)) == 0
     identity = json.loads((tmp_path / "run.json").read_text())["identity"]
     assert [identity.get(name) for name in ("fold_bn", "channels_last", "amp", "batch_size")] == [True, None, "fp16", 4]
+    assert not (tmp_path / "images").exists()
     out = capsys.readouterr().out
     assert "images/s" in out and "peak memory" not in out  # not known on a CPU
     assert main(world.evaluate(tmp_path, "--batch-size", "auto")) == 2

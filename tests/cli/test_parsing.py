@@ -58,11 +58,12 @@ def test_any_text_is_a_value(text):
 def test_lists_and_options_of_evaluate():
     options = build_parser().parse_args(
         "evaluate c.py --attack cepgd segpgd:published --eps 0.5/255 4/255 --steps 7 --num-images 3 --batch-size 2 "
-        "--seed 5 --fresh --amp --save-adversarial --trust-checkpoint --cfg-options a.b=1 c=x".split()
+        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --cfg-options a.b=1 c=x".split()
     )
     assert (options.attack, options.eps) == (["cepgd", "segpgd:published"], ["0.5/255", "4/255"])
     assert (options.steps, options.num_images, options.batch_size, options.seed) == (7, 3, 2, 5)
     assert options.fresh and options.amp and options.save_adversarial and options.trust_checkpoint
+    assert options.no_pictures
     assert dict(options.cfg_options) == {"a.b": 1, "c": "x"}
 
 
@@ -89,6 +90,7 @@ def test_defaults_of_evaluate():
     assert (options.attack, options.eps) == (["tsallis-pgd", "segpgd", "cospgd"], ["1/255", "2/255", "4/255"])
     assert (options.steps, options.num_images, options.checkpoint, options.work_dir) == (None, None, None, None)
     assert not (options.fresh or options.amp or options.save_adversarial or options.trust_checkpoint)
+    assert not options.no_pictures
 
 
 @pytest.mark.parametrize(

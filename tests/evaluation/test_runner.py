@@ -208,6 +208,14 @@ def test_jobs():
     assert plan_jobs([{"type": "CosPGD", "preset": "published"}], [0.1])[1].label == "CosPGD:published"
 
 
+def test_pictures_can_be_left_out_and_asked_for_later(tmp_path):
+    settings = {"attacks": ["TsallisPGD"], "eps": ["4/255"]}
+    run(tmp_path, pictures=False, **settings)
+    assert not (tmp_path / "images").exists() and "<img" not in (tmp_path / "report.html").read_text()
+    run(tmp_path, **settings)
+    assert (tmp_path / "images" / "grid.json").exists() and "<img" in (tmp_path / "report.html").read_text()
+
+
 def test_choice_of_pictures():
     rows = [{"image": i, "tp": [c], "fn": [10 - c]} for i, c in enumerate([5, 9, 1, 7, 3])]
     assert choose(rows) == {"worst": 2, "median": 0, "best": 1}

@@ -16,7 +16,7 @@ from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from tests.evaluation.toy_run import ToySource
 
-RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size": 3}
+RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size": 3, "pictures": False}
 
 
 def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[int, dict[str, Any]]:

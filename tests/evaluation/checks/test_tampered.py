@@ -21,7 +21,6 @@ from tests.evaluation.toy_run import ToySource
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     patch = pytest.MonkeyPatch()
-    patch.setattr("segrobust.evaluation.runner.write_pictures", lambda *_: None)
     patch.setattr("segrobust.evaluation.runner.build_report", lambda *_: None)
     folder = tmp_path_factory.mktemp("runs") / "whole"
     look(segmenter("small"), folder, save_adversarial=True)
