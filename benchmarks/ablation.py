@@ -24,16 +24,20 @@ SHARP = {
     "beta 2 to 8": {"beta_start": 2.0, "beta_end": 8.0},
     "beta 0.3 to 3": {"beta_start": 0.3},
     "beta over the whole run": {"scope": "run"},
-    "tracks the error": {"track": "error"},
+    "step control on cross-entropy": {"track": "ce"},
+    "first step of two radii": {"first_step": 2.0},
+    "both": {"track": "ce", "first_step": 2.0},
     "hands the lowest CE over": {"handover": "ce"},
-    "first step of one radius": {"first_step": 1.0},
     "first step of half a radius": {"first_step": 0.5},
     "no larger radii first": {"radius_reduction": False},
     "PGD, cosine steps": {"optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False},
     "classes balanced, power 0.5": {"type": "BalancedSharpPGD"},
     "classes balanced, power 1": {"type": "BalancedSharpPGD", "balance": 1.0},
 }
-COLD = tuple({**member, "start": "random", "radius_reduction": True, "first_step": 2.0} for member in MEMBERS)
+COLD = tuple({**member, "start": "random", "radius_reduction": True, "first_step": 1.0} for member in MEMBERS)
+ON_CE = tuple({**member, "track": "ce"} for member in MEMBERS)
+ON_ERROR = tuple({**member, "track": "error"} for member in MEMBERS)
+FIRST_ON_CE = {**ON_CE[0], "first_step": 2.0}
 TOGETHER = {
     "Standard": {},
     **{f"without {n + 1} {MEMBERS[n]['type']}": {"attacks": MEMBERS[:n] + MEMBERS[n + 1 :]} for n in (1, 2, 3)},
@@ -41,6 +45,10 @@ TOGETHER = {
     "masked CE always": {"few": 1.0},
     "members on their own": {"attacks": COLD, "few": 0.0},
     "the first member four times": {"attacks": MEMBERS[:1] * 4},
+    "step control of 1 on cross-entropy": {"attacks": (FIRST_ON_CE, *MEMBERS[1:])},
+    "step control of 2 and 4 on cross-entropy": {"attacks": (MEMBERS[0], *ON_CE[1:])},
+    "step control of all on cross-entropy": {"attacks": (FIRST_ON_CE, *ON_CE[1:])},
+    "step control of all on the error": {"attacks": ON_ERROR},
 }
 VARIANTS = {"SharpPGD": (SHARP, 100), "Standard": (TOGETHER, 450)}  # and how many steps to give them
 

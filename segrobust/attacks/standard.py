@@ -24,8 +24,8 @@ STARTS = ("random", "error", "worth")
 GO_ON = {"radius_reduction": False, "first_step": 0.5}
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"type": "SharpPGD", "share": 9},
-    {"type": "CosPGD", "share": 4, "start": "error", **GO_ON, "first_step": 1.0},
-    {"type": "BalancedSharpPGD", "share": 3, "start": "worth", **GO_ON},
+    {"type": "CosPGD", "share": 4, "start": "error", **GO_ON, "first_step": 1.0, "track": "error"},
+    {"type": "BalancedSharpPGD", "share": 3, "start": "worth", **GO_ON, "track": "ce"},
     {
         **{"type": "SharpPGD", "share": 4, "start": "error", **GO_ON, "beta_start": 2.0, "beta_end": 6.0},
         "few": {"type": "MaskedPGD", **GO_ON},
