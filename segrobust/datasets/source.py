@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segrobust.datasets.labels import check_ids
+from segrobust.digest import config_sha256
 from segrobust.errors import UserError
 from segrobust.palette import default_palette
 
@@ -51,7 +52,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def fingerprint(self) -> str:
-        """A hash that changes with any image or label used."""
+        """A hash that changes with any image or label used, and with how they are loaded."""
         ...
 
 
@@ -61,13 +62,14 @@ class MMSegSource:
     Args:
         dataset: an mmseg dataset whose pipeline loads labels and ends in ``PackSegInputs``.
         indices: which of its images, in which order.
+        recipe: digest of how they are loaded (resized, relabelled, ...), for the fingerprint.
     """
 
-    def __init__(self, dataset: BaseDataset, indices: list[int]) -> None:
+    def __init__(self, dataset: BaseDataset, indices: list[int], recipe: str = "") -> None:
         meta = dataset.metainfo
         if not meta.get("classes"):
             raise UserError(f"dataset {type(dataset).__name__} names no classes; give metainfo=dict(classes=...)")
-        self.dataset, self.indices = dataset, indices
+        self.dataset, self.indices, self.recipe = dataset, indices, recipe
         self.class_names = tuple(meta["classes"])
         self.num_classes = len(self.class_names)
         self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
@@ -102,8 +104,8 @@ class MMSegSource:
         return packed
 
     def fingerprint(self) -> str:
-        """sha256 over names and bytes of the images and labels used, in order, and over the classes."""
-        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        """sha256 over names and bytes of the images and labels used, in order, how they are loaded, and the classes."""
+        digest = hashlib.sha256("\n".join((*self.class_names, self.recipe)).encode())
         for index in self.indices:
             info = self.dataset.get_data_info(index)
             for path in (Path(info[key]) for key in ("img_path", "seg_map_path") if key in info):
@@ -138,7 +140,7 @@ def source_from_config(
     dataset = open_dataset(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    return MMSegSource(dataset, evenly_spaced(len(dataset), num_images))
+    return MMSegSource(dataset, evenly_spaced(len(dataset), num_images), config_sha256(loader["dataset"]))
 
 
 def evenly_spaced(total: int, count: int | None) -> list[int]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -30,6 +30,9 @@ from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
 from segrobust.shipped import shipped_model
+
+if TYPE_CHECKING:
+    from mmengine import Config
 
 
 def evaluate_command(
@@ -66,15 +69,8 @@ def evaluate_command(
     source = source_from_config(cfg, "test", num_images)
     weights = _weights(config, checkpoint)
     targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
-    model = load_segmenter(
-        cfg,
-        weights,
-        device=_device(),
-        trust_checkpoint=trust_checkpoint,
-        checkpointing=checkpointing,
-        channels_last=False,  # evaluate() sees to that, and checks it
-    )
-    model.name = Path(config).stem
+    loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing}
+    model = _segmenter(config, weights, cfg, **loading)
     attack = functools.partial(
         evaluate,
         model,
@@ -93,7 +89,7 @@ def evaluate_command(
         pictures=pictures,
         attack_defaults=cfg.get("attack_defaults"),
         target=targets,
-        surrogate=surrogate and _surrogate(*surrogate, trust_checkpoint),
+        surrogate=surrogate and _segmenter(*surrogate, **loading),
         eot=eot,
         checks=checks,
         declared=cfg.get("declared"),
@@ -131,9 +127,10 @@ def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
     return weights
 
 
-def _surrogate(config: str, checkpoint: str | Path | None, trust_checkpoint: bool) -> Segmenter:
-    weights = _weights(config, checkpoint)
-    model = load_segmenter(load_config(config), weights, device=_device(), trust_checkpoint=trust_checkpoint)
+def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = None, **loading: bool) -> Segmenter:
+    """The model that ``config`` names, read as ``cfg``; ``evaluate`` sees to its memory format, and checks that."""
+    cfg = load_config(config) if cfg is None else cfg
+    model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), channels_last=False, **loading)
     model.name = Path(config).stem
     return model
 

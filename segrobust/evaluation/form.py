@@ -23,7 +23,12 @@ def amp_name(amp: bool | str) -> str | bool:
 
 
 def faster_form(model: Segmenter, dataset: Source, **form: bool) -> Segmenter:
-    """``inference_form`` of the model, checked on the first images that are as large as the first one."""
+    """``inference_form`` of the model, checked on the first images that are as large as the first one.
+
+    Without any ``form`` the model itself.
+    """
+    if not any(form.values()):
+        return model
     samples = [dataset[i] for i in range(min(CHECKED_IMAGES, len(dataset)))]
     images = [sample.image for sample in samples if sample.image.shape == samples[0].image.shape]
     return inference_form(model, torch.stack(images).to(next(model.parameters()).device), **form)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from segrobust import __version__
 from segrobust.datasets.source import Source
 from segrobust.evaluation.jobs import Job
 from segrobust.models.segmenter import Segmenter
@@ -15,16 +16,18 @@ from segrobust.models.segmenter import Segmenter
 
 def weights_sha256(model: torch.nn.Module) -> str:
     """Digest of all parameters and buffers, with their names and types."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
+    return hashlib.sha256(repr(sorted(state_digests(model).items())).encode()).hexdigest()
 
 
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The values as they lie in memory, whatever their type and strides."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def state_digests(model: torch.nn.Module) -> dict[str, str]:
+    """sha256 of every parameter and buffer, those that checkpoints leave out (mean and std, say) included."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: _digest(tensor) for name, tensor in named}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.tobytes()).hexdigest()
 
 
 def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,8 +36,8 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
     for job in jobs[1:]:
         attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
     return {
-        "model": model.name,
-        "weights_sha256": weights_sha256(model),
+        "segrobust": __version__,
+        **_named(model),
         "num_classes": model.num_classes,
         "class_names": list(dataset.class_names),
         "palette": [list(colour) for colour in dataset.palette],
@@ -42,6 +45,7 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
+        **({"threads": torch.get_num_threads()} if next(model.parameters()).device.type == "cpu" else {}),
         **{name: True for name in ("fold_bn", "channels_last") if settings.get(name)},
         **({"target": target.identity()} if (target := settings["target"]) else {}),
         **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
@@ -50,4 +54,6 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
 
 
 def _named(model: Segmenter) -> dict[str, str]:
-    return {"model": model.name, "weights_sha256": weights_sha256(model)}
+    """Its name, its state and, where a config describes it, a digest of that: a mode of inference is in no weight."""
+    config = {"config_sha256": model.config_sha256} if model.config_sha256 else {}
+    return {"model": model.name, "weights_sha256": weights_sha256(model), **config}

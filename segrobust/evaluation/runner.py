@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
+from segrobust.attacks.base import AttackContractError
+from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Source
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
-from segrobust.evaluation.checks.runner import check_run, failures_checked, refuse_unfit
+from segrobust.evaluation.checks.runner import check_run, refuse_unfit
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.form import amp_name, faster_form
-from segrobust.evaluation.identity import identity_of
+from segrobust.evaluation.identity import identity_of, weights_sha256
 from segrobust.evaluation.jobs import plan_jobs
 from segrobust.evaluation.pictures import write_pictures
 from segrobust.evaluation.rows import check_complete
@@ -73,8 +76,9 @@ def evaluate(
         batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
             part of ``run.json``, so a run that goes on keeps its size.
         amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
-        fold_bn, channels_last: attack a faster form of the network, whose predictions on the first images are checked
-            against those of the model as it is (:func:`segrobust.models.inference_form.inference_form`).
+        fold_bn, channels_last: attack a faster form of the network (and of the surrogate), whose predictions on the
+            first images are checked against those of the model as it is
+            (:func:`segrobust.models.inference_form.inference_form`).
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
         pictures: attack the report's three images once more, each on its own, to show them.
@@ -126,8 +130,10 @@ def evaluate(
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
     folder = RunFolder(work_dir)
-    attacked = faster_form(model, dataset, **form) if any(form.values()) else model
-    evaluation = Evaluation(attacked, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
+    both = [one and faster_form(one, dataset, **form) for one in (model, surrogate)]
+    running = {**settings, "surrogate": both[1], "save_adversarial": save_adversarial}
+    evaluation = Evaluation(both[0], dataset, jobs, folder, **running)
+    before = _state(evaluation)
     if batch_size == AUTO:
         evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
     if state.is_main_process:
@@ -135,14 +141,31 @@ def evaluate(
         folder.open({**(identity or {}), **own}, fresh=fresh, about=about)
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
-    check = functools.partial(check_run, evaluation, checks, declared=declared, files=files, original=model)
-    with failures_checked(check, state):
-        evaluation.run(state.process_index, state.num_processes)
-    state.wait_for_everyone()
+    error = _run(evaluation, state)
+    altered = any(gather_object([_state(evaluation) != before]))
+    facts = {"declared": declared, "files": files, "original": model, "altered": altered}
+    check = functools.partial(check_run, evaluation, checks, **facts)
     if state.is_main_process:
-        _finish(evaluation, check, pictures)
-    state.wait_for_everyone()
+        check(error=error) if error else _finish(evaluation, check, pictures)
+    state.wait_for_everyone()  # a process that leaves takes the others with it
+    if error:
+        raise error
     return folder.read_json("summary.json")
+
+
+def _state(evaluation: Evaluation) -> tuple[str, str]:
+    """Digests of the model that is measured and of the one that is attacked, which attacks must leave as they were."""
+    return weights_sha256(evaluation.model), weights_sha256(evaluation.attacked)
+
+
+def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:
+    """The work of this process, and what an attack of any process failed with, for every process the same."""
+    error = None
+    try:
+        evaluation.run(state.process_index, state.num_processes)
+    except (AttackContractError, ModelError) as caught:
+        error = caught
+    return next((one for one in gather_object([error]) if one), None)
 
 
 def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from segrobust.digest import config_sha256
 from segrobust.errors import UserError
 from segrobust.models.checkpoint import load_state_dict, load_strict
 from segrobust.models.segmenter import Segmenter, frozen_eval
@@ -62,6 +63,7 @@ def load_segmenter(
         config = Config(dict(config))
     model, weights_owner = _build(config)
     model.checkpointing = checkpointing
+    model.config_sha256 = config_sha256({name: config.get(name) for name in ("model", "data_preprocessor")})
     if checkpoint is None:
         LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:

@@ -92,6 +92,11 @@ def test_fingerprint_follows_every_byte(folder, config):
     assert source_from_config(config(), num_images=3).fingerprint() != before
 
 
+def test_fingerprint_follows_how_images_are_loaded(config):
+    before = source_from_config(config()).fingerprint()
+    assert source_from_config(config([dict(type="LoadPair", scale=(5, 4))])).fingerprint() != before
+
+
 def test_fingerprint_ignores_images_that_are_not_used(folder, config):
     before = source_from_config(config(), num_images=3).fingerprint()
     write_pair(folder, "img_4", np.zeros((8, 10, 3), dtype=np.uint8), np.zeros((8, 10), dtype=np.uint8))

@@ -13,6 +13,8 @@ from segrobust.evaluation.pictures import choose
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
 from segrobust.evaluation.work import Evaluation, image_seeds
+from segrobust.models.segmenter import Segmenter
+from tests.attacks.toys import SmallNet
 from tests.evaluation.toy_run import RUN, K, ToySource, toy_model
 
 
@@ -90,6 +92,22 @@ def test_another_identity_is_refused_and_named(finished):
         with torch.no_grad():
             next(model.parameters()).add_(1e-3)
         evaluate(model, ToySource(), work_dir=finished[0], **RUN)
+
+
+def test_what_a_checkpoint_does_not_hold_is_part_of_the_identity(finished, monkeypatch):
+    def refused(field, model):
+        with pytest.raises(UserError, match=field):
+            evaluate(model, ToySource(), work_dir=finished[0], **RUN)
+
+    refused("weights_sha256", Segmenter.wrap(SmallNet(K), num_classes=K, name="toy", mean=(0.5, 0.5, 0.5)).eval())
+    described = toy_model()
+    described.config_sha256 = "0" * 64
+    refused("config_sha256 is absent there", described)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    refused("threads is 1 there and 3 here", toy_model())
+    monkeypatch.undo()
+    monkeypatch.setattr("segrobust.evaluation.identity.__version__", "0.0.1")
+    refused('segrobust is .* there and "0.0.1" here', toy_model())
 
 
 def test_model_and_data_must_agree_on_the_classes(tmp_path):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
+from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.cli import main
 from segrobust.errors import UserError
 from segrobust.evaluation.runner import evaluate
-from segrobust.evaluation.work import image_seeds
+from segrobust.evaluation.work import Evaluation, image_seeds
 from segrobust.models.segmenter import Segmenter
 from segrobust.shipped import zoo
 from tests.attacks.toys import SmallNet
@@ -67,6 +69,18 @@ def test_what_cannot_transfer_is_refused(tmp_path, capsys):
         evaluate(toy_model(), ToySource(), surrogate=other_model(3), work_dir=tmp_path, **PLAIN)
     assert main(["evaluate", next(iter(zoo())), "--source-checkpoint", __file__]) == 2
     assert "--source config" in capsys.readouterr().err
+
+
+def test_both_models_take_the_form_that_is_asked_for(camvid, tmp_path, monkeypatch):
+    std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
+    seen = []
+    monkeypatch.setattr(Evaluation, "run", lambda run, *_: seen.append(run) or sys.exit())
+    options = ["--source", robust, "--checkpointing", "--fold-bn", "--num-images", "1", "--work-dir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main(["evaluate", std, *options])
+    for model in (seen[0].model, seen[0].attacked):
+        assert model.checkpointing and not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    assert seen[0].attacked.name == robust
 
 
 def test_shipped_models(camvid, tmp_path):

@@ -107,6 +107,20 @@ def test_wrong_inputs_are_told_in_one_line(tmp_path):
         assert "\n" not in str(refusal.value)
 
 
+def test_a_loaded_model_knows_what_its_config_says_besides_the_weights():
+    def digest(**options):
+        config = mmseg_config()
+        config.merge_from_dict(options)
+        return load_segmenter(config, device="cpu").config_sha256
+
+    plain = digest()
+    assert plain == digest(work_dir="elsewhere") and tiny_mmseg().config_sha256 is None
+    assert (
+        len({plain, digest(**{"model.test_cfg.mode": "slide"}), digest(**{"model.data_preprocessor.mean": [1] * 3})})
+        == 3
+    )
+
+
 def test_random_weights_are_not_silent(caplog):
     with caplog.at_level(logging.WARNING):
         load_segmenter(mmseg_config(), device="cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
 from segrobust.evaluation.checks.base import NOISE, PASS, WARN, Check, Skip, Verdict, verdict
-from segrobust.evaluation.checks.context import Context, mean
+from segrobust.evaluation.checks.context import Context, mean, refuse_transfer
 from segrobust.evaluation.identity import weights_sha256
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
@@ -23,6 +23,7 @@ MANY = 100 / 3  # percent of the images; on one or two a search that sees nothin
 
 def blind_search_loses(context: Context) -> Verdict:
     """20. Noise, searches without a gradient and other models' gradients do not beat the run's attacks."""
+    refuse_transfer(context)
     norm, eps = context.radius
     if context.own.targeted:
         raise Skip("noise and black-box searches have no target")

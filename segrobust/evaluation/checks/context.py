@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.registry import build_attack
@@ -20,15 +21,15 @@ from segrobust.errors import UserError
 from segrobust.evaluation.broken import shares_of
 from segrobust.evaluation.checks.base import Skip
 from segrobust.evaluation.checks.probe import Probe, probe
-from segrobust.evaluation.checks.trace import Trace, trace
+from segrobust.evaluation.checks.trace import Trace, shares_at_goal, trace
 from segrobust.evaluation.durable import read_lines
 from segrobust.evaluation.jobs import Job
-from segrobust.evaluation.metrics import confusion_counts
 from segrobust.evaluation.outcomes import Group
 from segrobust.evaluation.pictures import strongest
 from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN, Record
 from segrobust.evaluation.work import image_seeds
+from segrobust.models.expectation import Expectation
 
 if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
@@ -49,6 +50,7 @@ class Context:
         declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
         files: path by the name of the identity's field that holds its sha256.
         original: the model that the run's identity describes, where the run attacks another form of it.
+        altered: a process found its models changed after its work.
         error: what an attack of the run failed with.
     """
 
@@ -61,10 +63,11 @@ class Context:
         declared: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | None = None,
         original: Segmenter | None = None,
+        altered: bool = False,
         error: Exception | None = None,
     ) -> None:
         self.evaluation, self.summary, self.full, self.error = evaluation, summary, full, error
-        self.declared, self.files = declared, files or {}
+        self.declared, self.files, self.altered = declared, files or {}, altered
         self.model, self.source = evaluation.model, evaluation.source
         self.original = evaluation.model if original is None else original
         self.jobs, self.folder = evaluation.jobs, evaluation.folder
@@ -138,29 +141,43 @@ class Context:
         real = [job.attack for job in self.jobs if job.attack and not job.attack.control]
         return real[0] if real else build_attack(FALLBACK)
 
-    def call(self, attack: Attack, group: Group, model: Any = None, seed: int | None = None) -> AttackResult:
-        """Run an attack on a group with the run's seeds (or those of another ``seed``), in float32."""
+    def white_box(self, seed: int) -> nn.Module:
+        """The model as the run's attacks see it: itself, or the mean over draws that begin with ``seed``."""
+        if self.evaluation.eot == 1:
+            return self.model
+        mean_of_draws = Expectation(self.model, self.evaluation.eot)
+        mean_of_draws.begin(seed)
+        return mean_of_draws
+
+    def seeds(self, group: Group, seed: int | None = None) -> list[int]:
+        """The run's seeds for a group, or those of another ``seed``."""
+        return image_seeds(self.evaluation.seed if seed is None else seed, group.ids)
+
+    def call(
+        self, attack: Attack, group: Group, model: nn.Module | None = None, seed: int | None = None
+    ) -> AttackResult:
+        """Run an attack on a group, on the model itself unless another is given, in float32."""
+        seeds = self.seeds(group, seed)
         return attack(
-            self.model if model is None else model,
+            self.white_box(seeds[0]) if model is None else model,
             group.images,
             group.labels,
             ignore_index=self.void,
             targets=group.targets if attack.targeted else None,
-            seeds=image_seeds(self.evaluation.seed if seed is None else seed, group.ids),
+            seeds=seeds,
         )
+
+    def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:
+        """Percent at the attack's goal of every image, measured as the run measures what it reports."""
+        return shares_at_goal(self.evaluation.predict(images, group.ids), group, self.void, attack.targeted).tolist()
 
     def shares_under(self, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
         """Percent at the goal of every judged image of the subset under an attack on the run's model or, measured on
         that all the same, on a surrogate."""
         found: dict[int, float] = {}
         for group in self.groups:
-            result = self.call(attack, group, surrogate)
-            errors = result.pixel_error
-            if surrogate is not None:
-                seen = self.evaluation.predict(result.images, group.ids)
-                right, _, wrong = confusion_counts(seen, group.labels, self.source.num_classes, self.void)
-                errors = wrong.sum(1) / (right + wrong).sum(1).clamp_min(1)
-            found |= {image: 100 * float(error) for image, error in zip(group.ids, errors, strict=True)}
+            images = self.call(attack, group, surrogate).images
+            found |= dict(zip(group.ids, self.reported(attack, group, images), strict=True))
         return {image: found[image] for image in self.judged_ids}
 
     def traces(self, count: int, steps: int) -> list[Trace]:
@@ -233,6 +250,12 @@ def shortened(attack: Attack, steps: int) -> Attack:
             with contextlib.suppress(UserError):  # an ensemble needs a step for each member
                 return dataclasses.replace(attack, steps=fewer)
     return attack
+
+
+def refuse_transfer(context: Context) -> None:
+    """Skip a check that runs the run's attacks again, where these saw another model."""
+    if other := context.identity.get("surrogate"):
+        raise Skip(f"the run's attacks saw {other['model']}, not this model")
 
 
 def mean(values: Any) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segrobust.attacks.gradient import Engine, Goal, ModelError
-from segrobust.evaluation.identity import tensor_bytes
+from segrobust.evaluation.identity import state_digests
 from segrobust.evaluation.outcomes import Group
 from segrobust.models.segmenter import frozen_eval
 
@@ -155,9 +153,3 @@ class Watch(TorchDispatchMode):
             self.sampled.add(operation.name().removeprefix("aten::"))
         self.differentiated |= torch.is_grad_enabled()
         return operation(*args, **(kwargs or {}))
-
-
-def state_digests(model: torch.nn.Module) -> dict[str, str]:
-    """sha256 of every parameter and buffer, those that checkpoints leave out included."""
-    named: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    return {name: hashlib.sha256(tensor_bytes(tensor)).hexdigest() for name, tensor in named}

@@ -13,15 +13,10 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
-
 from segrobust import __version__
-from segrobust.attacks.base import AttackContractError
-from segrobust.attacks.gradient import ModelError
 from segrobust.errors import UserError, unknown_name
 from segrobust.evaluation.checks.base import INCOMPLETE, SKIPPED, WARN, Check, Skip, Verdict, trust_of, verdict
 from segrobust.evaluation.checks.context import Context
@@ -53,22 +48,10 @@ def check_run(evaluation: Evaluation, tier: str, summary: Sequence[Record] = (),
 
     Args:
         summary: the records of ``summary.json``.
-        facts: ``declared``, ``files``, ``original`` and ``error`` of a :class:`Context`.
+        facts: ``declared``, ``files``, ``original``, ``altered`` and ``error`` of a :class:`Context`.
     """
     if tier != "off":
         run_checks(Context(evaluation, summary, full=tier == "full", **facts))
-
-
-@contextmanager
-def failures_checked(check: Callable[..., None], state: PartialState) -> Iterator[None]:
-    """Let the main process ``check`` what an attack failed with, before the failure is passed on."""
-    try:
-        yield
-    except (AttackContractError, ModelError) as error:
-        if state.is_main_process:
-            check(error=error)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
-        raise
 
 
 def run_checks(context: Context, checks: tuple[Check, ...] = CHECKS) -> dict[str, Any]:

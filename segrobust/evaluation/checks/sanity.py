@@ -6,9 +6,10 @@ from segrobust.attacks.base import Answer, Attack, Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.registry import build_attack
 from segrobust.evaluation.checks.base import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
-from segrobust.evaluation.checks.context import Context, mean, shortened
+from segrobust.evaluation.checks.context import Context, mean, refuse_transfer, shortened
+from segrobust.evaluation.checks.contract import random
 from segrobust.evaluation.outcomes import Group
-from segrobust.evaluation.work import image_seeds
+from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 from segrobust.units import format_eps
 
@@ -18,6 +19,7 @@ FEW = 4
 
 def eight_bits(context: Context) -> Verdict:
     """5. Attacked images survive being saved as PNG."""
+    refuse_transfer(context)
     traces = context.traces(TRACED, TRACED_STEPS)
     lost = mean(one.returned - one.rounded for one in traces)
     return verdict(
@@ -57,16 +59,19 @@ def _kinds(context: Context) -> list[Attack]:
 
 
 def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
-    """Whether the attack goes elsewhere where void pixels hold another class; both runs bypass its own masking."""
+    """Whether the attack goes elsewhere where void pixels hold another class; both runs bypass its own masking.
+
+    A randomised model draws the same in both.
+    """
     wanted = group.targets if attack.targeted else group.labels
     valid = (group.labels != context.void) & (wanted != context.void)
     classes = context.model.num_classes
     points = []
     for below in (0, classes - 1):
         labels = wanted.masked_fill(~valid, below)
-        engine = Engine(context.model, Goal(labels, valid, attack.targeted))
-        seeds = tuple(image_seeds(context.evaluation.seed, group.ids))
-        with frozen_eval(context.model):
+        seeds = tuple(context.seeds(group))
+        engine = Engine(context.white_box(seeds[0]), Goal(labels, valid, attack.targeted))
+        with frozen_eval(context.model), drawing(seeds, context.evaluation.device):
             answer = Answer(*attack.run(Problem(engine, group.images.float(), seeds)))
         points.append(answer.points)
     return not points[0].equal(points[1])
@@ -77,6 +82,9 @@ MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wro
 
 def iterative_beats_single_step(context: Context) -> Verdict:
     """14. FGSM against the run's best iterative attack at the same radius."""
+    if other := context.identity.get("surrogate"):
+        text = f"the run's attacks saw {other['model']}, not this model: transfer overrates every model"
+        return verdict(WARN, text, "evaluate without --source as well, and report that")
     norm, eps = context.radius
     rival = build_attack("FGSM", norm=norm, eps=eps, targeted=context.own.targeted)
     iterative = {name: s for name, s in context.at_radius().items() if context.attempts[name].attack.name != "FGSM"}
@@ -124,6 +132,9 @@ def large_radius_breaks(context: Context) -> Verdict:
 
 def nothing_missed(context: Context) -> Verdict:
     """19. The returned image is the best that the attack saw."""
+    refuse_transfer(context)
+    if random(context):
+        raise Skip("two forwards of the same batch differ already (6): the best may have been a lucky draw")
     traces = context.traces(TRACED, TRACED_STEPS)
     attack = traces[0].attack
     if getattr(attack, "quantise", False):

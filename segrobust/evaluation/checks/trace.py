@@ -26,24 +26,24 @@ class Recorder(nn.Module):
 
     def __init__(self, model: nn.Module, group: Group, void: int, attack: Attack) -> None:
         super().__init__()
-        self.model, self.clean, self.threat = model, group.images, attack.threat
-        wanted = group.targets if attack.targeted else group.labels
-        self.valid = (group.labels != void) & (wanted != void)
-        self.wanted, self.targeted = wanted, attack.targeted
+        self.model, self.group, self.void, self.attack = model, group, void, attack
         self.distances: list[float] = []
         self.shares: list[float] = []
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model(images)
         with torch.no_grad():
-            self.distances += self.threat.distance(images.detach().float() - self.clean).tolist()
-            self.shares += self.share(logits.argmax(1)).tolist()
+            self.distances += self.attack.threat.distance(images.detach().float() - self.group.images).tolist()
+            self.shares += shares_at_goal(logits.argmax(1), self.group, self.void, self.attack.targeted).tolist()
         return logits
 
-    def share(self, prediction: Tensor) -> Tensor:
-        """Percent at the goal, ``[N]``."""
-        reached = (prediction == self.wanted) == self.targeted
-        return 100 * (reached & self.valid).flatten(1).sum(1) / self.valid.sum().clamp_min(1)
+
+def shares_at_goal(prediction: Tensor, group: Group, void: int, targeted: bool) -> Tensor:
+    """Percent of the judged pixels that are at an attack's goal, ``[N]``; several predictions may be of one image."""
+    wanted = group.targets if targeted else group.labels
+    valid = (group.labels != void) & (wanted != void)
+    reached = (prediction == wanted) == targeted
+    return 100 * (reached & valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Trace:
 
 def trace(context: Context, attack: Attack, group: Group) -> Trace:
     """Run ``attack`` on one image and note what it sees."""
-    recorder = Recorder(context.model, group, context.void, attack)
+    recorder = Recorder(context.white_box(context.seeds(group)[0]), group, context.void, attack)
     result = context.call(attack, group, recorder)
     shares, distances = list(recorder.shares), list(recorder.distances)
     points = [result.images, (result.images * 255).round() / 255]
-    returned, rounded = (float(recorder.share(context.evaluation.predict(one))) for one in points)
+    returned, rounded = (context.reported(attack, group, one)[0] for one in points)
     return Trace(group, attack, result, returned, rounded, shares, distances)

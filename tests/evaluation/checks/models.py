@@ -60,6 +60,18 @@ class TwoPaths(nn.Module):
         return self.net(images if images.requires_grad else images * 0.7)
 
 
+class Blinded(nn.Module):
+    """NaN where an image is bright."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.mean((1, 2, 3), keepdim=True) > BRIGHT
+        return self.net(images) / (~bright).float() * (~bright).float()
+
+
 def quantised(images: Tensor) -> Tensor:
     return (images * 15).round() / 15
 
@@ -106,6 +118,8 @@ BAD: dict[str, Callable[[], nn.Module]] = {
     "training_mode": Straightforward,
     "two_paths": TwoPaths,
 }
+BRIGHT = 0.9  # mean of an image that BAD["nan_where_bright"] answers with NaN
+BAD["nan_where_bright"] = lambda: Blinded(SmallNet(K))
 HONEST: dict[str, Callable[[], nn.Module]] = {"small": lambda: SmallNet(K), "linear": lambda: PixelLinear(K)}
 
 
@@ -117,4 +131,6 @@ if __name__ == "__main__":
     from segrobust.evaluation.runner import evaluate
 
     torch.set_num_threads(1)
-    evaluate(segmenter(sys.argv[2]), ToySource(), ["CEPGD"], ["8/255"], work_dir=sys.argv[1], steps=3, batch_size=3)
+    source = ToySource()
+    source[4].image.fill_(1)  # of the second batch
+    evaluate(segmenter(sys.argv[2]), source, ["CEPGD"], ["8/255"], work_dir=sys.argv[1], steps=3, batch_size=3)

@@ -16,6 +16,8 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.evaluation.checks.base import trust_of
 from segrobust.evaluation.checks.strength import planted_found
 from segrobust.evaluation.store import RunFolder
+from segrobust.models.segmenter import Segmenter
+from tests.attacks.toys import SmallNet
 from tests.evaluation.checks.looking import context, levels, look, verdicts
 from tests.evaluation.checks.models import HONEST, segmenter
 from tests.evaluation.toy_run import K, ToySource
@@ -104,15 +106,17 @@ def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_run_on_two_processes_reports_and_ends(tmp_path):
+@pytest.mark.parametrize("name", ["detached", "nan_where_bright"])  # on both processes, and on the second alone
+def test_a_failing_run_on_two_processes_reports_and_ends(name, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
-        [*command, "-m", "tests.evaluation.checks.models", str(tmp_path), "detached"],
+        [*command, "-m", "tests.evaluation.checks.models", str(tmp_path), name],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert done.returncode != 0 and "ModelError" in done.stderr
-    assert verdicts(tmp_path)[9]["verdict"] == "fail"
+    assert done.returncode != 0 and done.stderr.count("ModelError: ") >= 2 and "rows are missing" not in done.stderr
+    found = verdicts(tmp_path)
+    assert found[9]["verdict"] == "fail" and "failed" in found[2]["evidence"]
 
 
 def test_wrong_normalisation_misses_the_declared_score(tmp_path):
@@ -134,6 +138,46 @@ def test_wrong_normalisation_misses_the_declared_score(tmp_path):
 def test_a_few_images_say_nothing_about_a_score_on_others(tmp_path):
     found = look(segmenter("small"), tmp_path, declared={"mIoU": 10.0, "images": 233})
     assert found[1]["verdict"] == "skipped" and "7 are too few" in found[1]["evidence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meddles(CEPGD):
+    """Changes a weight of the model that it attacks."""
+
+    def run(self, problem):
+        model = problem.engine.model
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-2)
+        return super().run(problem)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_attack_that_changes_the_model(channels_last, tmp_path):
+    meddling = {"attacks": [Meddles(eps="8/255", steps=5)], "channels_last": channels_last}
+    found = look(segmenter("small"), tmp_path, **meddling)
+    assert found[3]["verdict"] == "fail" and "during the run" in found[3]["evidence"]
+    assert look(segmenter("small"), tmp_path, **meddling)[3]["verdict"] == "fail"  # the rows are the same
+
+
+def test_transfer_proves_nothing_and_is_no_failure(tmp_path):
+    other = Segmenter.wrap(SmallNet(K, seed=5), num_classes=K, name="other").eval()
+    found = look(segmenter("small"), tmp_path, surrogate=other, attacks=["CosPGD"], steps=20, checks="full")
+    assert levels(found, "fail") == set() and {5, 17, 18, 19, 20, 21} <= levels(found, "skipped")
+    assert found[14]["verdict"] == "warn" and "saw other, not this model" in found[14]["evidence"]
+
+
+def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
+    found = look(segmenter("noisy"), tmp_path, eot=8, checks="full")
+    assert {6, 11} <= levels(found, "warn") and {19, 21} <= levels(found, "skipped")
+    assert levels(found, "fail") == set()
+    looked = context(segmenter("noisy"), tmp_path)
+    looked.evaluation.eot = 2
+    assert looked.call(CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
+
+
+def test_void_is_looked_at_under_equal_draws(tmp_path):
+    found = look(segmenter("noisy"), tmp_path)
+    assert found[13]["verdict"] == "pass" and found[19]["verdict"] == "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)
