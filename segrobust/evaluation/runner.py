@@ -3,7 +3,8 @@
     summary = evaluate(model, source, ["TsallisPGD", "CosPGD"], eps=["1/255", "4/255"], work_dir="work_dirs/mine")
 
 Batch i holds the same images whatever the number of processes, and processes take whole batches; so 1, 2 or 8
-processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``.
+processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``. On a CPU rounding
+depends on the number of threads, which is part of the identity (torchrun gives each process one: OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -145,8 +146,10 @@ def evaluate(
     altered = any(gather_object([_state(evaluation) != before]))
     facts = {"declared": declared, "files": files, "original": model, "altered": altered}
     check = functools.partial(check_run, evaluation, checks, **facts)
-    if state.is_main_process:
-        check(error=error) if error else _finish(evaluation, check, pictures)
+    if state.is_main_process and error:
+        check(error=error)
+    elif state.is_main_process:
+        _finish(evaluation, check, pictures)
     state.wait_for_everyone()  # a process that leaves takes the others with it
     if error:
         raise error
