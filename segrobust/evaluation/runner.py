@@ -9,6 +9,7 @@ depends on the number of threads, which is part of the identity (torchrun gives 
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -128,6 +129,7 @@ def evaluate(
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
         model.to(state.device)
+        _leave_group_at_exit()
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
     folder = RunFolder(work_dir)
@@ -154,6 +156,12 @@ def evaluate(
     if error:
         raise error
     return folder.read_json("summary.json")
+
+
+@functools.cache
+def _leave_group_at_exit() -> None:
+    """A group that still stands when Python ends makes gloo abort the process now and then, after all is done."""
+    atexit.register(PartialState().destroy_process_group)
 
 
 def _state(evaluation: Evaluation) -> tuple[str, str]:
