@@ -21,13 +21,13 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 def state_digests(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of every parameter and buffer, those that checkpoints leave out (mean and std, say) included."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: _digest(tensor) for name, tensor in named}
+    return {name: _digest(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:

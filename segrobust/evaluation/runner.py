@@ -18,6 +18,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import nn
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
@@ -133,9 +134,9 @@ def evaluate(
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
     folder = RunFolder(work_dir)
-    both = [one and faster_form(one, dataset, **form) for one in (model, surrogate)]
-    running = {**settings, "surrogate": both[1], "save_adversarial": save_adversarial}
-    evaluation = Evaluation(both[0], dataset, jobs, folder, **running)
+    faster = functools.partial(faster_form, dataset=dataset, **form)
+    running = {**settings, "surrogate": surrogate and faster(surrogate), "save_adversarial": save_adversarial}
+    evaluation = Evaluation(faster(model), dataset, jobs, folder, **running)
     before = _state(evaluation)
     if batch_size == AUTO:
         evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
@@ -164,9 +165,9 @@ def _leave_group_at_exit() -> None:
     atexit.register(PartialState().destroy_process_group)
 
 
-def _state(evaluation: Evaluation) -> tuple[str, str]:
-    """Digests of the model that is measured and of the one that is attacked, which attacks must leave as they were."""
-    return weights_sha256(evaluation.model), weights_sha256(evaluation.attacked)
+def _state(evaluation: Evaluation) -> str:
+    """Digest of the model that is measured and the one that is attacked, which attacks must leave as they were."""
+    return weights_sha256(nn.ModuleList([evaluation.model, evaluation.attacked]))  # what they share counts once
 
 
 def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:

@@ -141,12 +141,12 @@ class Context:
         real = [job.attack for job in self.jobs if job.attack and not job.attack.control]
         return real[0] if real else build_attack(FALLBACK)
 
-    def white_box(self, seed: int) -> nn.Module:
-        """The model as the run's attacks see it: itself, or the mean over draws that begin with ``seed``."""
+    def white_box(self, group: Group, seed: int | None = None) -> nn.Module:
+        """The model as the run's attacks see it: itself, or the mean over draws that begin with the group's seed."""
         if self.evaluation.eot == 1:
             return self.model
         mean_of_draws = Expectation(self.model, self.evaluation.eot)
-        mean_of_draws.begin(seed)
+        mean_of_draws.begin(self.seeds(group, seed)[0])
         return mean_of_draws
 
     def seeds(self, group: Group, seed: int | None = None) -> list[int]:
@@ -157,14 +157,13 @@ class Context:
         self, attack: Attack, group: Group, model: nn.Module | None = None, seed: int | None = None
     ) -> AttackResult:
         """Run an attack on a group, on the model itself unless another is given, in float32."""
-        seeds = self.seeds(group, seed)
         return attack(
-            self.white_box(seeds[0]) if model is None else model,
+            self.white_box(group, seed) if model is None else model,
             group.images,
             group.labels,
             ignore_index=self.void,
             targets=group.targets if attack.targeted else None,
-            seeds=seeds,
+            seeds=self.seeds(group, seed),
         )
 
     def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:
@@ -252,10 +251,16 @@ def shortened(attack: Attack, steps: int) -> Attack:
     return attack
 
 
+def saw_another(context: Context) -> str:
+    """Which other model the run's attacks saw, in words; empty where it was this one."""
+    other = context.identity.get("surrogate")
+    return f"the run's attacks saw {other['model']}, not this model" if other else ""
+
+
 def refuse_transfer(context: Context) -> None:
     """Skip a check that runs the run's attacks again, where these saw another model."""
-    if other := context.identity.get("surrogate"):
-        raise Skip(f"the run's attacks saw {other['model']}, not this model")
+    if reason := saw_another(context):
+        raise Skip(reason)
 
 
 def mean(values: Any) -> float:

@@ -6,7 +6,7 @@ from segrobust.attacks.base import Answer, Attack, Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.registry import build_attack
 from segrobust.evaluation.checks.base import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
-from segrobust.evaluation.checks.context import Context, mean, refuse_transfer, shortened
+from segrobust.evaluation.checks.context import Context, mean, refuse_transfer, saw_another, shortened
 from segrobust.evaluation.checks.contract import random
 from segrobust.evaluation.outcomes import Group
 from segrobust.models.expectation import drawing
@@ -70,7 +70,7 @@ def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
     for below in (0, classes - 1):
         labels = wanted.masked_fill(~valid, below)
         seeds = tuple(context.seeds(group))
-        engine = Engine(context.white_box(seeds[0]), Goal(labels, valid, attack.targeted))
+        engine = Engine(context.white_box(group), Goal(labels, valid, attack.targeted))
         with frozen_eval(context.model), drawing(seeds, context.evaluation.device):
             answer = Answer(*attack.run(Problem(engine, group.images.float(), seeds)))
         points.append(answer.points)
@@ -82,8 +82,8 @@ MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wro
 
 def iterative_beats_single_step(context: Context) -> Verdict:
     """14. FGSM against the run's best iterative attack at the same radius."""
-    if other := context.identity.get("surrogate"):
-        text = f"the run's attacks saw {other['model']}, not this model: transfer overrates every model"
+    if reason := saw_another(context):
+        text = f"{reason}: transfer overrates every model"
         return verdict(WARN, text, "evaluate without --source as well, and report that")
     norm, eps = context.radius
     rival = build_attack("FGSM", norm=norm, eps=eps, targeted=context.own.targeted)

@@ -13,7 +13,6 @@ from segrobust.evaluation.checks.contract import random
 from segrobust.evaluation.checks.planted import Planted
 from segrobust.evaluation.checks.trace import Trace, trace
 from segrobust.evaluation.outcomes import Group
-from segrobust.evaluation.work import image_seeds
 from segrobust.threats import allowed
 
 IMAGES = 8
@@ -54,9 +53,8 @@ def seeds_agree(context: Context) -> Verdict:
     runs = [mean(before)]
     for n in range(1, SEEDS + 1):
         seed = context.evaluation.seed + n
-        groups = _images(context)
-        points = [context.call(attack, group, seed=seed).images for group in groups]
-        runs.append(mean(context.reported(attack, *one)[0] for one in zip(groups, points, strict=True)))
+        found = [(group, context.call(attack, group, seed=seed).images) for group in _images(context)]
+        runs.append(mean(context.reported(attack, *one)[0] for one in found))
     spread = max(runs) - min(runs)
     return verdict(
         graded(spread, warn=POINTS),
@@ -78,7 +76,7 @@ def planted_found(context: Context) -> Verdict:
     found = planted = 0
     groups = _images(context)
     for group in groups:
-        seed = image_seeds(context.evaluation.seed, group.ids)[0]
+        seed = context.seeds(group)[0]
         model = Planted(context.model, group.images.float(), attack, seed)
         if model.hidden:
             planted += 1

@@ -82,7 +82,7 @@ class Trace:
 
 def trace(context: Context, attack: Attack, group: Group) -> Trace:
     """Run ``attack`` on one image and note what it sees."""
-    recorder = Recorder(context.white_box(context.seeds(group)[0]), group, context.void, attack)
+    recorder = Recorder(context.white_box(group), group, context.void, attack)
     result = context.call(attack, group, recorder)
     shares, distances = list(recorder.shares), list(recorder.distances)
     points = [result.images, (result.images * 255).round() / 255]

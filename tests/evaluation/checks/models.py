@@ -60,18 +60,6 @@ class TwoPaths(nn.Module):
         return self.net(images if images.requires_grad else images * 0.7)
 
 
-class Blinded(nn.Module):
-    """NaN where an image is bright."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> Tensor:
-        bright = images.mean((1, 2, 3), keepdim=True) > BRIGHT
-        return self.net(images) / (~bright).float() * (~bright).float()
-
-
 def quantised(images: Tensor) -> Tensor:
     return (images * 15).round() / 15
 
@@ -83,6 +71,11 @@ def straight_through(images: Tensor) -> Tensor:
 def misleading(images: Tensor) -> Tensor:
     """The images, with a gradient that points the wrong way."""
     return 2 * images.detach() - images
+
+
+def blinded(images: Tensor) -> Tensor:
+    """NaN in place of a bright image."""
+    return images.masked_fill(images.mean((1, 2, 3), keepdim=True) > 0.9, float("nan"))
 
 
 def noisy(images: Tensor) -> Tensor:
@@ -117,9 +110,8 @@ BAD: dict[str, Callable[[], nn.Module]] = {
     "learning_norm": lambda: with_norm(LearningNorm(8)),
     "training_mode": Straightforward,
     "two_paths": TwoPaths,
+    "blinded": lambda: Changed(before=blinded),
 }
-BRIGHT = 0.9  # mean of an image that BAD["nan_where_bright"] answers with NaN
-BAD["nan_where_bright"] = lambda: Blinded(SmallNet(K))
 HONEST: dict[str, Callable[[], nn.Module]] = {"small": lambda: SmallNet(K), "linear": lambda: PixelLinear(K)}
 
 

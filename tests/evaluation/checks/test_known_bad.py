@@ -106,7 +106,7 @@ def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["detached", "nan_where_bright"])  # on both processes, and on the second alone
+@pytest.mark.parametrize("name", ["detached", "blinded"])  # on both processes, and on the second alone
 def test_a_failing_run_on_two_processes_reports_and_ends(name, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
