@@ -39,3 +39,19 @@ def format_eps(eps: float, norm: str | None = "Linf") -> str:
     if norm == "Linf" and abs(in_255 * 20 - round(in_255 * 20)) < 1e-6 and in_255 <= 255:
         return f"{round(in_255 * 20) / 20:g}/255"
     return f"{eps:.5g}"
+
+
+USUAL = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # radii of the literature, in 1/255
+NEAR = 0.05
+
+
+def usual_eps_near(value: float | str) -> str:
+    """``"8/255"`` for 0.03, 0.0314 or ``"8/256"``: the usual Linf radius that was likely meant; empty where none was.
+
+    A radius written in 1/255 means what it says, and so does one that rounding in the fifth digit alone sets apart.
+    """
+    if isinstance(value, str) and value.replace(" ", "").endswith("/255"):
+        return ""
+    in_255 = 255 * parse_eps(value)
+    nearest = min(USUAL, key=lambda usual: abs(usual - in_255))
+    return f"{nearest}/255" if 1e-4 < abs(in_255 / nearest - 1) < NEAR else ""

@@ -19,6 +19,7 @@ from segrobust.threats import THREATS, allowed, per_image
 from segrobust.units import parse_eps
 
 FOUND_SHARE = 0.99
+ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
 
 
 @dataclass(frozen=True)
@@ -183,26 +184,29 @@ class Attack:
         targets: Tensor | None = None,
         seeds: Sequence[int] | None = None,
         budgets: Sequence[float] = (),
+        mask: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
         Args:
             model: maps images to logits ``[N, K, H, W]`` at image size (a :class:`segrobust.Segmenter`).
-            images: ``[N, 3, H, W]`` float, RGB in [0, 1].
+            images: ``[N, 3, H, W]`` float, RGB in [0, 1]; what rounding (1e-6) has left outside is clipped.
             labels: ``[N, H, W]`` long; pixels equal to ``ignore_index`` have no influence.
             targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
             seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
             budgets: radii in image units at which a minimum-norm attack also keeps its worst iterate; see
                 ``AttackResult.candidates``. Others have their own radius and take no notice.
+            mask: where the attacker may write, ``[H, W]``, ``[N, H, W]`` or ``[N, 1, H, W]``, bool or 0 and 1; every
+                pixel counts as before, and the rest of the image stays as it is. None: everywhere.
 
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
         """
-        goal = self._goal(images, labels, targets, ignore_index)
+        goal = self._goal(images, labels, targets, ignore_index, mask)
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
-        clean = images.detach().float()
+        clean = images.detach().float().clamp(0, 1)
         engine = Engine(model, goal)
         problem = Problem(engine, clean, seeds, tuple(budgets))
         with frozen_eval(model):
@@ -212,14 +216,14 @@ class Attack:
             error = answer.error.masked_fill(~judged.flatten(), 0)
             return self.report(answer._replace(points=points, error=error), problem)
 
-    def _goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int) -> Goal:
+    def _goal(
+        self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int, mask: Tensor | None
+    ) -> Goal:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
         if not images.numel():
             raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
-        low, high = images.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise UserError(f"images: expected values in [0, 1], got {low:g} to {high:g}; divide 8-bit images by 255")
+        _check_range(images)
         if self.targeted != (targets is not None):
             raise UserError(f"targets: expected {'targets' if self.targeted else 'none'} for targeted={self.targeted}")
         shape = (len(images), *images.shape[2:])
@@ -235,15 +239,42 @@ class Attack:
                 raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
             highest = max(highest, int(classes.masked_fill(classes == ignore_index, 0).max()))
         wanted = (labels if targets is None else targets).long()
-        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted, highest)
+        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted, highest, _writable(mask, images))
 
-    def _check_images(self, points: Tensor, clean: Tensor, eps: Tensor | float) -> Tensor:
-        """Distance ``[N]``; refuse points that are not images or farther than ``eps`` from the clean ones."""
-        distance = self.threat.distance(points - clean)
+    def _check_images(self, points: Tensor, problem: Problem, eps: Tensor | float) -> Tensor:
+        """Distance ``[N]``; refuse points that are no images, farther than ``eps`` from the clean ones or changed
+        where the attacker may not write."""
+        distance = self.threat.distance(points - problem.clean)
         farther = distance > allowed(self.norm, eps)
         if not torch.isfinite(points).all() or points.amin() < 0 or points.amax() > 1 or farther.any():
             raise AttackContractError(f"{self.name} left its bounds: {self.norm} up to {distance.max():g} > {eps}")
+        if not torch.equal(problem.engine.goal.restrict(points, problem.clean), points):
+            raise AttackContractError(f"{self.name} changed pixels outside the mask")
         return distance
+
+
+def _check_range(images: Tensor) -> None:
+    low, high = (float(bound) for bound in images.aminmax())
+    if math.isnan(low) or math.isnan(high):
+        raise UserError("images: expected values in [0, 1], got NaN; look at how they were read or normalised")
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        what = "divide 8-bit images by 255" if low >= 0 else "leave normalisation to the model (mean=, std=)"
+        raise UserError(f"images: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
+
+
+def _writable(mask: Tensor | None, images: Tensor) -> Tensor | None:
+    """Where the attacker may write, ``[N, 1, H, W]`` bool."""
+    if mask is None:
+        return None
+    mask = torch.as_tensor(mask, device=images.device)
+    shape = (len(images), 1, *images.shape[2:])
+    fits = tuple(mask.shape) in (shape[2:], (shape[0], *shape[2:]), shape)
+    if not fits or not ((mask == 0) | (mask == 1)).all():
+        raise UserError(
+            f"mask: expected 0 or 1 (where the attacker may write) of shape {shape[2:]}, {(shape[0], *shape[2:])} or "
+            f"{shape}, got {mask.dtype} {tuple(mask.shape)} from {float(mask.min()):g} to {float(mask.max()):g}"
+        )
+    return (mask if mask.ndim == 4 else mask.view(-1, 1, *shape[2:])).bool().expand(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +293,9 @@ class BoundedAttack(Attack):
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
         points, error, candidates, _ = answer
-        distance = self._check_images(points, problem.clean, self.eps)
+        distance = self._check_images(points, problem, self.eps)
         for candidate in candidates:
-            self._check_images(candidate.images, problem.clean, candidate.eps)
+            self._check_images(candidate.images, problem, candidate.eps)
         engine = problem.engine
         found = error >= FOUND_SHARE
         return AttackResult(points, distance, found, error, engine.forwards, engine.backwards, candidates)

@@ -46,7 +46,7 @@ def quantise(problem: Problem, points: Tensor, grid, norm: str, steps: int) -> N
         grid: a :class:`segrobust.attacks.minimum_norm.Closest` that knows what is required and has no points yet.
         steps: gradients and, in L2 and L1, forwards.
     """
-    rounded = on_grid(points)
+    rounded = problem.engine.goal.restrict(on_grid(points), problem.clean)
     grid.offer(rounded, problem.engine.measure(rounded).reached)
     if norm == "Linf":
         last = _walk_levels(problem, points, grid, steps)
@@ -65,7 +65,8 @@ def _walk_levels(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
     distance = grid.attack.threat.distance
     whole = (distance(points - clean) * LEVELS - SLACK).ceil().clamp_min(1)
     level = torch.where(grid.found, grid.distance * LEVELS - LESS, whole)
-    points = _stretch(points, clean, level, distance)
+    restrict = engine.goal.restrict
+    points = restrict(_stretch(points, clean, level, distance), clean)
     tried = torch.zeros_like(level)
     for _ in range(steps):
         gradient, margins = pull_margins(engine, points, _missing)
@@ -76,7 +77,7 @@ def _walk_levels(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
         level = torch.where(fails, (level * GROWTH).ceil().clamp_max(LEVELS), lower)
         tried = tried.masked_fill(succeeds | fails, 0)
         size = (level * 0.5 ** (tried + 1)).round().clamp_min(1)
-        points = _into(points - gradient.sign() * per_image(size / LEVELS), clean, level)
+        points = restrict(_into(points - gradient.sign() * per_image(size / LEVELS), clean, level), clean)
     return points
 
 
@@ -104,7 +105,7 @@ def _scale(problem: Problem, points: Tensor, grid, steps: int) -> None:
     high = torch.where(grid.found, 1.0, torch.inf)
     for _ in range(steps):
         factor = torch.where(high.isfinite(), (low + high.clamp_max(1e6)) / 2, low * GROWTH)
-        scaled = on_grid(clean + (points - clean) * per_image(factor))
+        scaled = problem.engine.goal.restrict(on_grid(clean + (points - clean) * per_image(factor)), clean)
         succeeds = grid.offer(scaled, problem.engine.measure(scaled).reached)
         low, high = torch.where(succeeds, low, factor), torch.where(succeeds, factor, high)
 
@@ -123,5 +124,5 @@ def _greedy(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
         strength = (gradient.abs() * room).flatten(1)
         limit = strength.sort(1, descending=True).values.gather(1, count.unsqueeze(1) - 1)
         moves = (strength >= limit).view_as(gradient) & room
-        points = on_grid(points - moves * gradient.sign() / LEVELS)
+        points = engine.goal.restrict(on_grid(points - moves * gradient.sign() / LEVELS), clean)
     return points

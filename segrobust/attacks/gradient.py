@@ -31,17 +31,28 @@ class Goal:
     labels: ``[N, H, W]`` long, the classes to leave (or, targeted, to reach); void pixels hold 0.
     valid: ``[N, H, W]`` bool.
     highest: the largest class among all valid labels and targets, which must be one of the model's.
+    mask: ``[N, 1, H, W]`` bool, where the attacker may write; None: everywhere.
     """
 
     labels: Tensor
     valid: Tensor
     targeted: bool = False
     highest: int = 0
+    mask: Tensor | None = None
 
     @property
     def pixels(self) -> Tensor:
         """Number of valid pixels per image, ``[N]``."""
         return self.valid.flatten(1).sum(1)
+
+    def subset(self, rows: Tensor) -> Goal:
+        """That of some images, by long indices ``[M]``."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, labels=self.labels[rows], valid=self.valid[rows], mask=mask)
+
+    def restrict(self, points: Tensor, clean: Tensor) -> Tensor:
+        """``points`` where the attacker may write, ``clean`` elsewhere."""
+        return points if self.mask is None else torch.where(self.mask, points, clean)
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,7 @@ class Engine:
         Args:
             rows: long indices ``[M]`` into this engine's images.
         """
-        goal = self.goal
-        part = Engine(self.model, replace(goal, labels=goal.labels[rows], valid=goal.valid[rows]))
+        part = Engine(self.model, self.goal.subset(rows))
         part.forwards, part.backwards = self.forwards, self.backwards
         part._rows = torch.arange(len(self.forwards))[self._rows][rows.cpu()]
         return part
@@ -145,7 +155,7 @@ class Engine:
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
             raise ModelError("the gradient with respect to the images is not finite")
-        return gradient, rest
+        return gradient if self.goal.mask is None else gradient * self.goal.mask, rest
 
     def _logits(self, points: Tensor) -> Tensor:
         first = not self.forwards.any()

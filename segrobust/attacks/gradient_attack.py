@@ -126,4 +126,5 @@ class GradientAttack(BoundedAttack):
 
 def start_at_random(attack: BoundedAttack, problem: Problem, restart: int, radius: float) -> Tensor:
     eps = problem.clean.new_full((len(problem.clean),), radius * attack.eps)
-    return attack.threat.random_start(problem.clean, eps, problem.generators(restart))
+    start = attack.threat.random_start(problem.clean, eps, problem.generators(restart))
+    return problem.engine.goal.restrict(start, problem.clean)

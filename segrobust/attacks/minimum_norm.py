@@ -81,9 +81,9 @@ class MinNormAttack(Attack):
         """Measure what is returned once more, in float32; that measurement counts, not the attack's books."""
         points, _, candidates, before = answer
         engine, clean = problem.engine, problem.clean
-        distance = self._check_images(points, clean, math.inf)
+        distance = self._check_images(points, problem, math.inf)
         for candidate in candidates:
-            self._check_images(candidate.images, clean, candidate.eps)
+            self._check_images(candidate.images, problem, candidate.eps)
         judged = engine.goal.pixels > 0
         required = self.required(engine.share(before))
         with torch.autocast(points.device.type, enabled=False):

@@ -118,7 +118,8 @@ class Search:
 
     def look(self, points: Tensor) -> None:
         """Query ``points`` and go on from there."""
-        self.points, self.loss = points, self._query(points)
+        self.points = self.engine.goal.restrict(points, self.clean)
+        self.loss = self._query(self.points)
         self._leave(self.error[self.rows] == 1)
 
     def try_squares(self, grid: Grid) -> None:
@@ -126,6 +127,7 @@ class Search:
         placed = Placed(grid, self.generators, self.points)
         tried = (self.clean + self.eps * placed.sign).clamp_(0, 1)
         tried = torch.where(placed.inside.unsqueeze(1), tried, self.points)
+        tried = self.engine.goal.restrict(tried, self.clean)
         loss = self._query(tried)
         kept = placed.at_pixels(placed.per_cell(self.loss - loss) > 0)
         self.points = torch.where(kept.unsqueeze(1), tried, self.points)

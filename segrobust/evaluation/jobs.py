@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from segrobust.attacks.registry import build_attack
 from segrobust.errors import UserError
 from segrobust.evaluation.rows import Key, row_key
 from segrobust.evaluation.summary import CLEAN
-from segrobust.units import format_eps, parse_eps
+from segrobust.units import format_eps, parse_eps, usual_eps_near
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,15 @@ def plan_jobs(
             label = next(name for n in range(2, 1000) if (name := f"{label}#{n}") not in labels)
         labels.add(label)
         jobs += _jobs(label, base, eps)
+    if any(job.attack and job.attack.norm == "Linf" for job in jobs):
+        _tell_unusual(eps)
     return list(dict.fromkeys(jobs))
+
+
+def _tell_unusual(eps: Sequence[float | str]) -> None:
+    for radius in eps:
+        if usual := usual_eps_near(radius):
+            _LOG.warning("eps %s is %.4g/255; if you mean %s, write it so", radius, 255 * parse_eps(radius), usual)
 
 
 def _jobs(label: str, attack: Attack, eps: Sequence[float | str]) -> list[Job]:
