@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.inputs import as_batch
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
 from segrobust.threats import THREATS, allowed, per_image
@@ -188,8 +189,8 @@ class Attack:
 
         Args:
             model: maps images to logits ``[N, K, H, W]`` at image size (a :class:`segrobust.Segmenter`).
-            images: ``[N, 3, H, W]`` float, RGB in [0, 1].
-            labels: ``[N, H, W]`` long; pixels equal to ``ignore_index`` have no influence.
+            images: ``[N, 3, H, W]`` float, RGB in [0, 1]; a tensor or an array.
+            labels: ``[N, H, W]`` integers, a tensor or an array; pixels equal to ``ignore_index`` have no influence.
             targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
             seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
             budgets: radii in image units at which a minimum-norm attack also keeps its worst iterate; see
@@ -198,6 +199,9 @@ class Attack:
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
         """
+        if not isinstance(model, torch.nn.Module):
+            raise UserError(f"model: expected a segrobust.Segmenter, got {type(model).__name__}; see Segmenter.wrap")
+        images, labels, targets = as_batch(images, labels, targets)
         goal = self._goal(images, labels, targets, ignore_index)
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):

@@ -1,0 +1,61 @@
+"""What a caller of ``evaluate`` may give: one attack or radius for a list of one; slips are told in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from segrobust.attacks.base import Attack
+from segrobust.errors import UserError
+from segrobust.models.segmenter import Segmenter
+
+SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__", "fingerprint")
+
+
+def listed_attacks(attacks: Any) -> list[Any]:
+    """Names, configs, attacks or classes of attacks; a single one is a list of one."""
+    if isinstance(attacks, str | Mapping | Attack | type):
+        return [attacks]
+    return _listed("attacks", attacks, 'a list such as ["TsallisPGD", "CosPGD"]')
+
+
+def listed_radii(eps: Any) -> list[float | str]:
+    """Radii in image units or as text; a single one is a list of one."""
+    if isinstance(eps, str | int | float) or getattr(eps, "ndim", None) == 0:
+        return [eps]
+    return _listed("eps", eps, 'a list such as ["1/255", "4/255"]')
+
+
+def _listed(what: str, given: Any, expected: str) -> list[Any]:
+    if not isinstance(given, Iterable):
+        raise UserError(f"{what}: expected {expected}, got {given!r}")
+    return list(given)
+
+
+def check_segmenter(what: str, model: Any) -> None:
+    """Refuse what is no Segmenter, and say how to make one of it."""
+    if not isinstance(model, Segmenter):
+        raise UserError(
+            f"{what}: expected a Segmenter, got {type(model).__name__}; Segmenter.wrap(net, num_classes=..., mean=..., "
+            "std=...) makes one of a network, load_segmenter(config, checkpoint) of files"
+        )
+
+
+def check_source(dataset: Any) -> None:
+    """Refuse what lacks a member of ``segrobust.datasets.source.Source``."""
+    if missing := [name for name in SOURCE if not hasattr(dataset, name)]:
+        raise UserError(
+            f"dataset: expected a Source, got {type(dataset).__name__}, which lacks {', '.join(missing)}; "
+            "source_from_config(config) of segrobust.datasets.source makes one of a config; any object with those "
+            "members whose dataset[i] is a Sample(image, label, name) will do"
+        )
+
+
+def check_work_dir(work_dir: Any) -> None:
+    """Refuse what is no path of a folder."""
+    if not isinstance(work_dir, str | os.PathLike) or not str(work_dir):
+        raise UserError(f'work_dir: expected a folder such as "work_dirs/mine", got {work_dir!r}')
+    if Path(work_dir).is_file():
+        raise UserError(f"work_dir: expected a folder, got the file {str(work_dir)!r}")
