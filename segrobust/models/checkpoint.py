@@ -71,7 +71,7 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """The one line about what does not fit, or nothing."""
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
-    if unexpected and (prefixes := prefixes_between(own, given)):
+    if missing and (prefixes := prefixes_between(own, unexpected)):
         before = " and ".join(map(repr, prefixes))
         return f"{before} before the names of weights is in the way; save the state_dict() of the network inside"
     if unexpected and not own.keys() & given.keys():

@@ -52,7 +52,7 @@ def _short_names(keys: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, st
 
 
 def prefixes_between(own: Iterable[str], given: Iterable[str]) -> list[str]:
-    """What stands before names of the model in at least half of the given ones; the most frequent first."""
+    """What stands before names of the model in at least half of the given ones; at most 3, the most frequent first."""
     own, given = set(own), list(given)
     before: Counter[str] = Counter()
     for key in given:
