@@ -157,7 +157,7 @@ def _locate(name: str) -> Path:
 
 def _nearest(inside: str, known: Iterable[str]) -> str:
     """The configs whose path, or else whose name, is most like what was asked for."""
-    paths = {path.removesuffix(".py"): path for path in known}
+    paths = {path.removesuffix(".py"): path for path in known if not path.startswith("_base_")}
     names = {path.rpartition("/")[2]: path for path in paths}
     asked = inside.removesuffix(".py")
     near = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)

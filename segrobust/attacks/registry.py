@@ -9,7 +9,7 @@ An attack of your own takes a decorator, in a module that the config names in ``
         def weight(self, pixels):
             return pixels.log_p.exp() ** self.power
 
-From then on ``build_attack("Mine")``, ``--attack mine`` and an ensemble's ``attacks=["Mine"]`` find it.
+From then on ``build_attack("Mine")``, ``--attack mine`` and ensembles find it.
 """
 
 from __future__ import annotations
