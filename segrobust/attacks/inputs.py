@@ -17,17 +17,18 @@ def as_batch(images: Any, labels: Any, targets: Any = None) -> tuple[Tensor, Ten
     Raises:
         UserError: neither a tensor nor an array of numbers.
     """
-    images = _tensor("images", images)
+    images = as_tensor("images", images)
     labels = _ids("labels", labels, images)
     return images, labels, None if targets is None else _ids("targets", targets, images)
 
 
 def _ids(what: str, given: Any, images: Tensor) -> Tensor:
-    given = _tensor(what, given)
+    given = as_tensor(what, given)
     return given if given.is_floating_point() or given.is_complex() else given.to(images.device).long()
 
 
-def _tensor(what: str, given: Any) -> Tensor:
+def as_tensor(what: str, given: Any) -> Tensor:
+    """A tensor as it is, an array of numbers copied; UserError: neither, named ``what``."""
     if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
         return torch.from_numpy(np.array(given, dtype=given.dtype.newbyteorder("=")))
     if not isinstance(given, Tensor):

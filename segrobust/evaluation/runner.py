@@ -28,8 +28,8 @@ from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.arguments import (
     check_segmenter,
-    check_source,
     check_work_dir,
+    checked_source,
     listed_attacks,
     listed_radii,
 )
@@ -114,7 +114,7 @@ def evaluate(
             so too.
     """
     check_segmenter("model", model)
-    check_source(dataset)
+    dataset = checked_source(dataset)
     check_work_dir(work_dir)
     attacks, eps = listed_attacks(attacks), listed_radii(eps)
     if model.num_classes != dataset.num_classes:

@@ -179,7 +179,7 @@ CHECKPOINTS = [
 WEIGHTS = [
     Case("averaged weights of a file without", lambda w, t: w.evaluate(t / "run", "--weights", "ema"),
          "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
-    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "unknown weights 'avg'", "ema, raw"),
+    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "weights 'avg'", "ema, raw"),
     Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
          t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
     Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.bounded import FGSM
+from segrobust.datasets.source import Sample
 from segrobust.errors import UserError
 from segrobust.evaluation.arguments import listed_attacks, listed_radii
 from segrobust.evaluation.runner import evaluate
@@ -66,3 +67,53 @@ def test_slips_are_told_in_one_line_and_leave_nothing_behind(slip, tmp_path):
         evaluate(**{**call, **QUIET, **changes})
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+class Given:
+    """A source whose samples are those of the toy one, changed."""
+
+    def __init__(self, change) -> None:
+        self.toy, self.change = ToySource(2), change
+
+    def __getattr__(self, name: str):
+        return getattr(self.toy, name)
+
+    def __len__(self) -> int:
+        return len(self.toy)
+
+    def __getitem__(self, index: int):
+        return self.change(self.toy[index])
+
+
+def test_samples_in_other_types_give_the_same_rows(tmp_path):
+    evaluate(toy_model(), ToySource(2), "FGSM", "1/255", work_dir=tmp_path / "plain", **QUIET)
+    changes = [
+        lambda s: Sample(s.image.numpy(), s.label.numpy().astype(np.uint8), s.name),
+        lambda s: Sample(s.image.double(), s.label.int(), s.name),
+    ]
+    for n, change in enumerate(changes):
+        evaluate(toy_model(), Given(change), "FGSM", "1/255", work_dir=tmp_path / str(n), **QUIET)
+        assert lines(tmp_path / str(n)) == lines(tmp_path / "plain")
+
+
+SAMPLES = {
+    "a pair": (lambda s: (s.image, s.label), r"dataset\[0\]: expected a Sample\(image, label, name\) .*got a tuple"),
+    "8-bit images": (lambda s: Sample((s.image * 255).byte(), s.label, ""), r"image of dataset\[0\]: expected float"),
+    "0..255": (lambda s: Sample(s.image * 255, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "NaN": (lambda s: Sample(s.image * np.nan, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "channels last": (lambda s: Sample(s.image.permute(1, 2, 0), s.label, ""), r"got torch.float32 \(12, 12, 3\)"),
+    "float labels": (lambda s: Sample(s.image, s.label.float(), ""), r"dataset\[0\]: expected class ids \[H, W\]"),
+    "a channel": (lambda s: Sample(s.image, s.label[None], ""), r"got torch.int64 \(1, 12, 12\)"),
+    "another size": (lambda s: Sample(s.image, s.label[:5], ""), r"label of dataset\[0\] is 5x12"),
+    "-1 for void": (lambda s: Sample(s.image, s.label.masked_fill(s.label == 255, -1), ""), r"\[0\] holds the id -1"),
+    "another's classes": (lambda s: Sample(s.image, s.label * 0 + 4, ""), r"holds the id 4 .*expected 0..3"),
+    "no label": (lambda s: Sample(s.image, None, ""), r"label of dataset\[0\]: expected a tensor .*got NoneType"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAMPLES)
+def test_samples_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_path):
+    change, words = SAMPLES[what]
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(toy_model(), Given(change), "FGSM", work_dir=tmp_path / "run", **QUIET)
+    assert "\n" not in str(refusal.value)

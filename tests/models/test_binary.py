@@ -72,6 +72,7 @@ def test_predictions_equal_those_of_mmseg(threshold, test_cfg):
     assert torch.allclose(logits[:, 1].double(), probabilities.double().logit() - math.log(t / (1 - t)), atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error:threshold is not defined")  # once is enough
 def test_the_threshold_is_told_and_one_class_means_two(caplog):
     with caplog.at_level(logging.WARNING):
         model = binary(None, classes=1)
