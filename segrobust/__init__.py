@@ -11,18 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segrobust.attacks import build_attack
+    from segrobust.attacks import build_attack, register_attack
     from segrobust.evaluation.runner import evaluate
     from segrobust.models import Segmenter, load_segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segmenter"]
+__all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segmenter", "register_attack"]
 
 _HOME = {
     "Segmenter": "segrobust.models",
     "build_attack": "segrobust.attacks",
     "evaluate": "segrobust.evaluation.runner",
     "load_segmenter": "segrobust.models",
+    "register_attack": "segrobust.attacks",
 }
 
 

@@ -172,6 +172,7 @@ def _evaluate(commands) -> None:
     what = "leave the report's pictures out, for which three images are attacked once more"
     parser.add_argument("--no-pictures", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
+    _weights(parser)
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
     _cfg_options(parser)
 
@@ -240,6 +241,7 @@ def _checkpoint(commands) -> None:
     )
     convert.add_argument("file", metavar="FILE", type=file)
     convert.add_argument("--out", type=out_file, metavar="FILE", help="default: FILE with the ending .safetensors")
+    _weights(convert)
     convert.add_argument("--half", action="store_true", help="half precision: half the size")
 
 
@@ -254,6 +256,11 @@ def _work_dir(parser: Parser, default: str) -> None:
 def _cfg_options(parser: Parser) -> None:
     what = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
     parser.add_argument("--cfg-options", nargs="+", type=cfg_option, metavar="K=V", default=[], help=what)
+
+
+def _weights(parser: Parser) -> None:
+    what = "the averaged (EMA) or the raw weights of a file with both (default: its main entry's, which is told)"
+    parser.add_argument("--weights", choices=("ema", "raw"), help=what)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,13 +9,14 @@ For example::
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -146,10 +147,22 @@ def _locate(name: str) -> Path:
     package, _, inside = name.partition("::")
     if package != "mmseg":
         raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
-    file = Path(import_module("mmseg").__file__).parent / ".mim" / "configs" / inside
-    if not file.is_file():
-        raise UserError(f"{name}: the installed mmseg has no such config")
+    folder = Path(import_module("mmseg").__file__).parent / ".mim" / "configs"
+    known = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
+    file = known.get(inside) or known.get(f"{inside}.py")
+    if file is None:
+        raise UserError(f"{name}: the installed mmseg has no such config{_nearest(inside, known)}")
     return file
+
+
+def _nearest(inside: str, known: Iterable[str]) -> str:
+    """The configs whose path, or else whose name, is most like what was asked for."""
+    paths = {path.removesuffix(".py"): path for path in known if not path.startswith("_base_")}
+    names = {path.rpartition("/")[2]: path for path in paths}
+    asked = inside.removesuffix(".py")
+    near = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)
+    near = [names[one] for one in near] or difflib.get_close_matches(asked, paths, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'mmseg::{paths[one]}' for one in near)}?" if near else ""
 
 
 def _read(file: Path) -> Config:

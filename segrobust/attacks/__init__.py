@@ -2,6 +2,6 @@
 
 from segrobust.attacks.base import Attack, AttackContractError, AttackResult
 from segrobust.attacks.gradient import ModelError
-from segrobust.attacks.registry import ATTACKS, build_attack
+from segrobust.attacks.registry import ATTACKS, build_attack, register_attack
 
-__all__ = ["ATTACKS", "Attack", "AttackContractError", "AttackResult", "ModelError", "build_attack"]
+__all__ = ["ATTACKS", "Attack", "AttackContractError", "AttackResult", "ModelError", "build_attack", "register_attack"]

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.inputs import as_batch, goal_of
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
 from segrobust.threats import THREATS, allowed, per_image
 from segrobust.units import parse_eps
 
 FOUND_SHARE = 0.99
-ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,9 @@ class Attack:
 
         Args:
             model: maps images to logits ``[N, K, H, W]`` at image size (a :class:`segrobust.Segmenter`).
-            images: ``[N, 3, H, W]`` float, RGB in [0, 1]; what rounding (1e-6) has left outside is clipped.
-            labels: ``[N, H, W]`` long; pixels equal to ``ignore_index`` have no influence.
+            images: ``[N, 3, H, W]`` float, RGB in [0, 1], a tensor or an array; what rounding (1e-6) has left outside
+                is clipped.
+            labels: ``[N, H, W]`` integers, a tensor or an array; pixels equal to ``ignore_index`` have no influence.
             targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
             seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
             budgets: radii in image units at which a minimum-norm attack also keeps its worst iterate; see
@@ -202,7 +203,10 @@ class Attack:
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
         """
-        goal = self._goal(images, labels, targets, ignore_index, mask)
+        if not isinstance(model, torch.nn.Module):
+            raise UserError(f"model: expected a segrobust.Segmenter, got {type(model).__name__}; see Segmenter.wrap")
+        images, labels, targets = as_batch(images, labels, targets)
+        goal = goal_of(images, labels, targets, self.targeted, ignore_index, mask)
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
@@ -216,31 +220,6 @@ class Attack:
             error = answer.error.masked_fill(~judged.flatten(), 0)
             return self.report(answer._replace(points=points, error=error), problem)
 
-    def _goal(
-        self, images: Tensor, labels: Tensor, targets: Tensor | None, ignore_index: int, mask: Tensor | None
-    ) -> Goal:
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
-        if not images.numel():
-            raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
-        _check_range(images)
-        if self.targeted != (targets is not None):
-            raise UserError(f"targets: expected {'targets' if self.targeted else 'none'} for targeted={self.targeted}")
-        shape = (len(images), *images.shape[2:])
-        valid = torch.ones(shape, dtype=torch.bool, device=images.device)
-        highest = 0
-        for what, classes in (("labels", labels), ("targets", targets)):
-            if classes is None:
-                continue
-            if tuple(classes.shape) != shape or classes.is_floating_point():
-                raise UserError(f"{what}: expected integers {shape}, got {classes.dtype} {tuple(classes.shape)}")
-            valid &= classes != ignore_index
-            if (classes < 0).logical_and(classes != ignore_index).any():
-                raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
-            highest = max(highest, int(classes.masked_fill(classes == ignore_index, 0).max()))
-        wanted = (labels if targets is None else targets).long()
-        return Goal(wanted.masked_fill(~valid, 0), valid, self.targeted, highest, _writable(mask, images))
-
     def _check_images(self, points: Tensor, problem: Problem, eps: Tensor | float) -> Tensor:
         """Distance ``[N]``; refuse points that are no images, farther than ``eps`` from the clean ones or changed
         where the attacker may not write."""
@@ -251,30 +230,6 @@ class Attack:
         if not torch.equal(problem.engine.goal.restrict(points, problem.clean), points):
             raise AttackContractError(f"{self.name} changed pixels outside the mask")
         return distance
-
-
-def _check_range(images: Tensor) -> None:
-    low, high = (float(bound) for bound in images.aminmax())
-    if math.isnan(low) or math.isnan(high):
-        raise UserError("images: expected values in [0, 1], got NaN; look at how they were read or normalised")
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        what = "divide 8-bit images by 255" if low >= 0 else "leave normalisation to the model (mean=, std=)"
-        raise UserError(f"images: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
-
-
-def _writable(mask: Tensor | None, images: Tensor) -> Tensor | None:
-    """Where the attacker may write, ``[N, 1, H, W]`` bool."""
-    if mask is None:
-        return None
-    mask = torch.as_tensor(mask, device=images.device)
-    shape = (len(images), 1, *images.shape[2:])
-    fits = tuple(mask.shape) in (shape[2:], (shape[0], *shape[2:]), shape)
-    if not fits or not ((mask == 0) | (mask == 1)).all():
-        raise UserError(
-            f"mask: expected 0 or 1 (where the attacker may write) of shape {shape[2:]}, {(shape[0], *shape[2:])} or "
-            f"{shape}, got {mask.dtype} {tuple(mask.shape)} from {float(mask.min()):g} to {float(mask.max()):g}"
-        )
-    return (mask if mask.ndim == 4 else mask.view(-1, 1, *shape[2:])).bool().expand(shape)
 
 
 @dataclass(frozen=True, kw_only=True)

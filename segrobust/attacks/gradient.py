@@ -16,6 +16,7 @@ from torch import Tensor
 from segrobust.attacks.weights import Pixels
 from segrobust.errors import UserError
 from segrobust.models.expectation import Expectation
+from segrobust.models.failures import modules_that_write_on_their_input
 
 Weight = Callable[[Pixels], Tensor]
 
@@ -146,7 +147,7 @@ class Engine:
             )
         with torch.no_grad():
             ascent, rest = logit_gradient(logits.detach())
-        (gradient,) = torch.autograd.grad(logits, points, ascent)
+        (gradient,) = self._backward(logits, points, ascent)
         if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()
         autocast = torch.is_autocast_enabled(points.device.type)
@@ -157,11 +158,28 @@ class Engine:
             raise ModelError("the gradient with respect to the images is not finite")
         return gradient if self.goal.mask is None else gradient * self.goal.mask, rest
 
+    def _backward(self, logits: Tensor, points: Tensor, ascent: Tensor) -> tuple[Tensor]:
+        try:
+            return torch.autograd.grad(logits, points, ascent)
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            names = ", ".join(modules_that_write_on_their_input(self.model, points)[:5]) or "no module by itself"
+            raise ModelError(
+                f"a step in place breaks the gradient; working in place on their input: {names} (set inplace=False "
+                f"there); torch says: {str(error).splitlines()[0][:200]}"
+            ) from error
+
     def _logits(self, points: Tensor) -> Tensor:
         first = not self.forwards.any()
         logits = self.model(points)
         self.forwards[self._rows] += self._samples
         expected = (len(points), *points.shape[2:])
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"expected logits [N, K, H, W], the model returns a {type(logits).__name__}; "
+                "wrap it with segrobust.Segmenter.wrap(net, num_classes=...)"
+            )
         if logits.ndim != 4 or (logits.shape[0], *logits.shape[2:]) != expected:
             raise ModelError(
                 f"expected logits [N, K, H, W] at the images' size {expected}, got {tuple(logits.shape)}; "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import segrobust
+from segrobust.commands.own_code import may_register
 from segrobust.errors import UserError
 from segrobust.shipped import config_file, shipped_model
 
@@ -25,6 +28,7 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train what the config describes."""
     shipped = _shipped(options.config)
+    _make_own_modules_importable()
     from segrobust.training import train
 
     train(
@@ -44,11 +48,8 @@ def evaluate(options: Namespace) -> None:
         raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
     if options.source_checkpoint and not options.source:
         raise UserError("--source-checkpoint needs the --source config that it belongs to")
-    from segrobust.attacks import build_attack
-
-    targeted = {"targeted": True} if options.target else {}
-    for name in options.attack:
-        build_attack(name, **targeted)  # what is wrong is told now, before mmseg and the data are loaded
+    _make_own_modules_importable()
+    _check_attacks(options)
     from segrobust.evaluation.command import evaluate_command
 
     evaluate_command(
@@ -68,6 +69,7 @@ def evaluate(options: Namespace) -> None:
         save_adversarial=options.save_adversarial,
         pictures=not options.no_pictures,
         trust_checkpoint=options.trust_checkpoint,
+        kind=options.weights,
         cfg_options=dict(options.cfg_options),
         seed=options.seed,
         target=options.target,
@@ -75,6 +77,22 @@ def evaluate(options: Namespace) -> None:
         eot=options.eot,
         checks=options.checks,
     )
+
+
+def _check_attacks(options: Namespace) -> None:
+    """Tell what is wrong with the attacks now, before mmseg and the data are loaded.
+
+    A name that is not ours may be one that the config's own modules register: then they are read first.
+    """
+    from segrobust.attacks.registry import build_attack, is_attack
+
+    if not all(map(is_attack, options.attack)) and may_register(options.config):
+        from segrobust.mm import load_config
+
+        load_config(options.config)
+    targeted = {"targeted": True} if options.target else {}
+    for name in options.attack:
+        build_attack(name, **targeted)
 
 
 def targets(options: Namespace) -> None:
@@ -128,8 +146,14 @@ def convert(options: Namespace) -> None:
         raise UserError(f"{str(target)!r} exists already; remove it or name another with --out")
     from segrobust.models.checkpoint import convert_checkpoint
 
-    convert_checkpoint(options.file, target, half=options.half)
+    convert_checkpoint(options.file, target, half=options.half, weights=options.weights)
     print(target)
+
+
+def _make_own_modules_importable() -> None:
+    """The current folder, as under ``python -m``, for a config's ``custom_imports``; last, so that it hides nothing."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def _shipped(config: str) -> str | None:

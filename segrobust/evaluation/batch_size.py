@@ -11,13 +11,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from accelerate.utils.memory import clear_device_cache
 
 from segrobust.errors import UserError
 from segrobust.evaluation.jobs import Job
+from segrobust.models.failures import out_of_memory
 
 AUTO = "auto"
 LARGEST = 64
@@ -123,11 +123,6 @@ def _try(evaluation: Any, job: Job, image: int, size: int) -> None:
         pass
     finally:
         handle.remove()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full, on a GPU or in torch's allocator for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

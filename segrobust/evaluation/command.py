@@ -53,6 +53,7 @@ def evaluate_command(
     save_adversarial: bool = False,
     pictures: bool = True,
     trust_checkpoint: bool = False,
+    kind: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     seed: int = 0,
     target: str | None = None,
@@ -62,6 +63,8 @@ def evaluate_command(
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
 
+    ``kind`` of the weights, ``"raw"`` or ``"ema"``, where the checkpoint holds both.
+
     Raises:
         RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
     """
@@ -70,7 +73,7 @@ def evaluate_command(
     weights = _weights(config, checkpoint)
     targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
     loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing}
-    model = _segmenter(config, weights, cfg, **loading)
+    model = _segmenter(config, weights, cfg, weights=kind, **loading)
     attack = functools.partial(
         evaluate,
         model,
@@ -100,6 +103,7 @@ def evaluate_command(
             "checkpoint": Path(weights).name,
             "checkpoint_sha256": sha256(weights),
             "checkpoint_trusted": trust_checkpoint,
+            **({"weights": kind} if kind else {}),
         },
         about=about_this_run(),
     )
@@ -127,7 +131,7 @@ def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
     return weights
 
 
-def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = None, **loading: bool) -> Segmenter:
+def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = None, **loading: Any) -> Segmenter:
     """The model that ``config`` names, read as ``cfg``; ``evaluate`` sees to its memory format, and checks that."""
     cfg = load_config(config) if cfg is None else cfg
     model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), channels_last=False, **loading)

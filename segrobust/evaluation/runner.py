@@ -26,6 +26,13 @@ from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Source
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
+from segrobust.evaluation.arguments import (
+    check_segmenter,
+    check_work_dir,
+    checked_source,
+    listed_attacks,
+    listed_radii,
+)
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
 from segrobust.evaluation.checks.runner import check_run, refuse_unfit
 from segrobust.evaluation.durable import replace_file
@@ -45,8 +52,8 @@ from segrobust.report import build_report
 def evaluate(
     model: Segmenter,
     dataset: Source,
-    attacks: Sequence[Any] = ("TsallisPGD",),
-    eps: Sequence[float | str] = ("4/255",),
+    attacks: Any = ("TsallisPGD",),
+    eps: float | str | Sequence[float | str] = ("4/255",),
     *,
     work_dir: str | Path,
     steps: int | None = None,
@@ -73,8 +80,8 @@ def evaluate(
     Args:
         model: a Segmenter, on the device to use; under torchrun it is moved to the process's own device.
         dataset: a :class:`segrobust.datasets.source.Source`.
-        attacks: names, configs or attack objects; a bounded one runs at every radius of ``eps``, a minimum-norm one
-            once, keeping besides its closest images the worst ones within each radius.
+        attacks: names, configs or attack objects, or one of them; a bounded one runs at every radius of ``eps``, a
+            minimum-norm one once, keeping besides its closest images the worst ones within each radius.
         steps: overrides the attacks' own number of steps.
         batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
             part of ``run.json``, so a run that goes on keeps its size.
@@ -106,6 +113,10 @@ def evaluate(
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
     """
+    check_segmenter("model", model)
+    dataset = checked_source(dataset)
+    check_work_dir(work_dir)
+    attacks, eps = listed_attacks(attacks), listed_radii(eps)
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
     check_batch_size(batch_size)
@@ -116,6 +127,7 @@ def evaluate(
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
     if surrogate is not None:
+        check_segmenter("surrogate", surrogate)
         jobs = transferred(jobs, surrogate, model)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {

@@ -34,6 +34,7 @@ def load_segmenter(
     *,
     device: str | torch.device = "auto",
     trust_checkpoint: bool = False,
+    weights: str | None = None,
     checkpointing: bool = False,
     channels_last: bool = True,
 ) -> Segmenter:
@@ -44,6 +45,8 @@ def load_segmenter(
         checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
+        weights: ``"raw"`` or ``"ema"`` where the checkpoint holds averaged weights (EMA) beside the raw ones; None
+            takes those in its main entry and says so.
         checkpointing: save memory in attacks, for about half more time; see ``Segmenter``.
         channels_last: keep the weights in that memory format; a third faster on a CPU than the usual one.
 
@@ -55,6 +58,10 @@ def load_segmenter(
     from segrobust.mm import load_config
 
     target = _device(device)
+    if isinstance(config, torch.nn.Module):
+        raise UserError("config: got a network; Segmenter.wrap(net, num_classes=..., mean=..., std=...) takes those")
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise UserError(f"checkpoint: expected the path of a file, got a {type(checkpoint).__name__}")
     if isinstance(config, str | os.PathLike):
         if checkpoint is None and (shipped := shipped_model(config)):
             checkpoint = shipped.weights_path
@@ -65,9 +72,11 @@ def load_segmenter(
     model.checkpointing = checkpointing
     model.config_sha256 = config_sha256({name: config.get(name) for name in ("model", "data_preprocessor")})
     if checkpoint is None:
+        if weights is not None:
+            raise UserError(f"weights={weights!r}: there is no checkpoint to choose from")
         LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:
-        load_strict(weights_owner, load_state_dict(checkpoint, trust_checkpoint), checkpoint)
+        load_strict(weights_owner, load_state_dict(checkpoint, trust_checkpoint, weights), checkpoint)
     return model.eval().to(target, memory_format=torch.channels_last if channels_last else torch.preserve_format)
 
 

@@ -9,6 +9,7 @@ For example::
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -21,51 +22,43 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segrobust.errors import UserError
+from segrobust.models.averaged import EMA, EMA_ENTRIES, ENTRIES, RAW, WORDS, weights_in
+from segrobust.models.naming import prefixes_between, renamed, without_wrappers
 from segrobust.models.reading import file_kind, read_checkpoint, sha256
 
 __all__ = ["convert_checkpoint", "inspect_checkpoint", "load_from_strict", "load_state_dict", "load_strict", "sha256"]
+LOGGER = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # where trainers put the weights, in order of preference
 
-
-def load_state_dict(path: str | os.PathLike, trust: bool = False) -> dict[str, Tensor]:
-    """The weights in a file, on the CPU, without the wrapping of whoever trained them (one ``module.`` is removed).
+def load_state_dict(path: str | os.PathLike, trust: bool = False, weights: str | None = None) -> dict[str, Tensor]:
+    """The weights in a file, on the CPU, without the entries and prefixes (``module.``, ``_orig_mod.``) around them.
 
     Args:
         path: safetensors, or a file of ``torch.save``.
         trust: read a pickle that needs arbitrary code after all, and log it. It can run any program.
+        weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise told; see ``averaged.py``.
 
     Raises:
-        UserError: not a file, not a checkpoint, damaged, without weights, or it wants to run code.
+        UserError: not a file, not a checkpoint, damaged, without (such) weights, or it wants to run code.
     """
-    return _weights_in(read_checkpoint(path, trust), path)
-
-
-def _weights_in(content: Any, source: str | os.PathLike) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"{source}: expected named weights (a state dict), got a {type(content).__name__}; save model.state_dict()"
-        )
-    odd = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
-    if odd is not None or not content:
-        found = f"{odd!r} is a {type(content[odd]).__name__}" if odd is not None else "there are none"
-        raise UserError(f"{source}: expected named weights (a state dict), but {found}; save model.state_dict()")
-    prefix = "module." if all(key.startswith("module.") for key in content) else ""
-    return {key.removeprefix(prefix): value for key, value in content.items()}
+    found = weights_in(read_checkpoint(path, trust), path, weights)
+    if weights is None and (told := found.told(path)):
+        LOGGER.warning("%s", told)
+    return without_wrappers(found.weights)
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | os.PathLike) -> None:
     """Load weights into ``module``; all keys, shapes and kinds of numbers must match (half precision is widened).
 
-    BatchNorm's step counters may be missing: old files lack them, and nothing in evaluation reads them.
+    What wrappers put before all keys (``module.``, ``_orig_mod.``, ``model.``, ``net.``, in any nesting) is taken off,
+    or put on, where the keys then match. BatchNorm's step counters may be missing: old files lack them, and nothing in
+    evaluation reads them.
 
     Raises:
         UserError: says what does not fit first, and the numbers of classes where those differ.
     """
     own = module.state_dict()
+    state_dict = renamed(own, state_dict)
     if misfit := _misfit(own, state_dict):
         raise UserError(f"{source}: {misfit}")
     broken = [key for key, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
@@ -78,6 +71,9 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """The one line about what does not fit, or nothing."""
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
+    if missing and (prefixes := prefixes_between(own, unexpected)):
+        before = " and ".join(map(repr, prefixes))
+        return f"{before} before the names of weights is in the way; save the state_dict() of the network inside"
     if unexpected and not own.keys() & given.keys():
         return f"the weights of another model: no key fits (such as {unexpected[0]}; the model has {missing[0]})"
     if missing or unexpected:
@@ -117,7 +113,8 @@ def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: as :func:`load_state_dict`.
     """
     content = read_checkpoint(path)
-    weights = _weights_in(content, path)
+    found = weights_in(content, path)
+    weights = without_wrappers(found.weights)
     keys = list(weights)
     facts = {
         "file": str(path),
@@ -134,24 +131,34 @@ def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     facts |= {key: meta[key] for key in ("iter", "epoch", "time", "mmengine_version", "experiment_name") if key in meta}
     if classes := (meta.get("dataset_meta") or {}).get("classes"):
         facts["classes"] = ", ".join(map(str, classes))
-    besides = sorted(set(content) - {*WRAPPERS, "meta"}) if content.keys() != weights.keys() else []
-    return facts | ({"besides": ", ".join(map(str, besides))} if besides else {})
+    if found.others or found.kind == EMA:
+        facts["weights"] = f"{WORDS[found.kind]}, {found.entry}"
+    if found.others:
+        facts["other weights"] = f"{WORDS[EMA if found.kind == RAW else RAW]}, {found.others}"
+    taken = {*ENTRIES, *EMA_ENTRIES, "meta"}
+    besides = sorted(map(str, set(content) - taken)) if content.keys() != found.weights.keys() else []
+    return facts | ({"besides": ", ".join(besides)} if besides else {})
 
 
 def _shown(key: str, weights: Mapping[str, Tensor]) -> str:
     return f"{key} {list(weights[key].shape)}"
 
 
-def convert_checkpoint(src: str | os.PathLike, dst: str | os.PathLike, half: bool = False) -> None:
+def convert_checkpoint(
+    src: str | os.PathLike, dst: str | os.PathLike, half: bool = False, weights: str | None = None
+) -> None:
     """Write the weights in ``src`` as safetensors, whole or not at all; ``half`` stores float tensors in 16 bits.
+
+    ``weights`` chooses as in :func:`load_state_dict`.
 
     Raises:
         UserError: as :func:`load_state_dict`, or a value does not fit in half precision.
     """
-    weights = {key: value.detach().clone().contiguous() for key, value in load_state_dict(src).items()}
+    taken = load_state_dict(src, weights=weights)
+    stored = {key: value.detach().clone().contiguous() for key, value in taken.items()}
     if half:
-        weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
-        over = [key for key, value in weights.items() if value.is_floating_point() and value.isinf().any()]
+        stored = {key: value.half() if value.is_floating_point() else value for key, value in stored.items()}
+        over = [key for key, value in stored.items() if value.is_floating_point() and value.isinf().any()]
         if over:
             raise UserError(f"{src}: {_several(over)} does not fit in half precision; convert without --half")
     dst = Path(dst)
@@ -159,7 +166,7 @@ def convert_checkpoint(src: str | os.PathLike, dst: str | os.PathLike, half: boo
     handle, scratch = tempfile.mkstemp(dir=dst.parent, prefix=f".{dst.name}.")
     os.close(handle)
     try:
-        save_file(weights, scratch, metadata={"format": "pt"})
+        save_file(stored, scratch, metadata={"format": "pt"})
         os.chmod(scratch, 0o644)
         os.replace(scratch, dst)
     finally:
@@ -187,7 +194,7 @@ def load_from_strict(filename: str, map_location: str | torch.device | Callable 
     source = os.path.expanduser(filename)
     content = read_checkpoint(source)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        content = {"state_dict": _weights_in(content, source)}
+        content = {"state_dict": without_wrappers(weights_in(content, source).weights)}
     meta = content.get("meta")
     known = isinstance(meta, dict) and meta
     content["meta"] = {key: meta[key] for key in meta if key != "config"} if known else _NoTraining(filename)

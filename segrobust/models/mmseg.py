@@ -8,6 +8,7 @@ For example::
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -19,16 +20,24 @@ from torch.nn import functional as F
 
 from segrobust.errors import UserError
 from segrobust.mm import import_mmseg
+from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import recomputed, replaced
+from segrobust.models.network_io import in_network_type
 from segrobust.models.segmenter import Segmenter
+
+LOGGER = logging.getLogger(__name__)
 
 
 class MMSegSegmenter(Segmenter):
     """An mmseg segmentor (``EncoderDecoder`` and its kind), shared and not copied, seen from [0, 1] RGB pixels.
 
     The steps of its ``SegDataPreProcessor`` (times 255, channel order, mean and std, padding of the test time) are
-    done here in the same order and arithmetic, so logits equal those of ``test_step`` bitwise.
+    done here in the same order and arithmetic, so logits equal those of ``test_step`` bitwise. A head with one sigmoid
+    channel z and the threshold t (``decode_head.threshold``, in mmseg 0.3 unless told) is served as the two logits
+    [0, z - logit(t)], whose larger one is ``test_step``'s prediction.
     """
+
+    padding_advice = "set size_divisor={divisor} in data_preprocessor, in its test_cfg=dict(size_divisor={divisor})"
 
     def __init__(
         self,
@@ -39,8 +48,9 @@ class MMSegSegmenter(Segmenter):
         name: str | None = None,
     ) -> None:
         _check_segmentor(module)
-        head = module.decode_head[-1] if isinstance(module.decode_head, nn.ModuleList) else module.decode_head
-        num_classes = module.num_classes
+        head = _last_head(module)
+        decision = decision_logit(head.threshold) if module.out_channels == 1 else None
+        num_classes = module.num_classes if decision is None else 2
         super().__init__(
             num_classes=num_classes,
             class_names=class_names if class_names is not None and len(class_names) == num_classes else None,
@@ -48,7 +58,7 @@ class MMSegSegmenter(Segmenter):
             ignore_index=head.ignore_index,
             name=name or f"{type(module).__name__}-{type(head).__name__}",
         )
-        self.module = module
+        self.module, self._decision = module, decision
 
     @classmethod
     def live(
@@ -91,11 +101,18 @@ class MMSegSegmenter(Segmenter):
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
+                warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
                 module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
         except Exception as error:  # a config can ask for anything, and every package fails in its own way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the model of this config cannot be built: {reason}") from error
-        return cls(module.eval(), name=name, **dataset_identity(config))
+        model = cls(module.eval(), name=name, **dataset_identity(config))
+        if model._decision is not None:
+            told = (
+                "%s: one sigmoid channel, served as two logits: class 1 above the threshold %g (decode_head.threshold)"
+            )
+            LOGGER.warning(told, model.name, _last_head(module).threshold)
+        return model
 
     def logits(self, images: Tensor) -> Tensor:
         pixels = self._preprocessed(images)
@@ -110,7 +127,8 @@ class MMSegSegmenter(Segmenter):
             }
             for _ in images
         ]
-        return self.module.inference(pixels, metas)[..., :height, :width]
+        logits = self.module.inference(in_network_type(self.module, pixels), metas)[..., :height, :width]
+        return logits if self._decision is None else two_logits(logits, self._decision)
 
     def recomputing(self) -> AbstractContextManager:
         """In slide inference the windows one by one, which keeps one window's activations at a time."""
@@ -138,6 +156,10 @@ class MMSegSegmenter(Segmenter):
         return 0, -width % divisor, 0, -height % divisor
 
 
+def _last_head(module: nn.Module) -> nn.Module:
+    return module.decode_head[-1] if isinstance(module.decode_head, nn.ModuleList) else module.decode_head
+
+
 def _check_segmentor(module: nn.Module) -> None:
     """Refuse what this adapter would not reproduce exactly."""
     from mmseg.models import BaseSegmentor, DepthEstimator, SegDataPreProcessor
@@ -153,11 +175,6 @@ def _check_segmentor(module: nn.Module) -> None:
         raise UserError(
             f"{kind}: expected data_preprocessor=dict(type='SegDataPreProcessor', ...), got "
             f"{type(steps).__name__}, whose pixels cannot be followed back to the image"
-        )
-    if module.out_channels != module.num_classes:
-        raise UserError(
-            f"{kind}: {module.out_channels} output channels for {module.num_classes} classes; binary heads "
-            "with one sigmoid channel are not supported, train with out_channels=2"
         )
 
 

@@ -10,15 +10,19 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segrobust.digest import config_sha256
 from segrobust.errors import UserError
+from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import blocks, recomputing
+from segrobust.models.failures import told_in_one_line
+from segrobust.models.network_io import in_network_type, main_output, to_image_size
 from segrobust.palette import default_palette
 
 
@@ -36,7 +40,8 @@ class Segmenter(nn.Module):
     ignore_index: int
     name: str
     checkpointing: bool = False
-    config_sha256: str | None = None  # of what a config says of the model, where there is one
+    config_sha256: str | None = None  # of what decides the logits and is no weight: a config, or options of wrap
+    padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class Segmenter(nn.Module):
         self.name = name or type(self).__name__
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images ``[N,3,H,W]`` in [0, 1], already checked -> logits ``[N,K,H,W]``."""
+        """Images ``[N,3,H,W]`` in [0, 1], already checked, in float32 or float64 -> logits ``[N,K,H,W]``."""
         raise NotImplementedError(f"{type(self).__name__} must implement logits(images)")
 
     def recomputing(self) -> AbstractContextManager:
@@ -68,16 +73,18 @@ class Segmenter(nn.Module):
         return recomputing(blocks(self))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[N,3,H,W]``, RGB in [0, 1] -> logits ``[N,K,H,W]`` at image size.
+        """Images ``[N,3,H,W]``, RGB in [0, 1] -> logits ``[N,K,H,W]`` at image size, in float32 or as exact as those.
 
         Raises:
-            UserError: not a floating tensor ``[N,3,H,W]``, a gradient wanted inside ``torch.inference_mode``, or a
-                network that does not return ``num_classes`` channels.
+            UserError: not a floating tensor ``[N,3,H,W]``, a gradient wanted inside ``torch.inference_mode``, a network
+                that does not return ``num_classes`` channels, or an error of the network, which is the cause then.
         """
         check_images(images)
+        exact = torch.promote_types(images.dtype, torch.float32)
         saving = self.checkpointing and images.requires_grad and not self.training  # statistics would count twice
-        with self.recomputing() if saving else nullcontext():
-            logits = self.logits(images)
+        told = told_in_one_line(self.name, images, self._tried, self.padding_advice)
+        with told, self.recomputing() if saving else nullcontext():
+            logits = self.logits(images.to(exact)).to(exact)
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])
         if tuple(logits.shape) != expected:
             got = tuple(logits.shape)
@@ -86,6 +93,10 @@ class Segmenter(nn.Module):
             )
         return logits
 
+    def _tried(self, images: Tensor) -> Tensor:
+        with frozen_eval(self):
+            return self.logits(images.float())
+
     @staticmethod
     def wrap(
         net: nn.Module,
@@ -93,6 +104,8 @@ class Segmenter(nn.Module):
         num_classes: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        size_divisor: int = 1,
+        threshold: float | None = None,
         ignore_index: int = 255,
         class_names: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
@@ -101,12 +114,22 @@ class Segmenter(nn.Module):
         """Make a segmenter of any live module that maps normalised RGB to logits, without copying it.
 
         ``net`` returns a tensor or a mapping with ``"out"`` (torchvision) or ``"logits"``; logits of lower resolution
-        are resized bilinearly. ``mean`` and ``std`` are in units of [0, 1] images; None means raw pixels.
+        are resized bilinearly. It gets a copy of the images in the type of its parameters, so it may work in place and
+        in half precision.
+
+        Args:
+            mean, std: in units of [0, 1] images; None means raw pixels.
+            size_divisor: pad height and width to multiples of this, with zeros after normalisation at the right and
+                the bottom as mmseg does; the logits are cropped.
+            threshold: of a net with one sigmoid channel and ``num_classes=2``, whose logits become [0, z - logit(t)]:
+                class 1 where the sigmoid is above it; None means 0.5.
         """
         return WrappedNet(
             net,
             mean,
             std,
+            size_divisor,
+            threshold,
             num_classes=num_classes,
             ignore_index=ignore_index,
             class_names=class_names,
@@ -118,11 +141,15 @@ class Segmenter(nn.Module):
 class WrappedNet(Segmenter):
     """A live module behind its normalisation; see :meth:`Segmenter.wrap`."""
 
+    padding_advice = "set size_divisor={divisor} in Segmenter.wrap"
+
     def __init__(
         self,
         net: nn.Module,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        size_divisor: int = 1,
+        threshold: float | None = None,
         *,
         name: str | None = None,
         **identity: object,
@@ -135,27 +162,31 @@ class WrappedNet(Segmenter):
         self.register_buffer("mean", _channels("mean", mean, 0.0, start.device), persistent=False)
         self.register_buffer("std", _channels("std", std, 1.0, start.device), persistent=False)
         self.normalise = mean is not None or std is not None
+        if isinstance(size_divisor, bool) or not isinstance(size_divisor, int) or size_divisor < 1:
+            raise UserError(f"size_divisor: expected a whole number of at least 1, such as 32, got {size_divisor!r}")
+        if threshold is not None and self.num_classes != 2:
+            raise UserError(f"threshold: one sigmoid channel means num_classes=2, got {self.num_classes}")
+        self.size_divisor, self.threshold = size_divisor, threshold
+        self._decision = decision_logit(0.5 if threshold is None else threshold)
+        if size_divisor > 1 or threshold is not None:
+            self.config_sha256 = config_sha256({"size_divisor": size_divisor, "threshold": threshold})
 
     def logits(self, images: Tensor) -> Tensor:
-        pixels = (images - self.mean.to(images)).div_(self.std.to(images)) if self.normalise else images
-        return to_image_size(main_output(self.net(pixels)), images)
+        # what the network gets is its own: it may work in place
+        pixels = (images - self.mean.to(images)).div_(self.std.to(images)) if self.normalise else images.clone()
+        height, width = images.shape[-2:]
+        right, bottom = -width % self.size_divisor, -height % self.size_divisor
+        if right or bottom:
+            pixels = F.pad(pixels, (0, right, 0, bottom))
+        logits = to_image_size(main_output(self.net(in_network_type(self.net, pixels))), pixels)
+        return self._two_classes(logits[..., :height, :width] if right or bottom else logits)
 
-
-def main_output(output: object) -> Tensor:
-    """The logits in what a network returns: a tensor, or a mapping with ``"out"`` or ``"logits"``."""
-    if isinstance(output, Mapping):
-        output = next((output[key] for key in ("out", "logits") if key in output), output)
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f'the network must return logits [N,K,h,w] or a mapping with "out" or "logits", got {shown}')
-    return output
-
-
-def to_image_size(logits: Tensor, images: Tensor) -> Tensor:
-    """Logits resized bilinearly (align_corners False) to the size of ``images``, untouched where they have it."""
-    if logits.shape[-2:] == images.shape[-2:]:
+    def _two_classes(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] == 1 and self.num_classes == 2:
+            return two_logits(logits, self._decision)
+        if self.threshold is not None:
+            raise UserError(f"{self.name}: threshold is for a network with one channel, got {logits.shape[1]}")
         return logits
-    return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def check_images(images: Tensor) -> None:

@@ -176,6 +176,19 @@ CHECKPOINTS = [
 ]
 
 
+WEIGHTS = [
+    Case("averaged weights of a file without", lambda w, t: w.evaluate(t / "run", "--weights", "ema"),
+         "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
+    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "weights 'avg'", "ema, raw"),
+    Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
+         t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
+    Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {
+         f"student.{key}": value for key, value in tiny_weights(w.config).items()})), "w.pth", "'student.'"),
+    Case("an mmseg reference with a typing error", lambda w, t: w.evaluate(t, config="mmseg::fcn/fcn_r50-d8_4xb2-40k"),
+         "mmseg::fcn/fcn_r50-d8_4xb2-40k", "did you mean mmseg::fcn/fcn_r50-d8_4xb"),
+]  # fmt: skip
+
+
 def with_mask(world: World, tmp: Path, ids: np.ndarray) -> list:
     Image.fromarray(ids).save(tmp / "mask.png")
     return world.evaluate(tmp / "run", "--target", f"mask:{tmp / 'mask.png'}")
@@ -214,13 +227,33 @@ TARGETS = [
 
 @pytest.mark.parametrize(
     "case",
-    COMMAND_LINE + ATTACKS + CONFIGS + CHECKPOINTS + DATA + TARGETS,
+    COMMAND_LINE + ATTACKS + CONFIGS + CHECKPOINTS + WEIGHTS + DATA + TARGETS,
     ids=lambda case: case.name.replace(" ", "-"),
 )
 def test_one_clear_line(case, world, tmp_path, refused):
     line = refused(case.arguments(world, tmp_path))
     for word in case.words:
         assert word in line
+
+
+UNET = """
+model["backbone"] = dict(
+    type="UNet", base_channels=4, num_stages=6, strides=(1,) * 6, enc_num_convs=(1,) * 6, dec_num_convs=(1,) * 5,
+    downsamples=(True,) * 5, enc_dilations=(1,) * 6, dec_dilations=(1,) * 5, norm_cfg=dict(type="BN"),
+)
+model["decode_head"].update(in_channels=4, in_index=5)
+"""
+
+
+def test_a_size_that_the_network_refuses_is_told_with_the_way_out(world, tmp_path, refused):
+    """mmseg's UNet wants multiples of 32 here, and pads by itself in training alone."""
+    config = config_of(tmp_path, world.config.read_text().replace("size=(32, 48)", "size_divisor=32") + UNET)
+    weights = saved(tmp_path / "w.pth", tiny_weights(config))
+    line = refused(world.evaluate(tmp_path / "run", config=config, weights=weights))
+    assert line.startswith("config fails on images of 32x48: AssertionError: ")
+    assert "takes 32x64: set size_divisor=32 in data_preprocessor, in its test_cfg" in line
+    fix = ("--cfg-options", "model.data_preprocessor.test_cfg.size_divisor=32", "--no-pictures")
+    assert main(world.evaluate(tmp_path / "padded", *fix, config=config, weights=weights)) == 0
 
 
 class _Payload:

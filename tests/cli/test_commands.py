@@ -135,6 +135,25 @@ def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
         assert part in error
 
 
+def test_the_kind_of_weights_reaches_the_model_and_the_run(world, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    weights = load_file(world.weights)
+    other = {key: value * 2 if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save({"state_dict": weights, "model_ema": other}, tmp_path / "both.pth")
+    torch.save(other, tmp_path / "ema.pth")
+    identities = []
+    for name, options in (("both", ("--weights", "ema")), ("ema", ()), ("both", ())):
+        folder = tmp_path / f"{name}{len(options)}"
+        assert main(world.evaluate(folder, "--no-pictures", *options, weights=tmp_path / f"{name}.pth")) == 0
+        identities.append(json.loads((folder / "run.json").read_text())["identity"])
+    asked, alone, default = identities
+    assert (asked["weights"], "weights" in alone, "weights" in default) == ("ema", False, False)
+    assert asked["weights_sha256"] == alone["weights_sha256"] != default["weights_sha256"]
+    assert main(world.evaluate(tmp_path / "both2", "--no-pictures", weights=tmp_path / "both.pth")) == 2
+    assert "weights is" in capsys.readouterr().err
+
+
 @pytest.fixture
 def trainable(world, tmp_path):
     """The tiny config with its test labels as training labels."""

@@ -85,11 +85,15 @@ def test_not_even_one_image(tmp_path):
 @pytest.mark.parametrize(
     "error", [RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."), ValueError("out of memory")]
 )
-def test_every_other_error_goes_through(tmp_path, error, size):
+def test_every_other_error_is_told_as_it_is(tmp_path, error, size):
     model = limited(2 * 16 * 16, error)
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(UserError, match=rf"^toy fails on images of 16x16: {type(error).__name__}: {error}$") as refusal:
         run(tmp_path, model, size=size)
-    assert size != "auto" or set(model.net.seen) == {5}  # it was not tried with fewer
+    assert refusal.value.__cause__ is error
+    assert size != "auto" or model.net.seen == [
+        5,
+        1,
+    ]  # no smaller batch; one image, to see whether its size is at fault
 
 
 def test_lack_of_memory_in_a_run_of_fixed_size_is_one_line(tmp_path):

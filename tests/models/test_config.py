@@ -105,3 +105,19 @@ def test_only_the_known_lines_are_dropped():
     print("no newline", end="", file=stream)
     stream.flush()
     assert target.getvalue() == "a warning\nCould not import OneDL and something else\nno newline"
+
+
+def test_references_into_mmseg_need_no_ending_and_are_suggested():
+    name = "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024"
+    assert load_config(name).model == load_config(f"{name}.py").model
+    slips = {
+        "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscape-512x1024": f"did you mean {name}",
+        "mmseg::fast_scnn_8xb4-160k_cityscapes-512x1024.py": f"did you mean {name}",  # the folder is missing
+        "mmseg::../../../setup": "no such config",
+        "mmseg::xyzzy": "the installed mmseg has no such config",
+        "mmdet::a/b": "only mmseg:: references",
+    }
+    for slip, words in slips.items():
+        with pytest.raises(UserError, match=words) as refusal:
+            load_config(slip)
+        assert str(refusal.value).startswith(slip) and "\n" not in str(refusal.value)

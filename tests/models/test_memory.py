@@ -111,7 +111,7 @@ def test_an_exception_leaves_the_methods_as_they_were():
     model = MODELS["mmseg slide"]()
     model.checkpointing = True
     model.module.decode_head.forward = refuse = lambda features: {}["nothing"]
-    with pytest.raises(KeyError), frozen_eval(model):
+    with pytest.raises(UserError, match="KeyError: 'nothing'"), frozen_eval(model):
         model(torch.rand(1, 3, 64, 64).requires_grad_())
     assert "encode_decode" not in vars(model.module)
     with recomputing([model.module.decode_head]):

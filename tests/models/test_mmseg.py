@@ -124,9 +124,6 @@ def test_models_that_cannot_be_followed_are_refused():
     import_mmseg()
     with pytest.raises(UserError, match=r"Segmenter\.wrap"):
         MMSegSegmenter.live(nn.Conv2d(3, 2, 1))
-    with pytest.raises(UserError, match="out_channels=2"):
-        tiny_mmseg(mmseg_config(head=dict(num_classes=2, out_channels=1, threshold=0.3,
-                                          loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True))))  # fmt: skip
     with pytest.raises(UserError, match="SegDataPreProcessor"):
         tiny_mmseg(Config(dict(model=dict(mmseg_config().model.to_dict(), data_preprocessor=None))))
     with pytest.raises(UserError, match=r"cannot be built: .*NoSuchNet"):

@@ -1,0 +1,97 @@
+"""What a caller may give an attack, checked: images and labels as tensors or arrays, targets, and a mask."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrobust.attacks.gradient import Goal
+from segrobust.errors import UserError
+
+ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
+
+
+def as_batch(images: Any, labels: Any, targets: Any = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images as a tensor; labels and targets as long tensors on the images' device, those of another kind as they are.
+
+    Raises:
+        UserError: neither a tensor nor an array of numbers.
+    """
+    images = as_tensor("images", images)
+    labels = _ids("labels", labels, images)
+    return images, labels, None if targets is None else _ids("targets", targets, images)
+
+
+def _ids(what: str, given: Any, images: Tensor) -> Tensor:
+    given = as_tensor(what, given)
+    return given if given.is_floating_point() or given.is_complex() else given.to(images.device).long()
+
+
+def as_tensor(what: str, given: Any) -> Tensor:
+    """A tensor as it is, an array of numbers copied; UserError: neither, named ``what``."""
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(given, dtype=given.dtype.newbyteorder("=")))
+    if not isinstance(given, Tensor):
+        kind = f"array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise UserError(f"{what}: expected a tensor or an array of numbers, got {kind}; torch.stack makes one of many")
+    return given
+
+
+def goal_of(
+    images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, ignore_index: int, mask: Any = None
+) -> Goal:
+    """Which pixels count, what is wanted of them, and where the attacker may write.
+
+    Raises:
+        UserError: wrong shapes or types, values outside [0, 1], classes below 0, or targets where none are wanted.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    if not images.numel():
+        raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
+    _check_range(images)
+    if targeted != (targets is not None):
+        raise UserError(f"targets: expected {'targets' if targeted else 'none'} for targeted={targeted}")
+    shape = (len(images), *images.shape[2:])
+    valid = torch.ones(shape, dtype=torch.bool, device=images.device)
+    highest = 0
+    for what, classes in (("labels", labels), ("targets", targets)):
+        if classes is None:
+            continue
+        if tuple(classes.shape) != shape or classes.is_floating_point():
+            raise UserError(f"{what}: expected integers {shape}, got {classes.dtype} {tuple(classes.shape)}")
+        valid &= classes != ignore_index
+        if (classes < 0).logical_and(classes != ignore_index).any():
+            raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
+        highest = max(highest, int(classes.masked_fill(classes == ignore_index, 0).max()))
+    wanted = (labels if targets is None else targets).long()
+    return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, _writable(mask, images))
+
+
+def _check_range(images: Tensor) -> None:
+    low, high = (float(bound) for bound in images.aminmax())
+    if math.isnan(low) or math.isnan(high):
+        raise UserError("images: expected values in [0, 1], got NaN; look at how they were read or normalised")
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        what = "divide 8-bit images by 255" if low >= 0 else "leave normalisation to the model (mean=, std=)"
+        raise UserError(f"images: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
+
+
+def _writable(mask: Any, images: Tensor) -> Tensor | None:
+    """Where the attacker may write, ``[N, 1, H, W]`` bool."""
+    if mask is None:
+        return None
+    mask = as_tensor("mask", mask).to(images.device)
+    size = tuple(images.shape[2:])
+    shape = (len(images), 1, *size)
+    fits = tuple(mask.shape) in (size, (shape[0], *size), shape)
+    if not fits or not ((mask == 0) | (mask == 1)).all():
+        raise UserError(
+            f"mask: expected 0 or 1 (where the attacker may write) of shape {size}, {(shape[0], *size)} or {shape}, "
+            f"got {mask.dtype} {tuple(mask.shape)} from {float(mask.min()):g} to {float(mask.max()):g}"
+        )
+    return (mask if mask.ndim == 4 else mask.view(-1, 1, *size)).bool().expand(shape)

@@ -1,0 +1,111 @@
+"""What a caller of ``evaluate`` may give: one attack or radius for a list of one; slips are told in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from segrobust.attacks.base import Attack
+from segrobust.attacks.inputs import as_tensor
+from segrobust.datasets.labels import check_label
+from segrobust.datasets.source import MMSegSource, Sample, Source
+from segrobust.errors import UserError
+from segrobust.models.segmenter import Segmenter
+
+SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__", "fingerprint")
+
+
+def listed_attacks(attacks: Any) -> list[Any]:
+    """Names, configs, attacks or classes of attacks; a single one is a list of one."""
+    if isinstance(attacks, str | Mapping | Attack | type):
+        return [attacks]
+    return _listed("attacks", attacks, 'a list such as ["TsallisPGD", "CosPGD"]')
+
+
+def listed_radii(eps: Any) -> list[float | str]:
+    """Radii in image units or as text; a single one is a list of one."""
+    if isinstance(eps, str | int | float) or getattr(eps, "ndim", None) == 0:
+        return [eps]
+    return _listed("eps", eps, 'a list such as ["1/255", "4/255"]')
+
+
+def _listed(what: str, given: Any, expected: str) -> list[Any]:
+    if not isinstance(given, Iterable):
+        raise UserError(f"{what}: expected {expected}, got {given!r}")
+    return list(given)
+
+
+def check_segmenter(what: str, model: Any) -> None:
+    """Refuse what is no Segmenter, and say how to make one of it."""
+    if not isinstance(model, Segmenter):
+        raise UserError(
+            f"{what}: expected a Segmenter, got {type(model).__name__}; Segmenter.wrap(net, num_classes=..., mean=..., "
+            "std=...) makes one of a network, load_segmenter(config, checkpoint) of files"
+        )
+
+
+def checked_source(dataset: Any) -> Source:
+    """The data set, whose samples are checked when they are read.
+
+    Raises:
+        UserError: it lacks a member of ``segrobust.datasets.source.Source``.
+    """
+    if missing := [name for name in SOURCE if not hasattr(dataset, name)]:
+        raise UserError(
+            f"dataset: expected a Source, got {type(dataset).__name__}, which lacks {', '.join(missing)}; "
+            "source_from_config(config) of segrobust.datasets.source makes one of a config; any object with those "
+            "members whose dataset[i] is a Sample(image, label, name) will do"
+        )
+    return dataset if isinstance(dataset, MMSegSource) else CheckedSource(dataset)
+
+
+class CheckedSource:
+    """A user's own source: arrays and other types of numbers become what is computed with, or are refused."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of a copy that has nothing yet
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises UserError: no sample, or an image or a label of it that cannot be read in one way alone."""
+        sample = self._source[index]
+        if any(not hasattr(sample, name) for name in ("image", "label", "name")):
+            raise UserError(
+                f"dataset[{index}]: expected a Sample(image, label, name) of segrobust.datasets, got a "
+                f"{type(sample).__name__}"
+            )
+        image = as_tensor(f"image of dataset[{index}]", sample.image)
+        label = as_tensor(f"label of dataset[{index}]", sample.label)
+        if not image.is_floating_point() or image.ndim != 3 or image.shape[0] != 3:
+            raise UserError(
+                f"image of dataset[{index}]: expected float [3, H, W], RGB in [0, 1], got {image.dtype} "
+                f"{tuple(image.shape)}"
+            )
+        if not (image.amin() >= 0 and image.amax() <= 1):
+            low, high = image.aminmax()
+            raise UserError(f"image of dataset[{index}]: expected values in [0, 1], got {low:g} to {high:g}")
+        own = self._source
+        if label.ndim != 2 or label.is_floating_point():
+            raise UserError(
+                f"label of dataset[{index}]: expected class ids [H, W], got {label.dtype} {tuple(label.shape)}"
+            )
+        label = label.long().cpu()
+        check_label(label.numpy(), image.shape[1:], own.num_classes, own.ignore_index, f"of dataset[{index}]")
+        return Sample(image.float(), label, str(sample.name))
+
+
+def check_work_dir(work_dir: Any) -> None:
+    """Refuse what is no path of a folder."""
+    if not isinstance(work_dir, str | os.PathLike) or not str(work_dir):
+        raise UserError(f'work_dir: expected a folder such as "work_dirs/mine", got {work_dir!r}')
+    if Path(work_dir).is_file():
+        raise UserError(f"work_dir: expected a folder, got the file {str(work_dir)!r}")

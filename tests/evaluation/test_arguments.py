@@ -1,0 +1,119 @@
+"""Slips of who calls ``evaluate`` from Python: one attack, one radius, and what is no model or data set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from segrobust.attacks import build_attack
+from segrobust.attacks.bounded import FGSM
+from segrobust.datasets.source import Sample
+from segrobust.errors import UserError
+from segrobust.evaluation.arguments import listed_attacks, listed_radii
+from segrobust.evaluation.runner import evaluate
+from tests.evaluation.toy_run import ToySource, lines, toy_model
+
+QUIET = {"checks": "off", "pictures": False}
+
+
+def test_one_attack_and_one_radius_are_lists_of_one(tmp_path):
+    source = ToySource(2)
+    evaluate(toy_model(), source, ["FGSM"], ["1/255"], work_dir=tmp_path / "lists", **QUIET)
+    expected = lines(tmp_path / "lists")
+    assert len(expected) == 2 * 2
+    ones = [("FGSM", "1/255"), ("fgsm", 1 / 255), (FGSM(), np.float64(1 / 255)), (dict(type="FGSM"), ("1/255",)),
+            (FGSM, torch.tensor(1 / 255, dtype=torch.float64))]  # fmt: skip
+    for n, (attack, eps) in enumerate(ones):
+        evaluate(toy_model(), source, attack, eps, work_dir=tmp_path / str(n), **QUIET)
+        assert lines(tmp_path / str(n)) == expected
+
+
+def test_lists_stay_lists():
+    attacks = ["FGSM", build_attack("CEPGD")]
+    assert listed_attacks(attacks) == listed_attacks(iter(attacks)) == attacks
+    assert listed_radii(["1/255", 0.1]) == ["1/255", 0.1] and listed_radii(np.array([0.1, 0.2])) == [0.1, 0.2]
+    assert listed_radii(0) == [0]
+
+
+def loader() -> DataLoader:
+    return DataLoader(TensorDataset(torch.zeros(1, 3, 4, 4)))
+
+
+SLIPS = {
+    "a raw network": (dict(model=torch.nn.Conv2d(3, 4, 1)), "model: expected a Segmenter, got Conv2d; Segmenter.wrap"),
+    "a config": (dict(model="configs/x.py"), r"got str; .*load_segmenter\(config, checkpoint\)"),
+    "a raw surrogate": (dict(surrogate=torch.nn.Conv2d(3, 4, 1)), "surrogate: expected a Segmenter, got Conv2d"),
+    "a path as data": (dict(dataset="data/camvid"), "dataset: expected a Source, got str, which lacks num_classes, "),
+    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*fingerprint; source_from_config\(config\)"),
+    "a loader": (dict(dataset=loader()), "dataset: expected a Source, got DataLoader, which lacks num_classes"),
+    "no folder": (dict(work_dir=None), 'work_dir: expected a folder such as "work_dirs/mine", got None'),
+    "an empty folder": (dict(work_dir=""), "work_dir: expected a folder such as"),
+    "a file as folder": (dict(work_dir=__file__), "work_dir: expected a folder, got the file"),
+    "no attacks": (dict(attacks=None), "attacks: expected a list such as"),
+    "no radii": (dict(eps=None), "eps: expected a list such as"),
+    "a radius in words": (dict(eps="small"), "eps: expected a number or a fraction such as .*got 'small'"),
+    "a forgotten /255": (dict(eps=8), 'did you mean "8/255"'),
+    "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_are_told_in_one_line_and_leave_nothing_behind(slip, tmp_path):
+    changes, words = SLIPS[slip]
+    call = {"model": toy_model(), "dataset": ToySource(2), "attacks": ["FGSM"], "work_dir": tmp_path / "run"}
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(**{**call, **QUIET, **changes})
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Given:
+    """A source whose samples are those of the toy one, changed."""
+
+    def __init__(self, change) -> None:
+        self.toy, self.change = ToySource(2), change
+
+    def __getattr__(self, name: str):
+        return getattr(self.toy, name)
+
+    def __len__(self) -> int:
+        return len(self.toy)
+
+    def __getitem__(self, index: int):
+        return self.change(self.toy[index])
+
+
+def test_samples_in_other_types_give_the_same_rows(tmp_path):
+    evaluate(toy_model(), ToySource(2), "FGSM", "1/255", work_dir=tmp_path / "plain", **QUIET)
+    changes = [
+        lambda s: Sample(s.image.numpy(), s.label.numpy().astype(np.uint8), s.name),
+        lambda s: Sample(s.image.double(), s.label.int(), s.name),
+    ]
+    for n, change in enumerate(changes):
+        evaluate(toy_model(), Given(change), "FGSM", "1/255", work_dir=tmp_path / str(n), **QUIET)
+        assert lines(tmp_path / str(n)) == lines(tmp_path / "plain")
+
+
+SAMPLES = {
+    "a pair": (lambda s: (s.image, s.label), r"dataset\[0\]: expected a Sample\(image, label, name\) .*got a tuple"),
+    "8-bit images": (lambda s: Sample((s.image * 255).byte(), s.label, ""), r"image of dataset\[0\]: expected float"),
+    "0..255": (lambda s: Sample(s.image * 255, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "NaN": (lambda s: Sample(s.image * np.nan, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "channels last": (lambda s: Sample(s.image.permute(1, 2, 0), s.label, ""), r"got torch.float32 \(12, 12, 3\)"),
+    "float labels": (lambda s: Sample(s.image, s.label.float(), ""), r"dataset\[0\]: expected class ids \[H, W\]"),
+    "a channel": (lambda s: Sample(s.image, s.label[None], ""), r"got torch.int64 \(1, 12, 12\)"),
+    "another size": (lambda s: Sample(s.image, s.label[:5], ""), r"label of dataset\[0\] is 5x12"),
+    "-1 for void": (lambda s: Sample(s.image, s.label.masked_fill(s.label == 255, -1), ""), r"\[0\] holds the id -1"),
+    "another's classes": (lambda s: Sample(s.image, s.label * 0 + 4, ""), r"holds the id 4 .*expected 0..3"),
+    "no label": (lambda s: Sample(s.image, None, ""), r"label of dataset\[0\]: expected a tensor .*got NoneType"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAMPLES)
+def test_samples_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_path):
+    change, words = SAMPLES[what]
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(toy_model(), Given(change), "FGSM", work_dir=tmp_path / "run", **QUIET)
+    assert "\n" not in str(refusal.value)
