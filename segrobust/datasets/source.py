@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from segrobust.datasets.files import image_size
 from segrobust.datasets.labels import check_ids
+from segrobust.datasets.pipeline import check_test_pipeline, with_own_reading
+from segrobust.datasets.resizing import resize_nearest
 from segrobust.digest import config_sha256
 from segrobust.errors import UserError
 from segrobust.palette import default_palette
@@ -90,7 +92,11 @@ class MMSegSource:
         if label.ndim != 2:
             raise UserError(f"label {label_path} has shape {tuple(label.shape)}; expected one channel of class ids")
         check_ids(label.numpy(), self.num_classes, self.ignore_index, label_path)
-        return Sample(image, resize_nearest(label, image.shape[1:]), Path(info["img_path"]).stem)
+        return Sample(image, resize_nearest(label.long(), image.shape[1:]), Path(info["img_path"]).stem)
+
+    def file_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the image as its file has it, before the pipeline."""
+        return image_size(self.dataset.get_data_info(self.indices[index])["img_path"])
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -99,6 +105,8 @@ class MMSegSource:
             raise
         except Exception as error:  # whatever the config's own loading steps raise for a bad file
             raise UserError(f"cannot load {info['img_path']} with its label: {_first_line(error)}") from error
+        if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
+            raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
         if "gt_sem_seg" not in packed["data_samples"]:
             raise UserError("the test pipeline loads no labels; add LoadAnnotations (or use LoadPair) before packing")
         return packed
@@ -125,7 +133,7 @@ def source_from_config(
         num_images: so many of them, evenly spaced (all where it is None or more than there are).
 
     Raises:
-        UserError: no such dataloader in the config, no data, or no positive number of images.
+        UserError: no such dataloader in the config, no data, a pipeline that augments, or no positive number of images.
     """
     from segrobust.mm import import_mmseg, load_config
 
@@ -137,6 +145,7 @@ def source_from_config(
     loader = config.get(f"{split}_dataloader")
     if not loader or not loader.get("dataset"):
         raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
+    check_test_pipeline(loader["dataset"])
     dataset = open_dataset(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
@@ -154,11 +163,12 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
 
 
 def open_dataset(config: Mapping) -> BaseDataset:
-    """The data set that an mmseg config describes; UserError: it cannot be built or read."""
+    """The data set that an mmseg config describes, with our reading of its files; UserError: it cannot be built."""
     from mmseg.registry import DATASETS
 
+    own = with_own_reading(config)
     try:
-        dataset = DATASETS.build(dict(config))
+        dataset = DATASETS.build(own)
         dataset.full_init()
     except UserError:
         raise
@@ -169,10 +179,3 @@ def open_dataset(config: Mapping) -> BaseDataset:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-def resize_nearest(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Class ids ``[h, w]`` at ``size``, int64: labels of another size than the network's input follow it."""
-    if tuple(label.shape) == tuple(size):
-        return label.long()
-    return F.interpolate(label[None, None].double(), size=tuple(size), mode="nearest-exact")[0, 0].long()

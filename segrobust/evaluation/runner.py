@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +23,10 @@ from torch import nn
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Source
+from segrobust.datasets.survey import survey
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
@@ -40,6 +43,8 @@ from segrobust.evaluation.transfer import transferred
 from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
+
+_LOG = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -101,13 +106,14 @@ def evaluate(
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
-        UserError: model and data set do not fit, an attack does not exist or cannot be targeted, a faster form does
+        UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted, a faster form does
             not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
     """
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
+    check_class_order(dataset.class_names, model.class_names, "the model")
     check_batch_size(batch_size)
     if type(eot) is not int or eot < 1:
         raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
@@ -117,6 +123,7 @@ def evaluate(
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
     if surrogate is not None:
         jobs = transferred(jobs, surrogate, model)
+    found = survey(dataset)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {
         "batch_size": batch_size,
@@ -142,7 +149,9 @@ def evaluate(
         evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
     if state.is_main_process:
         own = identity_of(model, dataset, jobs, settings | form)
-        folder.open({**(identity or {}), **own}, fresh=fresh, about=about)
+        folder.open({**(identity or {}), **own}, fresh=fresh, about={**(about or {}), "sizes": found.sizes})
+        for warning in found.warnings:
+            _LOG.warning(warning)
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
     error = _run(evaluation, state)
