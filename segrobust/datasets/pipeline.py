@@ -1,7 +1,7 @@
 """What a config's data pipelines become: one reading of files for all, and no chance or averaging in a test pipeline.
 
-    dataset = with_own_reading(config.train_dataloader.dataset)     # before mmengine builds it
-    check_test_pipeline(config.test_dataloader.dataset)
+dataset = with_own_reading(config.train_dataloader.dataset)     # before mmengine builds it
+check_test_pipeline(config.test_dataloader.dataset)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A look at a few samples before any attack: is there anything to measure, and at which size?
 
-    found = survey(source)
-    found.warnings      # what is possible, but hardly meant
-    found.sizes         # "attacked and measured at 180x240 (height x width); the image files are 360x480"
+found = survey(source)
+found.warnings      # what is possible, but hardly meant
+found.sizes         # "attacked and measured at 180x240 (height x width); the image files are 360x480"
 """
 
 from __future__ import annotations

@@ -100,7 +100,11 @@ def test_labels_are_the_stored_numbers(kind, tmp_path):
 
 
 NO_LABELS = {
-    "colours": ("png", lambda p: Image.fromarray(RGB).save(p), r"3 channels \(a picture in colours\?\).* of each colour"),
+    "colours": (
+        "png",
+        lambda p: Image.fromarray(RGB).save(p),
+        r"3 channels \(a picture in colours\?\).* of each colour",
+    ),
     "alpha": ("png", lambda p: Image.fromarray(GREY).convert("LA").save(p), "2 channels"),
     "floats": ("tif", lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "float32 values"),
     "JPEG": ("jpg", lambda p: Image.fromarray(GREY).save(p), "a JPEG, whose compression changes ids"),
