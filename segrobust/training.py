@@ -101,7 +101,7 @@ def prepare(
 
 
 def with_one_reading(build: Callable) -> Callable:
-    """mmengine's ``build_dataloader`` over segrobust's reading of files; the config, which is stored, stays as it is."""
+    """mmengine's ``build_dataloader`` over segrobust's reading of files; the stored config stays as it is."""
     from segrobust.datasets.pipeline import with_own_reading
 
     def build_dataloader(dataloader: Any, *args: Any, **options: Any) -> Any:

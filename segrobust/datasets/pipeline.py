@@ -6,7 +6,7 @@ check_test_pipeline(config.test_dataloader.dataset)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from segrobust.errors import UserError
@@ -16,6 +16,8 @@ COLOURS = ("color", "color_ignore_orientation")  # files with an orientation are
 OWNERS = ("mmcv", "mmseg", "segrobust")
 TEST_TIME = ("TestTimeAug", "MultiScaleFlipAug")
 RANDOM = ("PhotoMetricDistortion", "Albu", "BioMedicalGaussianNoise", "BioMedicalGaussianBlur")
+PLAIN = ("LoadPair", "LoadImageFromFile", "LoadAnnotations", "PackSegInputs", "Resize", "ResizeShortestEdge")
+MOVING = ("Crop", "Pad", "Flip", "Rot", "Mosaic")
 EXAMPLE = "pipeline=[dict(type='LoadPair'), dict(type='PackSegInputs')]"
 
 
@@ -95,6 +97,23 @@ def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
         raise UserError(f"the test data set {dataset.get('type')!r} has no pipeline; add {EXAMPLE}")
     for step in (step for pipeline in pipelines for step in pipeline):
         _check_test_step(step)
+
+
+def step_names(dataset: Mapping[str, Any]) -> set[str]:
+    """The names of all steps of a data set's pipelines."""
+    return {_name(step) for pipeline in _pipelines(dataset) for step in pipeline}
+
+
+def refuse_moved(steps: Collection[str], resized: bool) -> None:
+    """Raise a UserError where a label's file cannot be laid over what the network sees.
+
+    resized: the pipeline changes the label's size, so that only its file tells what it was, whatever other steps do.
+    """
+    wrong = sorted(name for name in steps if any(word in name for word in MOVING) or (resized and name not in PLAIN))
+    if wrong or (resized and not steps):
+        found = ", ".join(wrong) or "unknown steps"
+        raise UserError("metric size original: expected a test pipeline that only loads, resizes and packs, since the "
+                        f"labels' files are what is measured; it has {found}")  # fmt: skip
 
 
 def _pipelines(node: Any) -> Iterator[list]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
-from segrobust.datasets.files import image_size
-from segrobust.datasets.labels import check_ids
-from segrobust.datasets.pipeline import check_test_pipeline, with_own_reading
+from segrobust.datasets.files import image_size, read_label
+from segrobust.datasets.labels import check_ids, class_ids
+from segrobust.datasets.pipeline import check_test_pipeline, refuse_moved, step_names, with_own_reading
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.digest import config_sha256
 from segrobust.errors import UserError
@@ -65,13 +66,14 @@ class MMSegSource:
         dataset: an mmseg dataset whose pipeline loads labels and ends in ``PackSegInputs``.
         indices: which of its images, in which order.
         recipe: digest of how they are loaded (resized, relabelled, ...), for the fingerprint.
+        steps: names of the pipeline's steps, for labels at the size of their files.
     """
 
-    def __init__(self, dataset: BaseDataset, indices: list[int], recipe: str = "") -> None:
+    def __init__(self, dataset: BaseDataset, indices: list[int], recipe: str = "", steps: Collection[str] = ()) -> None:
         meta = dataset.metainfo
         if not meta.get("classes"):
             raise UserError(f"dataset {type(dataset).__name__} names no classes; give metainfo=dict(classes=...)")
-        self.dataset, self.indices, self.recipe = dataset, indices, recipe
+        self.dataset, self.indices, self.recipe, self.steps = dataset, indices, recipe, steps
         self.class_names = tuple(meta["classes"])
         self.num_classes = len(self.class_names)
         self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
@@ -84,19 +86,38 @@ class MMSegSource:
 
     def __getitem__(self, index: int) -> Sample:
         """Raises UserError: a missing or broken file, a label of the wrong shape, or an id out of range."""
-        info = self.dataset.get_data_info(self.indices[index])
-        label_path = info.get("seg_map_path", "of " + info["img_path"])
-        packed = self._load(self.indices[index], info)
+        packed, label, info = self._packed(index)
         image = packed["inputs"][[2, 1, 0]].float() / 255
-        label = packed["data_samples"].gt_sem_seg.data.squeeze(0)
-        if label.ndim != 2:
-            raise UserError(f"label {label_path} has shape {tuple(label.shape)}; expected one channel of class ids")
-        check_ids(label.numpy(), self.num_classes, self.ignore_index, label_path)
-        return Sample(image, resize_nearest(label.long(), image.shape[1:]), Path(info["img_path"]).stem)
+        return Sample(image, resize_nearest(label, image.shape[1:]), Path(info["img_path"]).stem)
+
+    def original_label(self, index: int) -> Tensor:
+        """The class ids as the label's file has them, int64 [H, W], whatever the size of the network's input.
+
+        Raises:
+            UserError: as for samples, or a step of the pipeline does more to images than resize them.
+        """
+        _, label, info = self._packed(index)
+        size = self.file_size(index)
+        refuse_moved(self.steps, resized=tuple(label.shape) != size)
+        if tuple(label.shape) == size:
+            return label
+        path = info["seg_map_path"]
+        return torch.from_numpy(class_ids(read_label(path), info, path, self.num_classes, self.ignore_index)).long()
 
     def file_size(self, index: int) -> tuple[int, int]:
         """(height, width) of the image as its file has it, before the pipeline."""
         return image_size(self.dataset.get_data_info(self.indices[index])["img_path"])
+
+    def _packed(self, index: int) -> tuple[dict[str, Any], Tensor, dict[str, Any]]:
+        """What the pipeline packs, its checked label [h, w], and mmseg's facts of the image."""
+        info = self.dataset.get_data_info(self.indices[index])
+        path = info.get("seg_map_path", "of " + info["img_path"])
+        packed = self._load(self.indices[index], info)
+        label = packed["data_samples"].gt_sem_seg.data.squeeze(0).long()
+        if label.ndim != 2:
+            raise UserError(f"label {path} has shape {tuple(label.shape)}; expected one channel of class ids")
+        check_ids(label.numpy(), self.num_classes, self.ignore_index, path)
+        return packed, label, info
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -149,7 +170,8 @@ def source_from_config(
     dataset = open_dataset(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    return MMSegSource(dataset, evenly_spaced(len(dataset), num_images), config_sha256(loader["dataset"]))
+    chosen, steps = evenly_spaced(len(dataset), num_images), step_names(loader["dataset"])
+    return MMSegSource(dataset, chosen, config_sha256(loader["dataset"]), steps)
 
 
 def evenly_spaced(total: int, count: int | None) -> list[int]:

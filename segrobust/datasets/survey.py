@@ -16,6 +16,7 @@ from segrobust.datasets.source import Sample, Source, evenly_spaced
 from segrobust.errors import UserError
 
 LOOKED_AT = 8
+INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,20 @@ class Survey:
     warnings: tuple[str, ...] = ()
 
 
-def survey(source: Source, count: int = LOOKED_AT) -> Survey:
+def survey(source: Source, metric_size: str = INPUT, count: int = LOOKED_AT) -> Survey:
     """Look at ``count`` evenly spaced samples (at all of them only while none has a labelled pixel).
 
+    Args:
+        metric_size: where predictions are compared with labels: ``"input"``, at the size of the network's input, which
+            is attacked, or ``"original"``, at that of the label's file, to which logits are then resized.
+
     Raises:
-        UserError: every pixel of every image is void, or a file cannot be read.
+        UserError: every pixel of every image is void, a file cannot be read, or no such metric size (for these data).
     """
+    if metric_size not in METRIC_SIZES:
+        raise UserError(f"metric_size: expected one of {', '.join(METRIC_SIZES)}, got {metric_size!r}")
+    if metric_size == ORIGINAL and not all(hasattr(source, name) for name in ("original_label", "file_size")):
+        raise UserError(f"metric size original: {type(source).__name__} does not tell labels as their files have them")
     chosen = evenly_spaced(len(source), count)
     samples = [source[index] for index in chosen]
     ids = [_ids(sample.label) for sample in samples]
@@ -39,7 +48,7 @@ def survey(source: Source, count: int = LOOKED_AT) -> Survey:
     if all(seen <= {void} for seen in ids):
         _refuse_void_alone(source, set(chosen))
     warnings = (_two_values(set().union(*ids), source, len(samples)),)
-    return Survey(_sizes(source, chosen, samples), tuple(filter(None, warnings)))
+    return Survey(_sizes(source, chosen, samples, metric_size), tuple(filter(None, warnings)))
 
 
 def _ids(label: Tensor) -> set[int]:
@@ -63,8 +72,13 @@ def _two_values(ids: set[int], source: Source, count: int) -> str | None:
     )
 
 
-def _sizes(source: Source, chosen: Sequence[int], samples: Sequence[Sample]) -> str:
+def _sizes(source: Source, chosen: Sequence[int], samples: Sequence[Sample], metric_size: str) -> str:
     inputs = _listed(tuple(sample.label.shape) for sample in samples)
+    if metric_size == ORIGINAL:
+        labels = _listed(tuple(source.original_label(index).shape) for index in chosen)
+        return (
+            f"attacked at {inputs} (height x width), the size after the test pipeline; measured at {labels}, as stored"
+        )
     text = f"attacked and measured at {inputs} (height x width), the size after the test pipeline"
     if not hasattr(source, "file_size"):
         return text

@@ -60,6 +60,7 @@ def evaluate_command(
     target: str | None = None,
     surrogate: tuple[str, str | Path | None] | None = None,
     eot: int = 1,
+    metric_size: str = "input",
     checks: str = "quick",
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
@@ -95,6 +96,7 @@ def evaluate_command(
         target=targets,
         surrogate=surrogate and _segmenter(*surrogate, **loading),
         eot=eot,
+        metric_size=metric_size,
         checks=checks,
         declared=cfg.get("declared"),
         files={"checkpoint_sha256": Path(weights)},

@@ -26,7 +26,7 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import survey
+from segrobust.datasets.survey import INPUT, survey
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
@@ -67,6 +67,7 @@ def evaluate(
     target: str | Target | None = None,
     surrogate: Segmenter | None = None,
     eot: int = 1,
+    metric_size: str = INPUT,
     checks: str = "quick",
     declared: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
@@ -96,6 +97,8 @@ def evaluate(
         surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
         eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
             a pass; what is reported is one draw per batch, as in use, the same in every start.
+        metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
+            ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
         declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
@@ -106,8 +109,8 @@ def evaluate(
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
-        UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted, a faster form does
-            not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
+        UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
+            a faster form does not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
     """
@@ -123,7 +126,7 @@ def evaluate(
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
     if surrogate is not None:
         jobs = transferred(jobs, surrogate, model)
-    found = survey(dataset)
+    found = survey(dataset, metric_size)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {
         "batch_size": batch_size,
@@ -132,6 +135,7 @@ def evaluate(
         "target": target,
         "surrogate": surrogate,
         "eot": eot,
+        "metric_size": metric_size,
     }
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))

@@ -49,6 +49,7 @@ class MMSegSegmenter(Segmenter):
             name=name or f"{type(module).__name__}-{type(head).__name__}",
         )
         self.module = module
+        self.align_corners = bool(module.align_corners)
 
     @classmethod
     def live(

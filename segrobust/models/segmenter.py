@@ -36,6 +36,7 @@ class Segmenter(nn.Module):
     ignore_index: int
     name: str
     checkpointing: bool = False
+    align_corners: bool = False  # of a resize of its logits to labels of another size
     config_sha256: str | None = None  # of what a config says of the model, where there is one
 
     def __init__(

@@ -79,7 +79,7 @@ REFUSED = {
     "12 bits in 16, grey": ("png", lambda p: Image.fromarray(DEEP[..., 0] // 16).save(p), "brightest value is 4095"),
     "8 bits in 16, RGB": ("png", lambda p: cv2.imwrite(str(p), DEEP // 256), "brightest value is 255"),
     "floats of 0..255": ("tif", lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "expected the range 0..1"),
-    "floats below 0": ("tif", lambda p: Image.fromarray(GREY / np.float32(255) - 0.5).save(p), "floats from -0.49[0-9]+ to 0.4"),
+    "floats below 0": ("tif", lambda p: Image.fromarray(GREY / np.float32(255) - 0.5).save(p), "floats from -0.49"),
     "NaN": ("tif", lambda p: Image.fromarray(np.full(SIZE, np.nan, np.float32)).save(p), "floats from nan"),
     "float RGB": ("tif", lambda p: cv2.imwrite(str(p), RGB / np.float32(255)), "not a readable image"),
     "32-bit whole numbers": ("tif", lambda p: Image.fromarray(GREY.astype(np.int32)).save(p), "of the kind I;"),

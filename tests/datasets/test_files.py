@@ -1,4 +1,4 @@
-"""One reading of image and label files: what every kind of file means, or why it is refused; the same in all pipelines."""
+"""One reading of files: what every kind of image and label means, or why it is refused, the same in all pipelines."""
 
 from __future__ import annotations
 
