@@ -31,11 +31,15 @@ def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
         UserError: missing, not an image, or one that cannot be read without a guess (see above).
     """
     image, stored = _decode(path, "image", content)
+    deep_colours = image.format in ("PNG", "TIFF") and image.mode in _EIGHT_BIT_MODES and "16" in (stored or "")
+    deep = deep_colours or image.mode not in _EIGHT_BIT_MODES
+    if deep and "transparency" in image.info:
+        raise UserError(f"image {path} has 16 bits and a transparent colour; save it without that")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         pixels = _from_16_bits(np.asarray(image), path)
     elif image.mode == "F":
         pixels = _from_floats(np.asarray(image), path)
-    elif stored and "16" in stored and image.format in ("PNG", "TIFF"):  # PIL would keep the upper byte alone
+    elif deep_colours:  # PIL would keep the upper byte alone
         pixels = _from_16_bits(_deep_colours(path, content), path)
     elif image.mode in _EIGHT_BIT_MODES:
         see_through = image.mode in ("RGBA", "LA") or "transparency" in image.info

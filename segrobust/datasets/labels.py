@@ -67,7 +67,11 @@ def _no_class(
     wrong: np.ndarray, num_classes: int | None, ignore_index: int, name: str | Path, reduced: bool = False
 ) -> UserError:
     first = 1 if reduced else 0
-    expected = f"{first}..{num_classes - 1 + first} or {ignore_index} (void)" if num_classes else "ids below 256"
+    expected = (
+        f"{first}..{num_classes - 1 + first} or {ignore_index} (void, the data set's ignore_index)"
+        if num_classes
+        else "ids below 256"
+    )
     hint = "; reduce_zero_label makes 0 void" if reduced else ""
     if num_classes == _TRAIN_IDS and set(np.unique(wrong).tolist()) <= _LABEL_IDS:
         hint += "; these look like Cityscapes' labelIds, and 19 classes need the labelTrainIds files"

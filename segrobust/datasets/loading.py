@@ -96,6 +96,8 @@ class ReadImage(BaseTransform):
         image = np.ascontiguousarray(read_image(path, _content(path, self.backend_args))[..., ::-1])
         results["img"] = image.astype(np.float32) if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        if "gt_seg_map" in results:  # read before
+            check_size(results["gt_seg_map"], image.shape[:2], _label_path(results))
         return results
 
     def __repr__(self) -> str:

@@ -36,7 +36,7 @@ def _replaced(node: Any, known: dict[str, Any]) -> Any:
         return {key: _replaced(value, known) for key, value in node.items()}
     if isinstance(node, list | tuple) and any(isinstance(value, Mapping | list | tuple) for value in node):
         steps = [_replaced(value, known) for value in node]
-        return [_step(step, steps[at + 1 :], known) for at, step in enumerate(steps)]
+        return type(node)(_step(step, steps[at + 1 :], known) for at, step in enumerate(steps))
     return node
 
 

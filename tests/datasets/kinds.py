@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -44,6 +47,34 @@ def _palette(path):
     image.save(path)
 
 
+def _deep_png_grey_alpha(path):
+    pixels = np.stack([DEEP[..., 0], np.full(SIZE, 65535)], -1).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 16, 4, 0, 0, 0)
+    chunks = (b"IHDR" + head, b"IDAT" + zlib.compress(rows), b"IEND")
+    parts = (struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def _bmp_565() -> bytes:
+    """White in 16 bits per pixel, which are not 16 per channel."""
+    height, width = SIZE
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, 2 * width * height, 0, 0, 0, 0)
+    pixels = b"\xff\xff" * width * height
+    start = 14 + len(head) + len(masks)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + masks + pixels
+
+
+def _deep_png_with_transparent_colour(path):
+    """PIL and OpenCV cannot write it: the chunk is put in by hand before the pixels."""
+    Image.fromarray(DEEP[..., 0]).save(path)
+    data = path.read_bytes()
+    at = data.index(b"IDAT") - 4
+    chunk = b"tRNS" + struct.pack(">H", int(DEEP[0, 1, 0]))
+    path.write_bytes(data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:])
+
+
 PALETTE = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [100, 110, 120]], np.uint8)
 
 # suffix, how to write it, the RGB pixels that it means
@@ -52,6 +83,8 @@ READ = {
     "8-bit grey": ("png", lambda p: Image.fromarray(GREY).save(p), grey_rgb(GREY)),
     "1-bit": ("png", lambda p: Image.fromarray(GREY > 127).save(p), grey_rgb((GREY > 127) * np.uint8(255))),
     "4-bit grey": ("png", lambda p: Image.fromarray(GREY % 16).save(p, bits=4), grey_rgb(GREY % 16 * 17)),
+    "5, 6 and 5 bits": ("bmp", lambda p: p.write_bytes(_bmp_565()), grey_rgb(np.full(SIZE, 255, np.uint8))),
+    "opaque 16-bit grey and alpha": ("png", lambda p: _deep_png_grey_alpha(p), grey_rgb(eight(DEEP[..., 0]))),
     "palette": ("png", _palette, PALETTE[GREY % 4]),
     "opaque alpha": ("png", lambda p: Image.fromarray(_opaque(255)).save(p), RGB),
     "16-bit grey PNG": ("png", lambda p: Image.fromarray(DEEP[..., 0]).save(p), grey_rgb(eight(DEEP[..., 0]))),
@@ -76,6 +109,7 @@ REFUSED = {
     "16-bit transparent": (
         "png", lambda p: cv2.imwrite(str(p), np.dstack([DEEP, np.full(SIZE, 65534 // 2, np.uint16)])), "transparent"
     ),
+    "16-bit transparent colour": ("png", lambda p: _deep_png_with_transparent_colour(p), "16 bits and a transparent"),
     "12 bits in 16, grey": ("png", lambda p: Image.fromarray(DEEP[..., 0] // 16).save(p), "brightest value is 4095"),
     "8 bits in 16, RGB": ("png", lambda p: cv2.imwrite(str(p), DEEP // 256), "brightest value is 255"),
     "floats of 0..255": ("tif", lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "expected the range 0..1"),

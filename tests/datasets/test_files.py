@@ -130,5 +130,6 @@ def test_a_label_of_another_size_is_refused_with_both_sizes(steps, tmp_path):
     image, path = tmp_path / "image.png", tmp_path / "label.png"
     Image.fromarray(RGB).save(image)
     Image.fromarray(GREY[::2, ::2] % 3).save(path)
-    with pytest.raises(UserError, match=r"label\.png is 3x4 \(height x width\) but its image is 6x8"):
-        load(steps, image, path)
+    for order in (steps, steps[::-1]):
+        with pytest.raises(UserError, match=r"label\.png is 3x4 \(height x width\) but its image is 6x8"):
+            load(order, image, path)
