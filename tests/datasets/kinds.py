@@ -15,6 +15,7 @@ RGB = RNG.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, SIZE, dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (*SIZE, 3), dtype=np.uint16)
 DEEP[0, 0] = 65535
+DARK = np.minimum(DEEP[..., 0] // 4, 16383) + np.uint16(1)  # up to 16384, just above what 14 bits hold
 
 
 def eight(values: np.ndarray) -> np.ndarray:
@@ -96,6 +97,8 @@ READ = {
         lambda p: cv2.imwrite(str(p), np.dstack([DEEP[..., ::-1], np.full(SIZE, 65535, np.uint16)])),
         eight(DEEP),
     ),
+    "dark 16-bit": ("png", lambda p: Image.fromarray(DARK).save(p), grey_rgb(eight(DARK))),
+    "black 16-bit": ("png", lambda p: Image.fromarray(DARK * np.uint16(0)).save(p), grey_rgb(np.zeros(SIZE, np.uint8))),
     "float TIFF": ("tif", lambda p: Image.fromarray(GREY.astype(np.float32) / 255).save(p), grey_rgb(GREY)),
     "orientation 1": ("png", _turned(1), RGB),
     "orientation 0, which no viewer knows": ("png", _turned(0), RGB),
@@ -111,6 +114,7 @@ REFUSED = {
     ),
     "16-bit transparent colour": ("png", lambda p: _deep_png_with_transparent_colour(p), "16 bits and a transparent"),
     "12 bits in 16, grey": ("png", lambda p: Image.fromarray(DEEP[..., 0] // 16).save(p), "brightest value is 4095"),
+    "14 bits in 16, grey": ("png", lambda p: Image.fromarray(DEEP[..., 0] // 4).save(p), "brightest value is 16383"),
     "8 bits in 16, RGB": ("png", lambda p: cv2.imwrite(str(p), DEEP // 256), "brightest value is 255"),
     "floats of 0..255": ("tif", lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "expected the range 0..1"),
     "floats below 0": ("tif", lambda p: Image.fromarray(GREY / np.float32(255) - 0.5).save(p), "floats from -0.49"),
