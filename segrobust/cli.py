@@ -168,6 +168,8 @@ def _evaluate(commands) -> None:
     parser.add_argument("--checkpointing", action="store_true", help=what)
     what = "for models that draw random numbers: attack the mean of N draws (default: 1)"
     parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
+    what = "where to measure: at the network's input, which is attacked, or at the labels' own size (default: input)"
+    parser.add_argument("--metric-size", choices=("input", "original"), default="input", help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
     what = "leave the report's pictures out, for which three images are attacked once more"
     parser.add_argument("--no-pictures", action="store_true", help=what)

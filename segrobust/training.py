@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -56,6 +56,7 @@ def train(
         if launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
         runner = Runner.from_cfg(config)
+        runner.build_dataloader = with_one_reading(runner.build_dataloader)
         runner.model.to(memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
         runner.train()
     except KeyError as error:
@@ -97,6 +98,18 @@ def prepare(
     if amp:
         _mixed_precision(config)
     return config
+
+
+def with_one_reading(build: Callable) -> Callable:
+    """mmengine's ``build_dataloader`` over segrobust's reading of files; the stored config stays as it is."""
+    from segrobust.datasets.pipeline import with_own_reading
+
+    def build_dataloader(dataloader: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(dataloader, Mapping) and isinstance(dataloader.get("dataset"), Mapping):
+            dataloader = {**dataloader, "dataset": with_own_reading(dataloader["dataset"])}
+        return build(dataloader, *args, **options)
+
+    return build_dataloader
 
 
 def _check_optimizer(config: Config) -> None:

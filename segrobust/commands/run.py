@@ -75,6 +75,7 @@ def evaluate(options: Namespace) -> None:
         target=options.target,
         surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
         eot=options.eot,
+        metric_size=options.metric_size,
         checks=options.checks,
     )
 

@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from segrobust.datasets.labels import check_ids, read_label
-from segrobust.datasets.source import Source, open_dataset, resize_nearest
+from segrobust.datasets.files import read_label
+from segrobust.datasets.labels import class_ids
+from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.source import Source, open_dataset
 from segrobust.errors import UserError
 
 _BOX_SHARE = 16  # the box spans this part of the shorter side
@@ -83,17 +85,12 @@ def majority_of_config(config: Any, source: Source) -> Tensor:
 
 
 def _training_labels(dataset: Any, source: Source) -> Iterator[Tensor]:
-    from segrobust.datasets.mm import relabel
-
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         path = info.get("seg_map_path")
         if path is None:
             raise UserError(f"target majority: training image {info.get('img_path')} has no label")
-        label = relabel(read_label(path), info)
-        if label.ndim != 2:
-            raise UserError(f"label {path} has {label.shape[-1]} channels; expected one channel of class ids")
-        check_ids(label, source.num_classes, source.ignore_index, path)
+        label = class_ids(read_label(path), info, path, source.num_classes, source.ignore_index)
         yield torch.from_numpy(label.astype(np.int64))
 
 

@@ -1,9 +1,4 @@
-"""The mmseg side of the data: dataset classes, and one loading step that checks what it reads.
-
-``LoadPair`` replaces ``LoadImageFromFile`` and ``LoadAnnotations`` in a pipeline::
-
-    pipeline = [dict(type="LoadPair", scale=(240, 180), cache=True), dict(type="PackSegInputs")]
-"""
+"""The mmseg side of the data: dataset classes; its loading steps are in ``loading.py``."""
 
 from __future__ import annotations
 
@@ -11,78 +6,19 @@ import json
 import os
 from pathlib import Path
 
-import cv2
-import numpy as np
-from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.registry import DATASETS
 
-from segrobust.datasets.labels import check_label, read_image, read_label
+from segrobust.datasets.classes import check_class_order
+from segrobust.datasets.loading import LoadPair
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
 from segrobust.errors import UserError
 from segrobust.palette import default_palette
 
+__all__ = ["CamVidDataset", "FolderDataset", "ImageLabelFolder", "LoadPair", "SyntheticScenes", "camvid_root"]
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-
-@TRANSFORMS.register_module()
-class LoadPair(BaseTransform):
-    """Reads an image (BGR) and its label (ids), checks the label, and brings both to one size.
-
-    Everything after this step, metrics included, sees ``scale`` as the original size: images shrink by pixel
-    area (and grow bilinearly), labels by nearest neighbour.
-
-    Args:
-        scale: (width, height) in pixels as in mmcv, or None for the size on disk.
-        cache: keep the pairs in memory (one process's memory: use with ``num_workers=0`` or persistent workers).
-
-    Raises:
-        UserError: a file is missing or is no image; a label is not 2-D, has another size or an id out of range.
-    """
-
-    def __init__(self, scale: tuple[int, int] | None = None, cache: bool = False) -> None:
-        self.scale = None if scale is None else (int(scale[0]), int(scale[1]))
-        self.cache = cache
-        self._pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def transform(self, results: dict) -> dict:
-        path = results["img_path"]
-        pair = self._pairs.get(path)
-        if pair is None:
-            pair = self._load(results)
-            if self.cache:
-                self._pairs[path] = pair
-        image, label = pair
-        height, width = label.shape
-        results.update(img=image.copy(), gt_seg_map=label.copy(), img_shape=(height, width), ori_shape=(height, width))
-        results["seg_fields"] = ["gt_seg_map"]
-        return results
-
-    def _load(self, results: dict) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(results["img_path"])
-        label = relabel(read_label(results["seg_map_path"]), results)
-        check_label(label, image.shape[:2], results["num_classes"], results["ignore_index"], results["seg_map_path"])
-        if self.scale is not None:
-            shrinks = self.scale[0] < image.shape[1]
-            image = cv2.resize(image, self.scale, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-            label = cv2.resize(label, self.scale, interpolation=cv2.INTER_NEAREST)
-        return np.ascontiguousarray(image[..., ::-1]), label
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(scale={self.scale}, cache={self.cache})"
-
-
-def relabel(label: np.ndarray, results: dict) -> np.ndarray:
-    """Apply mmseg's ``reduce_zero_label`` and ``label_map`` (chosen classes) to an id map [H, W]."""
-    if results.get("reduce_zero_label"):
-        label = np.where((label == 0) | (label == 255), 255, label.astype(np.int16) - 1).astype(np.uint8)
-    if results.get("label_map") and label.dtype == np.uint8:
-        table = np.arange(256, dtype=np.uint8)
-        for old, new in results["label_map"].items():
-            table[old] = new
-        label = table[label]
-    return label
 
 
 class FolderDataset(BaseSegDataset):
@@ -174,7 +110,10 @@ class ImageLabelFolder(FolderDataset):
     """
 
     def __init__(self, data_root: str, metainfo: dict | None = None, **kwargs) -> None:
-        metainfo = dict(metainfo) if metainfo else read_classes(Path(data_root) / "classes.json")
+        file = Path(data_root) / "classes.json"
+        if metainfo and file.is_file():  # the labels were drawn in its order
+            check_class_order(metainfo["classes"], read_classes(file)["classes"], str(file))
+        metainfo = dict(metainfo) if metainfo else read_classes(file)
         metainfo.setdefault("palette", default_palette(len(metainfo["classes"])))
         super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
 

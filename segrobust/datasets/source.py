@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from segrobust.datasets.labels import check_ids
+from segrobust.datasets.files import image_size, read_label
+from segrobust.datasets.labels import check_ids, class_ids
+from segrobust.datasets.pipeline import check_test_pipeline, refuse_moved, step_names, with_own_reading
+from segrobust.datasets.resizing import resize_nearest
 from segrobust.digest import config_sha256
 from segrobust.errors import UserError
 from segrobust.palette import default_palette
@@ -63,13 +66,14 @@ class MMSegSource:
         dataset: an mmseg dataset whose pipeline loads labels and ends in ``PackSegInputs``.
         indices: which of its images, in which order.
         recipe: digest of how they are loaded (resized, relabelled, ...), for the fingerprint.
+        steps: names of the pipeline's steps, for labels at the size of their files.
     """
 
-    def __init__(self, dataset: BaseDataset, indices: list[int], recipe: str = "") -> None:
+    def __init__(self, dataset: BaseDataset, indices: list[int], recipe: str = "", steps: Collection[str] = ()) -> None:
         meta = dataset.metainfo
         if not meta.get("classes"):
             raise UserError(f"dataset {type(dataset).__name__} names no classes; give metainfo=dict(classes=...)")
-        self.dataset, self.indices, self.recipe = dataset, indices, recipe
+        self.dataset, self.indices, self.recipe, self.steps = dataset, indices, recipe, steps
         self.class_names = tuple(meta["classes"])
         self.num_classes = len(self.class_names)
         self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
@@ -82,15 +86,38 @@ class MMSegSource:
 
     def __getitem__(self, index: int) -> Sample:
         """Raises UserError: a missing or broken file, a label of the wrong shape, or an id out of range."""
-        info = self.dataset.get_data_info(self.indices[index])
-        label_path = info.get("seg_map_path", "of " + info["img_path"])
-        packed = self._load(self.indices[index], info)
+        packed, label, info = self._packed(index)
         image = packed["inputs"][[2, 1, 0]].float() / 255
-        label = packed["data_samples"].gt_sem_seg.data.squeeze(0)
-        if label.ndim != 2:
-            raise UserError(f"label {label_path} has shape {tuple(label.shape)}; expected one channel of class ids")
-        check_ids(label.numpy(), self.num_classes, self.ignore_index, label_path)
         return Sample(image, resize_nearest(label, image.shape[1:]), Path(info["img_path"]).stem)
+
+    def original_label(self, index: int) -> Tensor:
+        """The class ids as the label's file has them, int64 [H, W], whatever the size of the network's input.
+
+        Raises:
+            UserError: as for samples, or a step of the pipeline does more to images than resize them.
+        """
+        _, label, info = self._packed(index)
+        size = self.file_size(index)
+        refuse_moved(self.steps, resized=tuple(label.shape) != size)
+        if tuple(label.shape) == size:
+            return label
+        path = info["seg_map_path"]
+        return torch.from_numpy(class_ids(read_label(path), info, path, self.num_classes, self.ignore_index)).long()
+
+    def file_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the image as its file has it, before the pipeline."""
+        return image_size(self.dataset.get_data_info(self.indices[index])["img_path"])
+
+    def _packed(self, index: int) -> tuple[dict[str, Any], Tensor, dict[str, Any]]:
+        """What the pipeline packs, its checked label [h, w], and mmseg's facts of the image."""
+        info = self.dataset.get_data_info(self.indices[index])
+        path = info.get("seg_map_path", "of " + info["img_path"])
+        packed = self._load(self.indices[index], info)
+        label = packed["data_samples"].gt_sem_seg.data.squeeze(0).long()
+        if label.ndim != 2:
+            raise UserError(f"label {path} has shape {tuple(label.shape)}; expected one channel of class ids")
+        check_ids(label.numpy(), self.num_classes, self.ignore_index, path)
+        return packed, label, info
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -99,6 +126,8 @@ class MMSegSource:
             raise
         except Exception as error:  # whatever the config's own loading steps raise for a bad file
             raise UserError(f"cannot load {info['img_path']} with its label: {_first_line(error)}") from error
+        if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
+            raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
         if "gt_sem_seg" not in packed["data_samples"]:
             raise UserError("the test pipeline loads no labels; add LoadAnnotations (or use LoadPair) before packing")
         return packed
@@ -125,7 +154,7 @@ def source_from_config(
         num_images: so many of them, evenly spaced (all where it is None or more than there are).
 
     Raises:
-        UserError: no such dataloader in the config, no data, or no positive number of images.
+        UserError: no such dataloader in the config, no data, a pipeline that augments, or no positive number of images.
     """
     from segrobust.mm import import_mmseg, load_config
 
@@ -137,10 +166,12 @@ def source_from_config(
     loader = config.get(f"{split}_dataloader")
     if not loader or not loader.get("dataset"):
         raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
+    check_test_pipeline(loader["dataset"])
     dataset = open_dataset(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    return MMSegSource(dataset, evenly_spaced(len(dataset), num_images), config_sha256(loader["dataset"]))
+    chosen, steps = evenly_spaced(len(dataset), num_images), step_names(loader["dataset"])
+    return MMSegSource(dataset, chosen, config_sha256(loader["dataset"]), steps)
 
 
 def evenly_spaced(total: int, count: int | None) -> list[int]:
@@ -154,11 +185,12 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
 
 
 def open_dataset(config: Mapping) -> BaseDataset:
-    """The data set that an mmseg config describes; UserError: it cannot be built or read."""
+    """The data set that an mmseg config describes, with our reading of its files; UserError: it cannot be built."""
     from mmseg.registry import DATASETS
 
+    own = with_own_reading(config)
     try:
-        dataset = DATASETS.build(dict(config))
+        dataset = DATASETS.build(own)
         dataset.full_init()
     except UserError:
         raise
@@ -169,10 +201,3 @@ def open_dataset(config: Mapping) -> BaseDataset:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-def resize_nearest(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Class ids ``[h, w]`` at ``size``, int64: labels of another size than the network's input follow it."""
-    if tuple(label.shape) == tuple(size):
-        return label.long()
-    return F.interpolate(label[None, None].double(), size=tuple(size), mode="nearest-exact")[0, 0].long()

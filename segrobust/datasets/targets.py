@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrobust.datasets.labels import check_label, read_label
+from segrobust.datasets.files import read_label
+from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.majority import majority_of_config
-from segrobust.datasets.source import Sample, Source, resize_nearest
+from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.source import Sample, Source
 from segrobust.errors import UserError, unknown_name
 from segrobust.target_spec import parse_target
 
@@ -84,7 +86,7 @@ class FixedMap:
         return {"spec": self.spec, "sha256": sha256_of([self.map])}
 
     def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
-        return torch.stack([resize_nearest(self.map, sample.label.shape) for sample in samples])
+        return torch.stack([resize_nearest(self.map.long(), sample.label.shape) for sample in samples])
 
 
 class MaskFolder:
@@ -162,7 +164,8 @@ def _masks(path: Path, source: Source) -> Target:
 def _read(path: Path, size: tuple[int, int] | None, source: Source) -> Tensor:
     """A checked PNG of ids, uint8 where that is enough: a folder's masks stay in memory."""
     ids = read_label(path)
-    check_label(ids, size or ids.shape[:2], source.num_classes, source.ignore_index, str(path))
+    check_size(ids, size or ids.shape, str(path))
+    check_ids(ids, source.num_classes, source.ignore_index, path)
     return torch.from_numpy(ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.int32))
 
 

@@ -118,7 +118,7 @@ def _try(evaluation: Any, job: Job, image: int, size: int) -> None:
     handle = evaluation.attacked.register_forward_pre_hook(count)
     try:
         for outcome in evaluation.outcomes(job, group):
-            evaluation.predict(outcome.points)
+            evaluation.measured(outcome.points, group)
     except _Enough:
         pass
     finally:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png, majority_of_config
 from segrobust.datasets.source import source_from_config
 from segrobust.datasets.targets import build_target
@@ -26,6 +27,7 @@ from segrobust.evaluation.store import RunFolder
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.checkpoint import sha256
+from segrobust.models.noted import noted_classes
 from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
@@ -59,6 +61,7 @@ def evaluate_command(
     target: str | None = None,
     surrogate: tuple[str, str | Path | None] | None = None,
     eot: int = 1,
+    metric_size: str = "input",
     checks: str = "quick",
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
@@ -74,6 +77,8 @@ def evaluate_command(
     targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
     loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing}
     model = _segmenter(config, weights, cfg, weights=kind, **loading)
+    if not trust_checkpoint:  # such a file may run any program, once is enough
+        check_class_order(source.class_names, noted_classes(weights), "the checkpoint")
     attack = functools.partial(
         evaluate,
         model,
@@ -94,6 +99,7 @@ def evaluate_command(
         target=targets,
         surrogate=surrogate and _segmenter(*surrogate, **loading),
         eot=eot,
+        metric_size=metric_size,
         checks=checks,
         declared=cfg.get("declared"),
         files={"checkpoint_sha256": Path(weights)},
@@ -117,6 +123,7 @@ def evaluate_command(
         trust = load_trust(Path(work_dir))
         print_table({model.name: summary}, console, {model.name: trust})
         _print_trust(Path(work_dir), checks)
+        console.print(RunFolder(work_dir).read_json("run.json")["about"].get("sizes", ""), soft_wrap=True, markup=False)
         console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
         if trust and trust.failed:
             raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {Path(work_dir) / 'report.html'}")

@@ -10,6 +10,7 @@ import torch
 
 from segrobust import __version__
 from segrobust.datasets.source import Source
+from segrobust.datasets.survey import INPUT
 from segrobust.evaluation.jobs import Job
 from segrobust.models.segmenter import Segmenter
 
@@ -48,6 +49,7 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         **({"threads": torch.get_num_threads()} if next(model.parameters()).device.type == "cpu" else {}),
         **{name: True for name in ("fold_bn", "channels_last") if settings.get(name)},
         **({"target": target.identity()} if (target := settings["target"]) else {}),
+        **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
         **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
         **({"surrogate": _named(surrogate)} if (surrogate := settings.get("surrogate")) else {}),
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segrobust.attacks.base import FOUND_SHARE, AttackResult
+from segrobust.datasets.resizing import resize_nearest
 from segrobust.datasets.source import Sample, Source
 from segrobust.evaluation.jobs import Job
 from segrobust.evaluation.metrics import confusion_counts, sparse_counts
@@ -18,13 +19,25 @@ from segrobust.evaluation.rows import Row
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one size: ids and samples ``[N]``, images ``[N, 3, H, W]``, labels and targets ``[N, H, W]``."""
+    """Images of one size: ids and samples ``[N]``, images ``[N, 3, H, W]``, labels and targets ``[N, H, W]``.
+
+    originals: the labels as their files have them, ``[N, h, w]``, where these are what is measured against.
+    """
 
     ids: Sequence[int]
     samples: Sequence[Sample]
     images: Tensor
     labels: Tensor
     targets: Tensor | None = None
+    originals: Tensor | None = None
+
+    def measured(self) -> Group:
+        """The same with labels and targets at the size of the metric."""
+        if self.originals is None:
+            return self
+        size = self.originals.shape[1:]
+        targets = self.targets if self.targets is None else torch.stack([resize_nearest(t, size) for t in self.targets])
+        return replace(self, labels=self.originals, targets=targets, originals=None)
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,9 @@ def rows_of(job: Job, group: Group, outcome: Outcome, prediction: Tensor, source
     99 % of the pixels are wrong or, targeted, at their target.
 
     Args:
-        prediction: class ids ``[N, H, W]`` on the outcome's images.
+        prediction: class ids on the outcome's images, at the size of the metric.
     """
+    group = group.measured()
     counts = confusion_counts(prediction, group.labels, source.num_classes, source.ignore_index)
     reached = counts[2].sum(1)
     judged = reached + counts[0].sum(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +23,10 @@ from torch import nn
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.source import Source
+from segrobust.datasets.survey import INPUT, survey
 from segrobust.datasets.targets import Target, build_target
 from segrobust.errors import UserError
 from segrobust.evaluation.arguments import (
@@ -48,6 +51,8 @@ from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
 
+_LOG = logging.getLogger(__name__)
+
 
 def evaluate(
     model: Segmenter,
@@ -69,6 +74,7 @@ def evaluate(
     target: str | Target | None = None,
     surrogate: Segmenter | None = None,
     eot: int = 1,
+    metric_size: str = INPUT,
     checks: str = "quick",
     declared: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
@@ -98,6 +104,8 @@ def evaluate(
         surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
         eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
             a pass; what is reported is one draw per batch, as in use, the same in every start.
+        metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
+            ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
         declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
@@ -108,8 +116,8 @@ def evaluate(
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
-        UserError: model and data set do not fit, an attack does not exist or cannot be targeted, a faster form does
-            not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
+        UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
+            a faster form does not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
     """
@@ -119,6 +127,7 @@ def evaluate(
     attacks, eps = listed_attacks(attacks), listed_radii(eps)
     if model.num_classes != dataset.num_classes:
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
+    check_class_order(dataset.class_names, model.class_names, "the model")
     check_batch_size(batch_size)
     if type(eot) is not int or eot < 1:
         raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
@@ -129,6 +138,7 @@ def evaluate(
     if surrogate is not None:
         check_segmenter("surrogate", surrogate)
         jobs = transferred(jobs, surrogate, model)
+    found = survey(dataset, metric_size)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {
         "batch_size": batch_size,
@@ -137,6 +147,7 @@ def evaluate(
         "target": target,
         "surrogate": surrogate,
         "eot": eot,
+        "metric_size": metric_size,
     }
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
@@ -154,7 +165,9 @@ def evaluate(
         evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
     if state.is_main_process:
         own = identity_of(model, dataset, jobs, settings | form)
-        folder.open({**(identity or {}), **own}, fresh=fresh, about=about)
+        folder.open({**(identity or {}), **own}, fresh=fresh, about={**(about or {}), "sizes": found.sizes})
+        for warning in found.warnings:
+            _LOG.warning(warning)
         _keep_target(folder, target, dataset)
     state.wait_for_everyone()
     error = _run(evaluation, state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segrobust.datasets.source import Sample, Source
+from segrobust.datasets.survey import INPUT, ORIGINAL
 from segrobust.datasets.targets import Target
 from segrobust.evaluation.batch_size import clear_memory_errors
 from segrobust.evaluation.cost import measured
@@ -43,6 +45,7 @@ class Evaluation:
         self.target: Target | None = settings.get("target")
         self.attacked = settings.get("surrogate") or model
         self.eot: int = settings.get("eot", 1)
+        self.metric_size: str = settings.get("metric_size", INPUT)
         if self.eot > 1:
             self.attacked = Expectation(self.attacked, self.eot)
 
@@ -77,24 +80,31 @@ class Evaluation:
     def attack_batch(self, job: Job, batch: range) -> list[Row]:
         """Rows of one batch; images of different sizes go in groups of equal size."""
         samples = {i: self.source[i] for i in batch}
-        sizes: dict[tuple, list[int]] = {}
-        for i, sample in samples.items():
-            sizes.setdefault(tuple(sample.label.shape), []).append(i)
         rows: list[Row] = []
-        for ids in sizes.values():
-            group = self.group(ids, [samples[i] for i in ids])
+        for group in self.groups(samples):
             for outcome in self.outcomes(job, group):
-                rows += rows_of(job, group, outcome, self.predict(outcome.points, ids), self.source)
+                rows += rows_of(job, group, outcome, self.measured(outcome.points, group), self.source)
                 if self.save_adversarial and job.attack and not outcome.candidate:
                     self._save(job, group, outcome)
         return sorted(rows, key=row_key)
+
+    def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
+        """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
+        sizes: dict[tuple, list[int]] = {}
+        for i, sample in samples.items():
+            stored = self.source.file_size(i) if self.metric_size == ORIGINAL else None
+            sizes.setdefault((*sample.label.shape, stored), []).append(i)
+        return [self.group(ids, [samples[i] for i in ids]) for ids in sizes.values()]
 
     def group(self, ids: Sequence[int], samples: Sequence[Sample]) -> Group:
         """Samples of one size on the model's device, with their targets if the run has any."""
         images = torch.stack([sample.image for sample in samples]).to(self.device)
         labels = torch.stack([sample.label for sample in samples]).to(self.device)
         targets = self.target and self.target(samples, lambda: self.logits(images, ids)).to(self.device)
-        return Group(ids, samples, images, labels, targets)
+        originals = None
+        if self.metric_size == ORIGINAL:
+            originals = torch.stack([self.source.original_label(i) for i in ids]).to(self.device)
+        return Group(ids, samples, images, labels, targets, originals)
 
     def outcomes(self, job: Job, group: Group) -> list[Outcome]:
         """What the job makes of the group, at each of its radii."""
@@ -126,8 +136,17 @@ class Evaluation:
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
-        """Class ids ``[N, H, W]`` from one forward in float32: what is reported."""
+        """Class ids ``[N, H, W]`` from one forward in float32."""
         return self.logits(images, ids).argmax(1)
+
+    def measured(self, images: Tensor, group: Group) -> Tensor:
+        """The same at the size of the metric: what is reported. Like mmseg, logits are resized before the argmax."""
+        logits = self.logits(images, group.ids)
+        if group.originals is None:
+            return logits.argmax(1)
+        size, corners = group.originals.shape[1:], self.model.align_corners
+        resized = (F.interpolate(one[None], size, mode="bilinear", align_corners=corners) for one in logits)
+        return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large
 
     def _save(self, job: Job, group: Group, outcome: Outcome) -> None:
         for image, point in zip(group.ids, outcome.points, strict=True):

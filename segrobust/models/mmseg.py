@@ -59,6 +59,7 @@ class MMSegSegmenter(Segmenter):
             name=name or f"{type(module).__name__}-{type(head).__name__}",
         )
         self.module, self._decision = module, decision
+        self.align_corners = bool(module.align_corners)
 
     @classmethod
     def live(

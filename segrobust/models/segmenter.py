@@ -40,6 +40,7 @@ class Segmenter(nn.Module):
     ignore_index: int
     name: str
     checkpointing: bool = False
+    align_corners: bool = False  # of a resize of its logits to labels of another size
     config_sha256: str | None = None  # of what decides the logits and is no weight: a config, or options of wrap
     padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
 

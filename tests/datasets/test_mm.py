@@ -13,7 +13,7 @@ import_mmseg()
 
 from mmseg.registry import DATASETS  # noqa: E402
 
-from segrobust.datasets.mm import LoadPair, camvid_root, relabel  # noqa: E402
+from segrobust.datasets.mm import LoadPair, camvid_root  # noqa: E402
 from segrobust.palette import default_palette  # noqa: E402
 
 needs_camvid = pytest.mark.skipif(not camvid_root().is_dir(), reason="CamVid is not here; set SEGROBUST_CAMVID")
@@ -76,13 +76,6 @@ def test_a_cached_pair_survives_changes_downstream(tmp_path):
     again = load(dict(info))
     assert np.array_equal(again["img"], expected[0]) and np.array_equal(again["gt_seg_map"], expected[1])
     assert again["img_shape"] == again["ori_shape"] == (16, 24)
-
-
-def test_relabel_as_mmseg_does():
-    label = np.array([[0, 1, 150, 255]], dtype=np.uint8)
-    assert relabel(label, dict(reduce_zero_label=True)).tolist() == [[255, 0, 149, 255]]
-    assert relabel(label, dict(label_map={0: 1, 1: 0, 150: 255})).tolist() == [[1, 0, 255, 255]]
-    assert relabel(label, dict(label_map=None, reduce_zero_label=False)).tolist() == label.tolist()
 
 
 def test_default_palette_has_no_colour_twice():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -95,14 +94,7 @@ class Context:
     @cached_property
     def groups(self) -> list[Group]:
         """The images of ``batches``, grouped as the run groups them: those of one batch and size together."""
-        found = []
-        for batch in self.batches:
-            sizes: dict[tuple, list[int]] = defaultdict(list)
-            samples = {image: self.source[image] for image in batch}
-            for image, sample in samples.items():
-                sizes[tuple(sample.label.shape)].append(image)
-            found += [self.evaluation.group(ids, [samples[i] for i in ids]) for ids in sizes.values()]
-        return found
+        return [one for batch in self.batches for one in self.evaluation.groups({i: self.source[i] for i in batch})]
 
     @property
     def ids(self) -> list[int]:
@@ -168,7 +160,8 @@ class Context:
 
     def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:
         """Percent at the attack's goal of every image, measured as the run measures what it reports."""
-        return shares_at_goal(self.evaluation.predict(images, group.ids), group, self.void, attack.targeted).tolist()
+        prediction = self.evaluation.measured(images, group)
+        return shares_at_goal(prediction, group.measured(), self.void, attack.targeted).tolist()
 
     def shares_under(self, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
         """Percent at the goal of every judged image of the subset under an attack on the run's model or, measured on

@@ -50,7 +50,7 @@ def _wrong_labels(context: Context, truths: dict[int, set]) -> int:
     """Images of the subset whose rows count other labels than the data set has."""
     wrong = 0
     for group in context.groups:
-        for image, label in zip(group.ids, group.labels.cpu(), strict=True):
+        for image, label in zip(group.ids, group.measured().labels.cpu(), strict=True):
             classes, pixels = label[label != context.void].unique(return_counts=True)
             truth = tuple(zip(classes.tolist(), pixels.tolist(), strict=True))
             wrong += any(seen[-1] != truth for seen in truths.get(image, ()))

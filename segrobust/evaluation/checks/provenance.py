@@ -19,7 +19,9 @@ def repeatable(context: Context) -> Verdict:
     stored = {row["image"]: row for row in context.rows if row["attack"] == CLEAN}
     differing = []
     for group, prediction in zip(context.groups, context.probe.predictions, strict=True):
-        labels = group.labels.cpu()
+        labels = group.measured().labels.cpu()
+        if group.originals is not None:
+            prediction = context.evaluation.measured(group.images, group).cpu()
         counts = confusion_counts(prediction, labels, context.source.num_classes, context.void)
         for n, image in enumerate(group.ids):
             again = sparse_counts(*(count[n] for count in counts))

@@ -86,5 +86,6 @@ def trace(context: Context, attack: Attack, group: Group) -> Trace:
     result = context.call(attack, group, recorder)
     shares, distances = list(recorder.shares), list(recorder.distances)
     points = [result.images, (result.images * 255).round() / 255]
-    returned, rounded = (context.reported(attack, group, one)[0] for one in points)
+    predictions = (context.evaluation.predict(one, group.ids) for one in points)  # at the size that the attack sees
+    returned, rounded = (shares_at_goal(one, group, context.void, attack.targeted).item() for one in predictions)
     return Trace(group, attack, result, returned, rounded, shares, distances)

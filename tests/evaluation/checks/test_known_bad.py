@@ -13,6 +13,8 @@ import torch
 
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient import ModelError
+from segrobust.datasets.survey import Survey
+from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import trust_of
 from segrobust.evaluation.checks.strength import planted_found
 from segrobust.evaluation.store import RunFolder
@@ -72,7 +74,7 @@ def test_bad_models_are_caught_by_their_check(name, expected, tmp_path):
     assert trust_of(check["verdict"] for check in found.values()) != "verified"
 
 
-def test_images_without_a_label_do_not_weigh(tmp_path):
+def test_images_without_a_label_do_not_weigh(tmp_path, monkeypatch):
     source = ToySource()
     for image in (0, 2, 4):
         source.samples[image].label.fill_(255)
@@ -80,6 +82,10 @@ def test_images_without_a_label_do_not_weigh(tmp_path):
     assert levels(found, "fail") == set()
     for sample in source.samples:
         sample.label.fill_(255)
+    with pytest.raises(UserError, match="nothing can be measured"):
+        look(segmenter("small"), tmp_path / "refused", source)
+    # the checks see some of the images, which may have no label where others have one
+    monkeypatch.setattr("segrobust.evaluation.runner.survey", lambda *_: Survey(""))
     found = look(segmenter("small"), tmp_path / "none", source)
     assert {14, 16, 19, 20} <= levels(found, "skipped")
 

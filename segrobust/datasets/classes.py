@@ -1,0 +1,40 @@
+"""Do two lists of class names mean the same classes in the same order? Scores are void where they do not."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+
+from segrobust.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+def check_class_order(data: Sequence[str], other: Sequence[str], owner: str) -> None:
+    """Compare a data set's class names with those of ``owner`` (the model, its checkpoint); other names are warned of.
+
+    Upper case, spaces, dashes and underscores make no difference, and made-up names (``class_0``, ...) say nothing.
+
+    Raises:
+        UserError: the same names in another order.
+    """
+    ours, theirs = [_plain(name) for name in data], [_plain(name) for name in other]
+    if ours == theirs or not theirs or _made_up(ours) or _made_up(theirs):
+        return
+    if sorted(ours) == sorted(theirs):
+        at = next(i for i, (own, given) in enumerate(zip(ours, theirs, strict=True)) if own != given)
+        order = "reversed" if ours == theirs[::-1] else "in another order"
+        raise UserError(f"the class names of the data set are those of {owner} {order}: class {at} is {data[at]!r} in "
+                        f"the data and {other[at]!r} in {owner}; put classes into the order of the labels")  # fmt: skip
+    only = next((name for name, plain in zip(data, ours, strict=True) if plain not in theirs), data[0])
+    _LOG.warning("the data set names its %d classes otherwise than %s its %d (%r, for one, is no class there); "
+                 "are they the same?", len(ours), owner, len(theirs), only)  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", str(name)).strip().lower()
+
+
+def _made_up(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"(class )?\d+", name) for name in names)

@@ -1,0 +1,177 @@
+"""What a config's data pipelines become: one reading of files for all, and no chance or averaging in a test pipeline.
+
+dataset = with_own_reading(config.train_dataloader.dataset)     # before mmengine builds it
+check_test_pipeline(config.test_dataloader.dataset)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from segrobust.errors import UserError
+
+DECODERS = ("cv2", "pillow", "turbojpeg")  # of 8 bits they differ by the rounding of a JPEG, and one serves all
+COLOURS = ("color", "color_ignore_orientation")  # files with an orientation are refused either way
+OWNERS = ("mmcv", "mmseg", "segrobust")
+TEST_TIME = ("TestTimeAug", "MultiScaleFlipAug")
+RANDOM = ("PhotoMetricDistortion", "Albu", "BioMedicalGaussianNoise", "BioMedicalGaussianBlur")
+PLAIN = ("LoadPair", "LoadImageFromFile", "LoadAnnotations", "PackSegInputs", "Resize", "ResizeShortestEdge")
+MOVING = ("Crop", "Pad", "Flip", "Rot", "Mosaic")
+EXAMPLE = "pipeline=[dict(type='LoadPair'), dict(type='PackSegInputs')]"
+
+
+def with_own_reading(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a data set's config, however wrapped, in which segrobust reads the files in place of mmcv and mmseg.
+
+    Raises:
+        UserError: an option of theirs that cannot be honoured.
+    """
+    return _replaced(dataset, {})
+
+
+def _replaced(node: Any, known: dict[str, Any]) -> Any:
+    if isinstance(node, Mapping):
+        known = known | _classes_of(node)
+        return {key: _replaced(value, known) for key, value in node.items()}
+    if isinstance(node, list | tuple) and any(isinstance(value, Mapping | list | tuple) for value in node):
+        steps = [_replaced(value, known) for value in node]
+        return type(node)(_step(step, steps[at + 1 :], known) for at, step in enumerate(steps))
+    return node
+
+
+def _step(step: Any, later: list, known: dict[str, Any]) -> Any:
+    kind = _loader(step)
+    if kind is None:
+        return step
+    options = {key: value for key, value in step.items() if key != "type"}
+    checked = all(_is_known(one) for one in later)  # a step of the user's own may yet turn ids into classes
+    if kind == "LoadPair":
+        return {**step, **({key: value for key, value in known.items() if key not in step} if checked else {})}
+    _refuse_decoder(kind, options.pop("imdecode_backend", "pillow"))
+    if kind == "LoadImageFromFile":
+        return {"type": "ReadImage", **_image_options(options)}
+    _refuse_unknown(kind, options, ("reduce_zero_label", "backend_args"))
+    return {"type": "ReadLabel", "checked": checked, **known, **options}
+
+
+def _image_options(options: dict[str, Any]) -> dict[str, Any]:
+    kind, colours = "LoadImageFromFile", options.pop("color_type", "color")
+    if colours not in COLOURS:
+        raise UserError(f"{kind}(color_type={colours!r}): networks get RGB images here; expected 'color'")
+    if not options.get("ignore_empty", False):
+        options.pop("ignore_empty", None)
+    _refuse_unknown(kind, options, ("to_float32", "backend_args"))
+    return options
+
+
+def _refuse_decoder(kind: str, decoder: str) -> None:
+    if decoder not in DECODERS:
+        raise UserError(f"{kind}(imdecode_backend={decoder!r}): all files are read in one way here; leave it out, and "
+                        "save what only that can read as PNG")  # fmt: skip
+
+
+def _refuse_unknown(kind: str, options: Mapping[str, Any], honoured: tuple[str, ...]) -> None:
+    for option, value in options.items():
+        if option not in honoured and value is not None:
+            raise UserError(f"{kind}({option}={value!r}): this is not honoured here; leave it out")
+
+
+def _classes_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """How many classes a data set has and which id is void, where its config or its type says so."""
+    from mmseg.registry import DATASETS
+
+    kind = dataset.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    known = {} if dataset.get("ignore_index") is None else {"ignore_index": dataset["ignore_index"]}
+    meta = {**(getattr(kind, "METAINFO", None) or {}), **(dataset.get("metainfo") or {})}
+    if isinstance(meta.get("classes"), list | tuple):
+        known["num_classes"] = len(meta["classes"])
+    return known
+
+
+def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
+    """Raise a UserError where test data have no pipeline, or one that augments, by chance or for averaging."""
+    pipelines = list(_pipelines(dataset))
+    if not pipelines:
+        raise UserError(f"the test data set {dataset.get('type')!r} has no pipeline; add {EXAMPLE}")
+    for step in (step for pipeline in pipelines for step in pipeline):
+        _check_test_step(step)
+
+
+def step_names(dataset: Mapping[str, Any]) -> set[str]:
+    """The names of all steps of a data set's pipelines."""
+    return {_name(step) for pipeline in _pipelines(dataset) for step in pipeline}
+
+
+def refuse_moved(steps: Collection[str], resized: bool) -> None:
+    """Raise a UserError where a label's file cannot be laid over what the network sees.
+
+    resized: the pipeline changes the label's size, so that only its file tells what it was, whatever other steps do.
+    """
+    wrong = sorted(name for name in steps if any(word in name for word in MOVING) or (resized and name not in PLAIN))
+    if wrong or (resized and not steps):
+        found = ", ".join(wrong) or "unknown steps"
+        raise UserError("metric size original: expected a test pipeline that only loads, resizes and packs, since the "
+                        f"labels' files are what is measured; it has {found}")  # fmt: skip
+
+
+def _pipelines(node: Any) -> Iterator[list]:
+    """All pipelines of a data set and of those that it wraps."""
+    if isinstance(node, list | tuple):
+        for one in node:
+            yield from _pipelines(one)
+    elif isinstance(node, Mapping):
+        if node.get("pipeline"):
+            yield node["pipeline"]
+        yield from _pipelines([node[key] for key in ("dataset", "datasets") if key in node])
+
+
+def _check_test_step(step: Any) -> None:
+    name = _name(step)
+    if name in TEST_TIME:
+        raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked here; "
+                        f"use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
+    if ("Random" in name or name in RANDOM) and not _is_certain(name, step):
+        raise UserError(f"the test pipeline has {name}, which changes images by chance, so no two runs would see the "
+                        "same; remove it from the pipeline of test_dataloader")  # fmt: skip
+    for inner in step.get("transforms", ()) if isinstance(step, Mapping) else ():
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            _check_test_step(one)
+
+
+def _is_certain(name: str, step: Mapping[str, Any]) -> bool:
+    """Whether a step of chance does nothing, or a flip always the same."""
+    prob = step.get("prob")
+    if isinstance(prob, bool) or not isinstance(prob, int | float):
+        return False
+    return prob == 0 or (name == "RandomFlip" and prob == 1 and not isinstance(step.get("direction"), list | tuple))
+
+
+def _name(step: Any) -> str:
+    """The name of a step's type without its scope; empty where it is no config of a step."""
+    kind = step.get("type") if isinstance(step, Mapping) else None
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def _class(step: Any) -> type | None:
+    from mmseg.registry import TRANSFORMS
+
+    kind = step.get("type") if isinstance(step, Mapping) else type(step)
+    return TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+
+
+def _loader(step: Any) -> str | None:
+    """Which loading step of mmcv, mmseg or segrobust this is; a user's own class of such a name is none of them."""
+    from mmcv.transforms import LoadImageFromFile
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    from segrobust.datasets.loading import LoadPair
+
+    kind = _class(step) if isinstance(step, Mapping) else None
+    return kind.__name__ if kind in (LoadImageFromFile, LoadAnnotations, LoadPair) else None
+
+
+def _is_known(step: Any) -> bool:
+    """Whether a step is one of mmcv, mmseg or segrobust, none of which gives ids another meaning."""
+    return getattr(_class(step), "__module__", "").partition(".")[0] in OWNERS

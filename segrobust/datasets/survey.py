@@ -1,0 +1,92 @@
+"""A look at a few samples before any attack: is there anything to measure, and at which size?
+
+found = survey(source)
+found.warnings      # what is possible, but hardly meant
+found.sizes         # "attacked and measured at 180x240 (height x width); the image files are 360x480"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from segrobust.datasets.source import Sample, Source, evenly_spaced
+from segrobust.errors import UserError
+
+LOOKED_AT = 8
+INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was seen: sizes in words, and warnings of one line each."""
+
+    sizes: str
+    warnings: tuple[str, ...] = ()
+
+
+def survey(source: Source, metric_size: str = INPUT, count: int = LOOKED_AT) -> Survey:
+    """Look at ``count`` evenly spaced samples (at all of them only while none has a labelled pixel).
+
+    Args:
+        metric_size: where predictions are compared with labels: ``"input"``, at the size of the network's input, which
+            is attacked, or ``"original"``, at that of the label's file, to which logits are then resized.
+
+    Raises:
+        UserError: every pixel of every image is void, a file cannot be read, or no such metric size (for these data).
+    """
+    if metric_size not in METRIC_SIZES:
+        raise UserError(f"metric_size: expected one of {', '.join(METRIC_SIZES)}, got {metric_size!r}")
+    if metric_size == ORIGINAL and not all(hasattr(source, name) for name in ("original_label", "file_size")):
+        raise UserError(f"metric size original: {type(source).__name__} does not tell labels as their files have them")
+    chosen = evenly_spaced(len(source), count)
+    samples = [source[index] for index in chosen]
+    ids = [_ids(sample.label) for sample in samples]
+    void = source.ignore_index
+    if all(seen <= {void} for seen in ids):
+        _refuse_void_alone(source, set(chosen))
+    warnings = (_two_values(set().union(*ids), source, len(samples)),)
+    return Survey(_sizes(source, chosen, samples, metric_size), tuple(filter(None, warnings)))
+
+
+def _ids(label: Tensor) -> set[int]:
+    return set(label.unique().tolist())
+
+
+def _refuse_void_alone(source: Source, seen: set[int]) -> None:
+    void = source.ignore_index
+    if not any((source[index].label != void).any() for index in range(len(source)) if index not in seen):
+        raise UserError(f"nothing can be measured: every pixel of all {len(source)} labels is void ({void}); "
+                        "are these the right labels, and is a class stored as void?")  # fmt: skip
+
+
+def _two_values(ids: set[int], source: Source, count: int) -> str | None:
+    """Masks of 0 and 255 are how image programs store two classes."""
+    if ids != {0, source.ignore_index} or source.num_classes < 2:
+        return None
+    return (
+        f"only class 0 ({source.class_names[0]}) and void ({source.ignore_index}) occur in {count} labels looked at: "
+        f"is {source.ignore_index} the foreground? It counts for nothing; store classes as 0, 1, ..."
+    )
+
+
+def _sizes(source: Source, chosen: Sequence[int], samples: Sequence[Sample], metric_size: str) -> str:
+    inputs = _listed(tuple(sample.label.shape) for sample in samples)
+    if metric_size == ORIGINAL:
+        labels = _listed(tuple(source.original_label(index).shape) for index in chosen)
+        return (
+            f"attacked at {inputs} (height x width), the size after the test pipeline; measured at {labels}, as stored"
+        )
+    text = f"attacked and measured at {inputs} (height x width), the size after the test pipeline"
+    if not hasattr(source, "file_size"):
+        return text
+    files = _listed(source.file_size(index) for index in chosen)
+    return text if files == inputs else f"{text}; the image files are {files}"
+
+
+def _listed(sizes) -> str:
+    found = list(dict.fromkeys(sizes))
+    shown = f"{found[0][0]}x{found[0][1]}"
+    return shown if len(found) == 1 else f"{shown} and other sizes"
