@@ -74,6 +74,7 @@ def evaluate(options: Namespace) -> None:
         surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
         eot=options.eot,
         checks=options.checks,
+        accept_different=options.accept_different,
     )
 
 

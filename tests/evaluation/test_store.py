@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from segrobust.errors import UserError
+from segrobust.evaluation.differences import differences
 from segrobust.evaluation.durable import only_process, replace_file
 from segrobust.evaluation.rows import check_complete, row_key
-from segrobust.evaluation.store import RunFolder, differences
+from segrobust.evaluation.store import RunFolder
 
 IDENTITY = {"checkpoint": "abc", "eps": [0.1, 0.2], "attacks": {"CEPGD": {"steps": 100, "amp": False}}}
 BATCHES = 150
@@ -152,6 +153,8 @@ def test_damage_that_no_kill_can_cause_is_an_error(folder):
 
 def test_another_identity_is_refused_with_its_fields(folder):
     other = {"checkpoint": "xyz", "eps": [0.1], "attacks": {"CEPGD": {"steps": 300, "amp": 0}}, "seed": 3}
+    with folder.writer() as writer:
+        writer.append(batch(0))
     with pytest.raises(UserError) as error:
         RunFolder(folder.path).open(other)
     message = str(error.value)
@@ -169,6 +172,8 @@ def test_another_identity_is_refused_with_its_fields(folder):
 
 
 def test_long_differences_are_cut(folder):
+    with folder.writer() as writer:
+        writer.append(batch(0))
     with pytest.raises(UserError, match="; and 14 more; use another") as error:
         RunFolder(folder.path).open({f"k{i}": "x" * 500 for i in range(17)})
     assert len(str(error.value)) < 1200
@@ -289,7 +294,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(folder):
     process.start()
     assert ready.wait(20)
     with (
-        pytest.raises(UserError, match=r"another process is writing to .*run;"),
+        pytest.raises(UserError, match=r"another process is using .*run,"),
         only_process(folder.path / "rows/.lock-0", patience=0.1),
     ):
         pytest.fail("two writers at once")
@@ -307,7 +312,7 @@ def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkey
     process.start()
     assert ready.wait(20)
     monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
-    with pytest.raises(UserError, match=r"another process is writing to .*run;"):
+    with pytest.raises(UserError, match=r"another process is using .*run,"):
         RunFolder(folder.path).open(IDENTITY)
     process.kill()
     process.join()
