@@ -9,7 +9,6 @@ there, and ends a process that waits for the failed one or is busy with an attac
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import itertools
@@ -26,6 +25,7 @@ from segrobust.errors import FailedElsewhere, RunFailed, UserError
 MEETING = timedelta(minutes=10)  # for a process that never begins; once all have begun, they wait for days
 LOOK = 0.2  # seconds between two looks at the store
 GRACE = 2.0  # seconds for a process to end by itself, and then to let the others know
+LEAVING = 30.0  # seconds, of a busy machine, for a process that knows that all is done to say so
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _uses = itertools.count()
@@ -84,85 +84,87 @@ def refuse_missing_processes() -> None:
 class _Bond:
     """One process's part in a ``together()``.
 
-    In the store: ``failed``, the first error; ``seen``, how many processes know of it; ``done``, how many have come to
-    the end; ``gone``, how many of these need the store no more, which may live in the main process.
+    In the store, which may live in the main process: ``failed``, the first error; ``seen``, how many other processes
+    know of it; ``done``, how many have come to the end; ``gone``, how many of these need the store no more.
     """
 
     def __init__(self) -> None:
         from torch.distributed import PrefixStore
 
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.left = threading.Event()
+        self.left, self.known = threading.Event(), threading.Event()
+        self.first: dict[str, Any] = {}
         self.store = PrefixStore(f"together-{next(_uses)}", _meeting_place())
         threading.Thread(target=self._watch, args=(self.store.clone(),), daemon=True, name="together").start()
 
     def leave(self) -> None:
         """Wait until all processes have come to the end, or raise what one of them failed with."""
         self.store.add("done", 1)
-        self._wait(lambda: self._count("done") == self.world or self._failed() is not None)
-        if (failed := self._failed()) is not None:
-            raise _elsewhere(failed)
+        self._wait(lambda: self._count("done") == self.world or self.known.is_set())
+        if self.known.is_set():
+            raise _elsewhere(self.first)
         self.left.set()
         self.store.add("gone", 1)
         if self.rank == 0:
-            self._wait(lambda: self._count("gone") == self.world, GRACE)
+            self._wait(lambda: self._count("gone") == self.world, LEAVING)
 
     def fail(self, error: BaseException) -> None:
         """Tell the others of an error, if it is the first one; else mark it as told, or replace it."""
-        self.left.set()
+        symptom = _is_symptom(error)
+        if symptom:
+            self.known.wait(GRACE)
         try:
-            if _is_symptom(error):
-                self._wait(lambda: self._failed() is not None, GRACE)
-            first = self._first(error)
+            other = self._other(error)
         except RuntimeError as lost:
-            if _is_symptom(error):
+            self.left.set()
+            if symptom:
                 raise RunFailed(_LOST.format("the main")) from lost
             return
-        self._know(self.store)
-        if self.rank == 0:
-            atexit.register(self._linger, self.store)  # not now: whoever called tells the error first
-        if first is None:
-            if _is_symptom(error) and "by peer" in str(error):
-                raise RunFailed(_LOST.format("another")) from error
-            return
-        error.told = True
-        if _is_symptom(error):
-            raise _elsewhere(first) from error
+        if other:
+            self.known.wait(GRACE)
+        self.left.set()
+        self._linger(self.store)
+        if other:
+            error.told = True
+            time.sleep(2 * LOOK)  # a launcher ends all when one ends: not before the first one has told its error
+            if symptom:
+                raise _elsewhere(other) from error
+        elif symptom and "by peer" in str(error):
+            raise RunFailed(_LOST.format("another")) from error
 
-    def _first(self, error: BaseException) -> dict[str, Any] | None:
-        """Of another process, where that failed before; None where this is the first error of all."""
+    def _other(self, error: BaseException) -> dict[str, Any] | None:
+        """What another process failed with before; None where this is the first error of all."""
+        if self.known.is_set():
+            return self.first
         mine = json.dumps({"rank": self.rank, "status": _status(error), "text": str(error)})
         first = json.loads(self.store.compare_set("failed", "", mine))
-        return None if first["rank"] == self.rank else first
+        return first if first["rank"] != self.rank else None
 
     def _watch(self, store: Any) -> None:
         try:
             while not self.left.wait(LOOK):
                 if store.check(["failed"]):
-                    status = json.loads(store.get("failed"))["status"]
-                    if not self.left.wait(GRACE):
-                        self._know(store)
-                        if self.rank == 0:
-                            self._linger(store)
-                        os._exit(status)
+                    self._end(store)
                     return
         except RuntimeError:
             if not self.left.wait(GRACE):
                 os.write(2, f"segrobust: {_LOST.format('the main')}\n".encode())
                 os._exit(1)
 
-    def _know(self, store: Any) -> None:
-        """Say that this process knows of the error."""
-        with contextlib.suppress(RuntimeError):
+    def _end(self, store: Any) -> None:
+        self.first = json.loads(store.get("failed"))
+        if self.first["rank"] != self.rank:
             store.add("seen", 1)
+            self.known.set()
+            if not self.left.wait(GRACE):
+                self._linger(store)
+                os._exit(self.first["status"])
 
     def _linger(self, store: Any) -> None:
-        """The store may live in this process: stay until the others know."""
-        with contextlib.suppress(RuntimeError):
-            self._wait(lambda: int(store.add("seen", 0)) >= self.world, 2 * GRACE)
-
-    def _failed(self) -> dict[str, Any] | None:
-        return json.loads(self.store.get("failed")) if self.store.check(["failed"]) else None
+        """The store may live in the main process: it stays until the others know."""
+        if self.rank == 0:
+            with contextlib.suppress(RuntimeError):
+                self._wait(lambda: int(store.add("seen", 0)) >= self.world - 1, 2 * GRACE)
 
     def _count(self, name: str) -> int:
         return int(self.store.add(name, 0))
