@@ -25,7 +25,7 @@ from tests.attacks.toys import PixelLinear
 from tests.evaluation.killable import SERVER, free_port, join_others
 from tests.evaluation.toy_run import RUN, K, ToySource, lines, toy_model
 
-PROMPT = 60.0  # seconds on a busy machine; without an end the processes wait for days
+PROMPT = 120.0  # seconds on a busy machine; without an end the processes wait for days
 SERVER.set_forkserver_preload(["tests.evaluation.killable", __name__])
 
 
@@ -273,6 +273,33 @@ def test_an_evaluation_ends_with_the_error_of_any_process(tmp_path):
     torch.manual_seed(1)
     evaluate(dropped(), ToySource(), work_dir=tmp_path / "alone", **{**RUN, **DRAWS})
     assert lines(tmp_path / "alone") == lines(start.folder / "run") != []
+
+
+def a_training_meets_a_broken_image(rank: int, folder: Path) -> None:
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    from segrobust.training import train
+    from tests.hooks.processes import distributed_config
+
+    @HOOKS.register_module()
+    class BrokenImage(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+            if rank == 1 and runner.iter == 1:  # the other process waits for this one's gradients
+                raise UserError("told by one: no label for scene 4")
+
+    config = distributed_config(batch_size=1)
+    config.custom_hooks = [*config.custom_hooks, dict(type="BrokenImage")]
+    train(config, work_dir=folder / "run", launcher="pytorch")
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_the_error_of_any_process(tmp_path):
+    start = Start(a_training_meets_a_broken_image, tmp_path / "training").finish()
+    assert start.statuses == [2, 2], start.told
+    assert "segrobust: error: told by one: no label for scene 4\n" in start.told[1]
+    assert "segrobust: " not in start.told[0] and "Traceback" not in "".join(start.told)
+    assert not list(start.folder.rglob("*.pth"))
 
 
 def test_a_launcher_that_starts_fewer_processes_than_it_was_asked_for(monkeypatch, capsys):
