@@ -189,11 +189,11 @@ def _evaluate(commands) -> None:
     what = "for models that draw random numbers: attack the mean of N draws (default: 1)"
     parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
-    what = "leave the report's pictures out, for which three images are attacked once more"
     what = "go on with a run of another segrobust (CODE) or other libraries (VERSIONS); run.json then tells of both"
     parser.add_argument(
         "--accept-different", nargs="+", action="extend", choices=("CODE", "VERSIONS"), default=[], help=what
     )
+    what = "leave the report's pictures out, for which three images are attacked once more"
     parser.add_argument("--no-pictures", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")

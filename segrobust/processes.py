@@ -61,7 +61,8 @@ def _together() -> Iterator[None]:
         yield
         bond.leave()
     except BaseException as error:
-        bond.fail(error)
+        with contextlib.suppress(KeyboardInterrupt):  # one more of these: this process is ending
+            bond.fail(error)
         raise
     finally:
         _inside.now = False
@@ -121,11 +122,11 @@ class _Bond:
                 raise RunFailed(_LOST.format("the main")) from lost
             return
         if other:
+            error.told = True
             self.known.wait(GRACE)
         self.left.set()
         self._linger(self.store)
         if other:
-            error.told = True
             time.sleep(2 * LOOK)  # a launcher ends all when one ends: not before the first one has told its error
             if symptom:
                 raise _elsewhere(other) from error

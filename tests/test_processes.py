@@ -16,7 +16,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from segrobust import cli
+from segrobust import cli, processes
 from segrobust.errors import RunFailed, UserError
 from segrobust.evaluation.runner import evaluate
 from segrobust.models.segmenter import Segmenter
@@ -313,6 +313,15 @@ def test_a_launcher_that_starts_fewer_processes_than_it_was_asked_for(monkeypatc
         with monkeypatch.context() as there:
             there.setenv(name, "2")
             refuse_missing_processes()
+
+
+def test_processes_that_never_come(monkeypatch):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
+    place = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match="the 2 processes of this run did not meet: "), together():
+        pytest.fail("one of two")
 
 
 def test_every_process_reads_the_command_line_and_one_tells_what_is_wrong_with_it(monkeypatch, capsys):

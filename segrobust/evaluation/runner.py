@@ -3,8 +3,9 @@
     summary = evaluate(model, source, ["TsallisPGD", "CosPGD"], eps=["1/255", "4/255"], work_dir="work_dirs/mine")
 
 Batch i holds the same images whatever the number of processes, and processes take whole batches; so 1, 2 or 8
-processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``. On a CPU rounding
-depends on the number of threads, which is part of the identity (torchrun gives each process one: OMP_NUM_THREADS).
+processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``; an error of one
+ends all. On a CPU rounding depends on the number of threads, which is part of the identity (torchrun gives each process
+one: OMP_NUM_THREADS).
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class RunFolder:
         ``identity`` is everything the rows depend on and must be the same on every start, but for what
         ``accept_different`` names, ``"CODE"`` or ``"VERSIONS"``, which ``run.json`` then tells of. ``about`` (date,
         versions, command line) is kept from the first start; only its versions are compared. ``fresh`` discards the
-        rows and the derived files, and nothing else that lies in the folder; so does any start where there is no row.
+        rows and the derived files, and nothing else that lies in the folder; so does any start after one that failed
+        before its first row.
 
         Raises:
             UserError: another identity, rows without identity, or a folder that cannot be written.
@@ -87,7 +88,7 @@ class RunFolder:
             for lock in sorted({*self._rows.glob(".lock-*")} - self._held):
                 stack.enter_context(only_process(lock))
             stored = None if fresh else self._stored()
-            if stored and self.has_rows():
+            if stored and self.has_results():
                 if new := newly_accepted(stored, identity, accept_different, about or {}, self.path):
                     stored["accepted_different"] = [*stored.get("accepted_different", []), *new]
                     self.write_json("run.json", stored)
@@ -97,13 +98,16 @@ class RunFolder:
                 self.write_json("run.json", {"format": FORMAT, "identity": identity, "about": about or {}})
         return self
 
-    def has_rows(self) -> bool:
-        """Whether there is anything that another run must not be mixed with."""
+    def has_results(self) -> bool:
+        """Whether there is a row or, where somebody removed these, what was derived from them."""
+        return self._has_rows() or (self.path / "summary.json").exists()
+
+    def _has_rows(self) -> bool:
         return any(read_lines(path)[0] for path in self._rows.glob("rank-*.jsonl"))
 
     def _stored(self) -> dict[str, Any] | None:
         if not (self.path / "run.json").exists():
-            if self.has_rows():
+            if self._has_rows():
                 raise UserError(f"{self.path} has rows but no run.json; start anew with --fresh")
             return None
         stored = self.read_json("run.json")
