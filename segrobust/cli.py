@@ -6,6 +6,7 @@ Exit status: 0 done; 1 ran but something failed; 2 the user's input was wrong, t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from segrobust.commands.parsing import (
     target,
     work_dir,
 )
-from segrobust.errors import RunFailed, UserError
+from segrobust.errors import FailedElsewhere, RunFailed, UserError
+from segrobust.processes import together
 from segrobust.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
@@ -43,20 +45,38 @@ segrobust COMMAND --help tells more about a command."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
+        options = _parse(argv)
+        with together():
+            return options.run(options) or 0
+    except FailedElsewhere as error:
+        return error.status
+    except UserError as error:
+        _tell(f"error: {one_line(error)}", error)
+        return 2
+    except RunFailed as error:
+        _tell(one_line(error), error)
+        return 1
+    except KeyboardInterrupt as error:
+        _tell("interrupted; run the same command again to go on", error)
+        return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
         parser = build_parser()
         options, leftover = parser.parse_known_args(argv)
         if leftover:
             options.parser.refuse(leftover)
-        return options.run(options) or 0
+        return options
     except UserError as error:
-        print(f"segrobust: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"segrobust: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("segrobust: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        error.told = os.environ.get("LOCAL_RANK", "0") != "0"  # all processes of a machine read the same words
+        raise
+
+
+def _tell(text: str, error: BaseException) -> None:
+    """Print it, unless another process of the run does."""
+    if not getattr(error, "told", False):
+        print(f"segrobust: {text}", file=sys.stderr)
 
 
 def one_line(error: Exception) -> str:
@@ -171,6 +191,10 @@ def _evaluate(commands) -> None:
     what = "where to measure: at the network's input, which is attacked, or at the labels' own size (default: input)"
     parser.add_argument("--metric-size", choices=("input", "original"), default="input", help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
+    what = "go on with a run of another segrobust (CODE) or other libraries (VERSIONS); run.json then tells of both"
+    parser.add_argument(
+        "--accept-different", nargs="+", action="extend", choices=("CODE", "VERSIONS"), default=[], help=what
+    )
     what = "leave the report's pictures out, for which three images are attacked once more"
     parser.add_argument("--no-pictures", action="store_true", help=what)
     parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")

@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from segrobust.demo_config import ADVERSARIAL_ITERS, EPS, STANDARD_ITERS, demo_config, write_demo_scenes
-from segrobust.evaluation.command import about_this_run
 from segrobust.evaluation.runner import evaluate
 
 ATTACKS = ("UniformNoise", "CEPGD", "TsallisPGD")
@@ -71,5 +70,4 @@ def _evaluate(name: str, config: dict, weights: Path, folder: Path) -> list[dict
     config = Config(config)
     model = load_segmenter(config, weights)
     model.name = name
-    about = about_this_run()
-    return evaluate(model, source_from_config(config), ATTACKS, RADII, work_dir=folder, steps=STEPS, about=about)
+    return evaluate(model, source_from_config(config), ATTACKS, RADII, work_dir=folder, steps=STEPS)

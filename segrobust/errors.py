@@ -14,6 +14,14 @@ class RunFailed(RuntimeError):
     """Says in one line what failed in a run that had begun: the command line prints it and exits with status 1."""
 
 
+class FailedElsewhere(RunFailed):
+    """Another process of the same run failed and tells why; ``status`` is the exit status of all of them."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the ``known`` ones, with the nearest of them."""
     known = sorted(known)

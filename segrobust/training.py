@@ -17,6 +17,7 @@ from torch import distributed
 
 from segrobust.errors import UserError, unknown_name
 from segrobust.mm import import_mmseg, load_config
+from segrobust.processes import together
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -26,6 +27,7 @@ NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _LOG = logging.getLogger(__name__)
 
 
+@together()
 def train(
     config: str | os.PathLike | Config,
     work_dir: str | os.PathLike | None = None,

@@ -77,6 +77,7 @@ def evaluate(options: Namespace) -> None:
         eot=options.eot,
         metric_size=options.metric_size,
         checks=options.checks,
+        accept_different=options.accept_different,
     )
 
 

@@ -56,7 +56,7 @@ def settle_batch_size(evaluation: Any, fresh: bool) -> int:
 
 
 def _stored(folder: Any) -> int | None:
-    if not (folder.path / "run.json").is_file():
+    if not (folder.path / "run.json").is_file() or not folder.has_results():
         return None
     run = folder.read_json("run.json")
     size = (run.get("identity") or {}).get("batch_size") if isinstance(run, dict) else None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from segrobust.datasets.majority import colour_png, id_png, majority_of_config
 from segrobust.datasets.source import source_from_config
 from segrobust.datasets.targets import build_target
 from segrobust.errors import RunFailed, UserError
+from segrobust.evaluation.differences import differences
 from segrobust.evaluation.durable import replace_file
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
@@ -63,6 +62,7 @@ def evaluate_command(
     eot: int = 1,
     metric_size: str = "input",
     checks: str = "quick",
+    accept_different: Sequence[str] = (),
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
 
@@ -101,6 +101,7 @@ def evaluate_command(
         eot=eot,
         metric_size=metric_size,
         checks=checks,
+        accept_different=accept_different,
         declared=cfg.get("declared"),
         files={"checkpoint_sha256": Path(weights)},
         identity={
@@ -111,7 +112,7 @@ def evaluate_command(
             "checkpoint_trusted": trust_checkpoint,
             **({"weights": kind} if kind else {}),
         },
-        about=about_this_run(),
+        about={"options": _options()},
     )
     try:
         summary = attack()
@@ -124,6 +125,7 @@ def evaluate_command(
         print_table({model.name: summary}, console, {model.name: trust})
         _print_trust(Path(work_dir), checks)
         console.print(RunFolder(work_dir).read_json("run.json")["about"].get("sizes", ""), soft_wrap=True, markup=False)
+        _print_accepted(Path(work_dir), console)
         console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
         if trust and trust.failed:
             raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {Path(work_dir) / 'report.html'}")
@@ -152,6 +154,13 @@ def _print_trust(work_dir: Path, checks: str) -> None:
         print_checks(trust, Console())
 
 
+def _print_accepted(work_dir: Path, console: Console) -> None:
+    for one in RunFolder(work_dir).read_json("run.json").get("accepted_different", ()):
+        changed = "; ".join(differences(one["stored"], one["now"]))
+        text = f"with rows of different {one['what']}, accepted on {one['date']}: {changed}"
+        console.print(text, style="yellow", soft_wrap=True, markup=False)
+
+
 def _stored_majority(work_dir: Path, target: str, fresh: bool) -> Path | None:
     """The majority map of an earlier start of the same run: reading all training labels once is enough."""
     file = work_dir / "target.png"
@@ -176,28 +185,14 @@ def targets_command(config: str, out: Path, cfg_options: dict[str, Any] | None =
 
 def _device() -> str:
     """This process's own GPU, where there is one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise UserError(f"expected at most one process per GPU, got process {place + 1} of {gpus} GPU(s); start fewer")
+    return f"cuda:{place}"
 
 
-def about_this_run() -> dict[str, Any]:
-    """Date, versions and hardware; no names of people, hosts or folders."""
-    import importlib.metadata as metadata
-
-    packages = ("segrobust", "torch", "torchvision", "timm", "accelerate", "onedl-mmengine", "onedl-mmsegmentation")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    cuda = torch.cuda.is_available()
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": versions,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "options": [Path(word).name if "/" in word and not word[0].isdigit() else word for word in sys.argv[1:]],
-    }
+def _options() -> list[str]:
+    """The words of the command line, without the folders in them."""
+    return [Path(word).name if "/" in word and not word[0].isdigit() else word for word in sys.argv[1:]]

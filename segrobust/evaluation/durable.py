@@ -161,7 +161,10 @@ def only_process(path: Path, patience: float = 5.0) -> Iterator[None]:
         while not _try_lock(handle):
             if time.monotonic() > end:
                 folder = path.parent.parent
-                raise UserError(f"another process is writing to {folder}; wait for it or use another --work-dir")
+                raise UserError(
+                    f"another process is using {folder}, which a run keeps until its checks and report are done; "
+                    "wait for it or use another --work-dir"
+                )
             time.sleep(0.05)
         yield
     finally:

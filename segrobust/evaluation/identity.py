@@ -11,6 +11,7 @@ import torch
 from segrobust import __version__
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import INPUT
+from segrobust.evaluation.environment import environment_of, memory_format_of
 from segrobust.evaluation.jobs import Job
 from segrobust.models.segmenter import Segmenter
 
@@ -32,12 +33,14 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, data, attacks and ``settings`` (those of the run, and the model's form) as JSON values."""
+    """Model, data, attacks, ``settings`` (those of the run, and the model's form) and what computes, as JSON values."""
+    device = next(model.parameters()).device
     attacks: dict[str, Any] = {}
     for job in jobs[1:]:
         attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
     return {
         "segrobust": __version__,
+        **environment_of(device),
         **_named(model),
         "num_classes": model.num_classes,
         "class_names": list(dataset.class_names),
@@ -46,8 +49,9 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
-        **({"threads": torch.get_num_threads()} if next(model.parameters()).device.type == "cpu" else {}),
-        **{name: True for name in ("fold_bn", "channels_last") if settings.get(name)},
+        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
+        "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
+        **({"fold_bn": True} if settings.get("fold_bn") else {}),
         **({"target": target.identity()} if (target := settings["target"]) else {}),
         **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
         **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),

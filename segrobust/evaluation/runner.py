@@ -3,13 +3,15 @@
     summary = evaluate(model, source, ["TsallisPGD", "CosPGD"], eps=["1/255", "4/255"], work_dir="work_dirs/mine")
 
 Batch i holds the same images whatever the number of processes, and processes take whole batches; so 1, 2 or 8
-processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``. On a CPU rounding
-depends on the number of threads, which is part of the identity (torchrun gives each process one: OMP_NUM_THREADS).
+processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``; an error of one
+ends all. On a CPU rounding depends on the number of threads, which is part of the identity (torchrun gives each process
+one: OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +40,9 @@ from segrobust.evaluation.arguments import (
 )
 from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch_size
 from segrobust.evaluation.checks.runner import check_run, refuse_unfit
+from segrobust.evaluation.differences import check_accepted
 from segrobust.evaluation.durable import replace_file
+from segrobust.evaluation.environment import about_this_run
 from segrobust.evaluation.form import amp_name, faster_form
 from segrobust.evaluation.identity import identity_of, weights_sha256
 from segrobust.evaluation.jobs import plan_jobs
@@ -49,11 +53,13 @@ from segrobust.evaluation.summary import Record, summarise
 from segrobust.evaluation.transfer import transferred
 from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
+from segrobust.processes import together
 from segrobust.report import build_report
 
 _LOG = logging.getLogger(__name__)
 
 
+@together()
 def evaluate(
     model: Segmenter,
     dataset: Source,
@@ -76,6 +82,7 @@ def evaluate(
     eot: int = 1,
     metric_size: str = INPUT,
     checks: str = "quick",
+    accept_different: str | Sequence[str] = (),
     declared: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
     identity: dict[str, Any] | None = None,
@@ -108,18 +115,23 @@ def evaluate(
             ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
+        accept_different: ``"CODE"`` or ``"VERSIONS"``, or both: go on with rows of another segrobust or of other
+            libraries; ``run.json`` then tells of both under ``accepted_different``.
         declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
         files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
-        identity, about: more to store in ``run.json``; a run with another identity is not continued.
+        identity, about: more to store in ``run.json``; a run with another identity is not continued. Date, versions
+            and hardware are always there.
 
     Returns:
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            a faster form does not predict the same, memory is full, or ``work_dir`` holds a run with other settings.
+            a faster form does not predict the same, memory is full, ``work_dir`` holds a run with other settings, or
+            another process is using it.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
+        FailedElsewhere: another process failed and tells why.
     """
     check_segmenter("model", model)
     dataset = checked_source(dataset)
@@ -132,6 +144,7 @@ def evaluate(
     if type(eot) is not int or eot < 1:
         raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
     refuse_unfit(checks, declared)
+    accept_different = check_accepted(accept_different)
     if isinstance(target, str):
         target = build_target(target, dataset)
     jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
@@ -157,28 +170,33 @@ def evaluate(
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
     folder = RunFolder(work_dir)
-    faster = functools.partial(faster_form, dataset=dataset, **form)
-    running = {**settings, "surrogate": surrogate and faster(surrogate), "save_adversarial": save_adversarial}
-    evaluation = Evaluation(faster(model), dataset, jobs, folder, **running)
-    before = _state(evaluation)
-    if batch_size == AUTO:
-        evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
-    if state.is_main_process:
-        own = identity_of(model, dataset, jobs, settings | form)
-        folder.open({**(identity or {}), **own}, fresh=fresh, about={**(about or {}), "sizes": found.sizes})
-        for warning in found.warnings:
-            _LOG.warning(warning)
-        _keep_target(folder, target, dataset)
-    state.wait_for_everyone()
-    error = _run(evaluation, state)
-    altered = any(gather_object([_state(evaluation) != before]))
-    facts = {"declared": declared, "files": files, "original": model, "altered": altered}
-    check = functools.partial(check_run, evaluation, checks, **facts)
-    if state.is_main_process and error:
-        check(error=error)
-    elif state.is_main_process:
-        _finish(evaluation, check, pictures)
-    state.wait_for_everyone()  # a process that leaves takes the others with it
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
+            stack.enter_context(folder.held(0))
+        faster = functools.partial(faster_form, dataset=dataset, **form)
+        running = {**settings, "surrogate": surrogate and faster(surrogate), "save_adversarial": save_adversarial}
+        evaluation = Evaluation(faster(model), dataset, jobs, folder, **running)
+        before = _state(evaluation)
+        if batch_size == AUTO:
+            evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
+        if state.is_main_process:
+            stored = {**(identity or {}), **identity_of(model, dataset, jobs, settings | form)}
+            more = {**about_this_run(evaluation.device), "sizes": found.sizes, **(about or {})}
+            folder.open(stored, fresh=fresh, about=more, accept_different=accept_different)
+            for warning in found.warnings:
+                _LOG.warning(warning)
+            _keep_target(folder, target, dataset)
+        state.wait_for_everyone()
+        stack.enter_context(folder.held(state.process_index))
+        error = _run(evaluation, state)
+        altered = any(gather_object([_state(evaluation) != before]))
+        facts = {"declared": declared, "files": files, "original": model, "altered": altered}
+        check = functools.partial(check_run, evaluation, checks, **facts)
+        if state.is_main_process and error:
+            check(error=error)
+        elif state.is_main_process:
+            _finish(evaluation, check, pictures)
+        state.wait_for_everyone()  # a process that leaves takes the others with it
     if error:
         raise error
     return folder.read_json("summary.json")

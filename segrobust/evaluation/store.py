@@ -1,12 +1,14 @@
 """The run folder: an identity, append-only rows of integers, and what is derived from them.
 
-    folder = RunFolder("work_dirs/mine").open({"checkpoint_sha256": "...", "attacks": {...}})
-    with folder.writer(rank=0) as writer:
-        writer.append(rows_of_one_batch, seconds_per_row)       # on disk when this returns
-    folder.write_json("summary.json", summarise(folder.rows(), num_classes=11))
+    folder = RunFolder("work_dirs/mine")
+    with folder.held(rank=0):                                       # no other run gets in before the end of this one
+        folder.open({"checkpoint_sha256": "...", "attacks": {...}})
+        with folder.writer(rank=0) as writer:
+            writer.append(rows_of_one_batch, seconds_per_row)       # on disk when this returns
+        folder.write_json("summary.json", summarise(folder.rows(), num_classes=11))
 
-Kill it at any moment and open it again: what was appended is there, what was being appended is cut off. A folder of
-another identity is refused. Layout: ``run.json``, ``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
+Kill it at any moment and open it again: what was appended is there, what was being appended is cut off. Rows of another
+identity are refused. Layout: ``run.json``, ``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from segrobust.errors import UserError
+from segrobust.evaluation.differences import newly_accepted
 from segrobust.evaluation.durable import AppendFile, clear_io_errors, only_process, read_lines, replace_file
 from segrobust.evaluation.rows import Key, Row, decode, encode, row_key, title
 
@@ -36,47 +39,81 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._rows = self.path / "rows"
+        self._held: set[Path] = set()
 
-    def open(self, identity: dict[str, Any], fresh: bool = False, about: dict[str, Any] | None = None) -> RunFolder:
+    @contextlib.contextmanager
+    def held(self, rank: int = 0) -> Iterator[None]:
+        """Keep the folder for one process of a run: rank 0 for the whole run, the others for what they write.
+
+        May be nested. The system gives back what a killed process held.
+
+        Raises:
+            UserError: another process has it, or a folder that cannot be written.
+        """
+        with clear_io_errors(f"create {self._rows}", "choose a --work-dir that can be written"):
+            self._rows.mkdir(parents=True, exist_ok=True)
+        lock = self._rows / f".lock-{rank}"
+        if lock in self._held:  # a second handle would take the lock away from the first when it is closed
+            yield
+            return
+        with only_process(lock):
+            self._held.add(lock)
+            try:
+                yield
+            finally:
+                self._held.remove(lock)
+
+    def open(
+        self,
+        identity: dict[str, Any],
+        fresh: bool = False,
+        about: dict[str, Any] | None = None,
+        accept_different: Sequence[str] = (),
+    ) -> RunFolder:
         """Create the folder, or go on with the run in it; with several processes, in the main one alone.
 
-        ``identity`` is everything the rows depend on and must be the same on every start. ``about`` (date, host
-        versions, command line) is kept from the first start and not compared. ``fresh`` discards the rows and the
-        derived files, and nothing else that lies in the folder.
+        ``identity`` is everything the rows depend on and must be the same on every start, but for what
+        ``accept_different`` names, ``"CODE"`` or ``"VERSIONS"``, which ``run.json`` then tells of. ``about`` (date,
+        versions, command line) is kept from the first start; only its versions are compared. ``fresh`` discards the
+        rows and the derived files, and nothing else that lies in the folder; so does any start after one that failed
+        before its first row.
 
         Raises:
             UserError: another identity, rows without identity, or a folder that cannot be written.
         """
-        with clear_io_errors(f"create {self._rows}", "choose a --work-dir that can be written"):
-            self._rows.mkdir(parents=True, exist_ok=True)
         identity = json.loads(json.dumps(identity, allow_nan=False))
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.held(0))
             # a process of an earlier run may have outlived its main one, and go on writing
-            for lock in sorted({self._rows / ".lock-0", *self._rows.glob(".lock-*")}):
+            for lock in sorted({*self._rows.glob(".lock-*")} - self._held):
                 stack.enter_context(only_process(lock))
-            if fresh:
-                self._discard()
-            elif self._continues(identity):
-                return self
-            run = {"format": FORMAT, "identity": identity, "about": about or {}}
-            self.write_json("run.json", run)
+            stored = None if fresh else self._stored()
+            if stored and self.has_results():
+                if new := newly_accepted(stored, identity, accept_different, about or {}, self.path):
+                    stored["accepted_different"] = [*stored.get("accepted_different", []), *new]
+                    self.write_json("run.json", stored)
+            else:
+                if stored or fresh:
+                    self._discard()
+                self.write_json("run.json", {"format": FORMAT, "identity": identity, "about": about or {}})
         return self
 
-    def _continues(self, identity: dict[str, Any]) -> bool:
+    def has_results(self) -> bool:
+        """Whether there is a row or, where somebody removed these, what was derived from them."""
+        return self._has_rows() or (self.path / "summary.json").exists()
+
+    def _has_rows(self) -> bool:
+        return any(read_lines(path)[0] for path in self._rows.glob("rank-*.jsonl"))
+
+    def _stored(self) -> dict[str, Any] | None:
         if not (self.path / "run.json").exists():
-            if any(self._rows.glob("*.jsonl")):
+            if self._has_rows():
                 raise UserError(f"{self.path} has rows but no run.json; start anew with --fresh")
-            return False
+            return None
         stored = self.read_json("run.json")
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise UserError(f"{self.path}/run.json: not written by this version of segrobust; start anew with --fresh")
-        if lines := differences(stored["identity"], identity):
-            more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
-            raise UserError(
-                f"{self.path} holds another run: {'; '.join(lines[:6])}{more}; "
-                "use another --work-dir, or --fresh to discard the stored run"
-            )
-        return True
+        return stored
 
     def _discard(self) -> None:
         # Rows go first and run.json is replaced last: a kill in between leaves the old run with fewer rows.
@@ -142,12 +179,12 @@ class RunFolder:
 
 
 class RowWriter:
-    """Appends the rows of one process, batch by batch; only one process may hold a rank of a folder."""
+    """Appends the rows of one process, batch by batch; only one process may hold a rank of a folder (``held``)."""
 
     def __init__(self, folder: RunFolder, rank: int) -> None:
         rows = folder.path / "rows"
         with contextlib.ExitStack() as stack:
-            stack.enter_context(only_process(rows / f".lock-{rank}"))
+            stack.enter_context(folder.held(rank))
             self._file = AppendFile(rows / f"rank-{rank}.jsonl")
             stack.callback(self._file.close)
             self._timing = AppendFile(rows / f"timing-{rank}.jsonl")
@@ -193,19 +230,3 @@ class RowWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
-    """One phrase per differing field of two identities, such as ``attacks.CEPGD.steps is 100 there and 300 here``."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        keys = [*stored, *(key for key in wanted if key not in stored)]
-        parts = (differences(stored.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys)
-        return [line for part in parts for line in part]
-    if stored == wanted and isinstance(stored, bool) == isinstance(wanted, bool):
-        return []
-    return [f"{name or 'identity'} is {_short(stored)} there and {_short(wanted)} here"]
-
-
-def _short(value: Any) -> str:
-    text = "absent" if value is None else json.dumps(value)
-    return text if len(text) <= 72 else f"{text[:50]}...{text[-19:]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,8 @@ class Evaluation:
         seeds = image_seeds(self.seed, group.ids)
         if self.eot > 1:
             self.attacked.begin(seeds[0])
-        with torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp)):
+        mixed = torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp))
+        with drawing(tuple(seeds), self.device), mixed:
             result = job.attack(
                 self.attacked,
                 group.images,
@@ -131,8 +131,7 @@ class Evaluation:
 
         Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
         """
-        known = drawing((self.seed, *ids), self.device) if self.eot > 1 else nullcontext()
-        with frozen_eval(self.model), known:
+        with frozen_eval(self.model), drawing((self.seed, *ids), self.device):
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:

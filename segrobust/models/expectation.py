@@ -53,7 +53,10 @@ def drawing(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(state)
+        torch.default_generator.manual_seed(state)  # torch.manual_seed would set those of other devices too
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(state)
         np.random.seed(state)
         random.seed(state)
         try:

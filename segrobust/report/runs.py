@@ -109,6 +109,8 @@ def _load(path: Path, label: str) -> Run:
     if not isinstance(run, dict) or not isinstance(run.get("identity"), dict) or not isinstance(run.get("about"), dict):
         raise UserError(f"{path}/run.json: expected the fields identity and about, as segrobust writes them")
     fields = run["about"] | run["identity"]
+    if isinstance(all_versions := run["about"].get("versions"), dict):  # the identity has those that decide rows
+        fields["versions"] = all_versions
     class_names, palette = _classes(fields, path)
     attacks = fields.get("attacks")
     return Run(

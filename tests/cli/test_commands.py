@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,11 +122,36 @@ def test_evaluate_leaves_its_files(finished, world, capsys):
     assert rows == {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
 
 
+def test_rows_of_another_version_are_refused_or_accepted_and_told(world, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["identity"]["versions"]["torch"] = run["about"]["versions"]["torch"] = "1.9.0"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    assert main(world.evaluate(tmp_path / "run")) == 2
+    assert 'versions.torch is "1.9.0" there' in capsys.readouterr().err
+    for accepted in (("--accept-different", "CODE", "--accept-different", "VERSIONS"), ()):
+        assert main(world.evaluate(tmp_path / "run", *accepted)) == 0
+        out = capsys.readouterr().out
+        assert "with rows of different VERSIONS, accepted on 20" in out and 'versions.torch is "1.9.0" there' in out
+    assert main(world.evaluate(finished)) == 0 and "with rows of" not in capsys.readouterr().out
+    assert main(["evaluate", "x", "--accept-different", "SEED"]) == 2
+    assert "CODE" in capsys.readouterr().err
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(world.evaluate(tmp_path)) == 2
+    assert "at most one process per GPU, got process 2 of 1 GPU(s)" in capsys.readouterr().err
+
+
 def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
     forms = ("--fold-bn", "--no-channels-last", "--amp", "fp16", "--batch-size", "auto", "--no-pictures")
     assert main(world.evaluate(tmp_path, *forms)) == 0
     identity = json.loads((tmp_path / "run.json").read_text())["identity"]
-    assert [identity.get(name) for name in ("fold_bn", "channels_last", "amp", "batch_size")] == [True, None, "fp16", 4]
+    shown = [identity.get(name) for name in ("fold_bn", "memory_format", "amp", "batch_size")]
+    assert shown == [True, "contiguous", "fp16", 4]
     assert not (tmp_path / "images").exists()
     out = capsys.readouterr().out
     assert "images/s" in out and "peak memory" not in out  # not known on a CPU

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segrobust.attacks import build_attack
 from segrobust.cli import main
 from segrobust.errors import UserError
 from segrobust.evaluation.runner import evaluate
+from segrobust.evaluation.work import Evaluation
 from segrobust.models.expectation import Expectation
 from segrobust.models.segmenter import Segmenter
 from tests.attacks.toys import PixelLinear
@@ -117,6 +119,63 @@ def test_rows_of_a_randomised_model_are_the_same_in_every_start(tmp_path):
     assert {row["backwards"] for row in rows if row["attack"] == "CosPGD"} == {4 * steps[1]}
     with pytest.raises(UserError, match="eot"):
         evaluate(shaken(), ToySource(), eot=1, work_dir=tmp_path / "one", batch_size=3, **PLAIN)
+
+
+class Dropped(nn.Module):
+    """Draws in every forward, in whatever mode."""
+
+    num_classes = K
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = PixelLinear(K)
+
+    def forward(self, images: Tensor) -> Tensor:
+        shift = 0.1 * np.random.rand() + 0.1 * random.random()
+        return self.rule(F.dropout(images, 0.3, training=True) + shift * torch.rand_like(images))
+
+
+def generators() -> tuple:
+    return torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@pytest.mark.parametrize("attacks", [["CosPGD"], ["FMN", "FGSM"]])
+def test_without_eot_too_every_start_draws_the_same_and_leaves_the_generators_alone(tmp_path, attacks, monkeypatch):
+    settings = {**PLAIN, "attacks": attacks, "batch_size": 3, "pictures": False}
+
+    def start(name: str, seed: int) -> None:
+        model, source = Segmenter.wrap(Dropped(), num_classes=K), ToySource()
+        seed_all(seed)
+        before = generators()
+        evaluate(model, source, work_dir=tmp_path / name, **settings)
+        assert generators() == before
+
+    start("one", 1)
+    start("two", 2)
+    plain, begun = Evaluation.attack_batch, []
+
+    def stopping(self, job, batch):
+        begun.append(job)
+        if len(begun) == 5:
+            raise KeyboardInterrupt
+        return plain(self, job, batch)
+
+    monkeypatch.setattr(Evaluation, "attack_batch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        start("resumed", 3)
+    start("resumed", 4)
+    assert lines(tmp_path / "one") == lines(tmp_path / "two") == lines(tmp_path / "resumed") != []
+    clean = [json.loads(line) for line in lines(tmp_path / "one") if b'"clean"' in line]
+    seed_all(0)
+    evaluate(Segmenter.wrap(Dropped(), num_classes=K), ToySource(), work_dir=tmp_path / "other", seed=1, **settings)
+    other = [json.loads(line) for line in lines(tmp_path / "other") if b'"clean"' in line]
+    assert [row["tp"] for row in clean] != [row["tp"] for row in other]  # the seed decides, and the model does draw
 
 
 def test_a_wrong_number_of_draws(tmp_path, capsys):

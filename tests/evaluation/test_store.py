@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from segrobust.errors import UserError
+from segrobust.evaluation.differences import differences
 from segrobust.evaluation.durable import only_process, replace_file
 from segrobust.evaluation.rows import check_complete, row_key
-from segrobust.evaluation.store import RunFolder, differences
+from segrobust.evaluation.store import RunFolder
 
 IDENTITY = {"checkpoint": "abc", "eps": [0.1, 0.2], "attacks": {"CEPGD": {"steps": 100, "amp": False}}}
 BATCHES = 150
@@ -152,6 +153,8 @@ def test_damage_that_no_kill_can_cause_is_an_error(folder):
 
 def test_another_identity_is_refused_with_its_fields(folder):
     other = {"checkpoint": "xyz", "eps": [0.1], "attacks": {"CEPGD": {"steps": 300, "amp": 0}}, "seed": 3}
+    with folder.writer() as writer:
+        writer.append(batch(0))
     with pytest.raises(UserError) as error:
         RunFolder(folder.path).open(other)
     message = str(error.value)
@@ -169,6 +172,8 @@ def test_another_identity_is_refused_with_its_fields(folder):
 
 
 def test_long_differences_are_cut(folder):
+    with folder.writer() as writer:
+        writer.append(batch(0))
     with pytest.raises(UserError, match="; and 14 more; use another") as error:
         RunFolder(folder.path).open({f"k{i}": "x" * 500 for i in range(17)})
     assert len(str(error.value)) < 1200
@@ -289,7 +294,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(folder):
     process.start()
     assert ready.wait(20)
     with (
-        pytest.raises(UserError, match=r"another process is writing to .*run;"),
+        pytest.raises(UserError, match=r"another process is using .*run,"),
         only_process(folder.path / "rows/.lock-0", patience=0.1),
     ):
         pytest.fail("two writers at once")
@@ -307,11 +312,71 @@ def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkey
     process.start()
     assert ready.wait(20)
     monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
-    with pytest.raises(UserError, match=r"another process is writing to .*run;"):
+    with pytest.raises(UserError, match=r"another process is using .*run,"):
         RunFolder(folder.path).open(IDENTITY)
     process.kill()
     process.join()
     RunFolder(folder.path).open(IDENTITY)
+
+
+def _open(path, fresh, queue):
+    only_process.__wrapped__.__defaults__ = (0.1,)  # its patience
+    try:
+        RunFolder(path).open(IDENTITY, fresh=fresh)
+    except UserError as error:
+        queue.put(str(error))
+    else:
+        queue.put("opened")
+
+
+def _open_elsewhere(path, fresh=False):
+    """What another process is told that opens the folder."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_open, args=(path, fresh, queue))
+    process.start()
+    told = queue.get(timeout=20)
+    process.join()
+    return told
+
+
+def test_a_held_folder_is_kept_through_all_that_a_run_does(folder):
+    refused = (
+        f"another process is using {folder.path}, which a run keeps until its checks and report are done; wait for"
+    )
+    with folder.held(0):
+        folder.open(IDENTITY)
+        with folder.held(0), folder.writer(0) as writer:
+            writer.append(batch(0))
+        RunFolder(folder.path).rows()
+        for fresh in (False, True):
+            assert _open_elsewhere(folder.path, fresh).startswith(refused)
+        assert folder.rows() == batch(0)
+    assert _open_elsewhere(folder.path) == "opened"
+    with folder.held(1):  # one of its other processes
+        assert _open_elsewhere(folder.path).startswith(refused)
+
+
+def test_a_run_keeps_its_folder_to_the_end(tmp_path, monkeypatch):
+    from segrobust.evaluation import runner
+    from tests.evaluation.toy_run import RUN, ToySource, toy_model
+
+    told = []
+
+    def and_another_start(function):
+        def wrapped(*args, **more):
+            told.append(_open_elsewhere(tmp_path, fresh=True))
+            return function(*args, **more)
+
+        return wrapped
+
+    for name in ("faster_form", "summarise", "check_run", "write_pictures", "build_report"):
+        monkeypatch.setattr(runner, name, and_another_start(getattr(runner, name)))
+    settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"]}
+    runner.evaluate(toy_model(), ToySource(), work_dir=tmp_path, **settings)
+    assert len(told) == 5 and all(text.startswith("another process is using") for text in told)
+    assert (tmp_path / "report.html").exists() and (tmp_path / "images" / "grid.json").exists()
+    assert "holds another run" in _open_elsewhere(tmp_path)
 
 
 def _start_child(path, rank=0):

@@ -8,7 +8,6 @@ from typing import Any
 
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.checks.runner import run_checks
-from segrobust.evaluation.command import about_this_run
 from segrobust.evaluation.jobs import plan_jobs
 from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
@@ -21,7 +20,7 @@ RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size
 
 def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[int, dict[str, Any]]:
     """The verdicts by number on a run of ``model``."""
-    settings = {**RUN, "about": about_this_run(), **changes}
+    settings = {**RUN, **changes}
     evaluate(model, source or ToySource(), work_dir=folder, **settings)
     return verdicts(folder) if settings.get("checks") != "off" else {}
 

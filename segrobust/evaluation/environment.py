@@ -1,0 +1,85 @@
+"""What a run is made with: segrobust's own code, the versions of what computes, the device and its precision."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import segrobust
+
+DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
+NO_ROWS = ("__main__.py", "cli.py", "commands", "demo.py", "demo_config.py", "hooks", "report", "training.py")
+NO_ROWS += tuple(f"evaluation/{name}" for name in ("checks", "command.py", "pictures.py", "progress.py", "summary.py"))
+
+
+@functools.cache
+def code_sha256(root: Path = Path(segrobust.__file__).parent) -> str:
+    """Digest of the names and contents of all Python files below ``root`` but those that decide no row."""
+    digest = hashlib.sha256()
+    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    for name, path in sorted(names.items()):
+        if not any(f"{name}/".startswith(f"{part}/") for part in NO_ROWS):
+            digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def version_of(package: str) -> str:
+    """The installed version of a distribution."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed as a package"
+
+
+def device_name(device: torch.device) -> str:
+    """``"cpu"``, or the GPU's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def precision_of(device: torch.device) -> dict[str, str]:
+    """torch's settings for float32 products: on a GPU they decide whether TF32 is used."""
+    if device.type == "cuda":
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    else:
+        products, convolutions = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    return {"matmul": products.fp32_precision, "conv": convolutions.fp32_precision}
+
+
+def memory_format_of(model: torch.nn.Module) -> str:
+    """``"channels_last"`` where a convolution's weights are kept so, else ``"contiguous"``."""
+    images = (parameter for parameter in model.parameters() if parameter.ndim == 4)
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in images)
+    return "channels_last" if last else "contiguous"
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """The part of a run's identity that no setting of the run decides."""
+    return {
+        "code_sha256": code_sha256(),
+        "versions": {name: version_of(name) for name in DECIDING},
+        "device": device_name(device),
+        "precision": precision_of(device),
+    }
+
+
+def about_this_run(device: torch.device | None = None) -> dict[str, Any]:
+    """Date, versions and hardware; no names of people, hosts or folders."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version_of(name) for name in ("segrobust", *DECIDING, "accelerate")},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
