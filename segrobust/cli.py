@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
+from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.parsing import (
     Parser,
     batch_size,
@@ -28,6 +29,7 @@ from segrobust.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
 DEFAULT_EPS = ["1/255", "2/255", "4/255"]
+GO_ON = "run the same command again to go on"
 CHECKS = (
     "can the results be trusted? quick (default): on 16 images, some 60 passes each, half a minute on one CPU core for "
     "the shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check"
@@ -42,6 +44,18 @@ segrobust COMMAND --help tells more about a command."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    with Interrupts() as interrupts:
+        try:
+            return _run(argv)
+        except KeyboardInterrupt as error:
+            return interrupts.tell(str(error) or GO_ON)
+        except Exception:
+            if interrupts.came:  # another process left first, or a data loader's worker
+                return interrupts.tell(GO_ON)
+            raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         parser = build_parser()
         options, leftover = parser.parse_known_args(argv)
@@ -54,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         print(f"segrobust: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("segrobust: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
 
 
 def one_line(error: Exception) -> str:

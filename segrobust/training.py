@@ -1,6 +1,7 @@
 """Training from a config: ``train("configs/fpn/x.py", work_dir="work_dirs/x", resume=True)``.
 
-An ordinary mmengine Runner; what makes it adversarial or resumable is in the config (``segrobust.hooks``).
+mmengine's Runner; what makes it adversarial is in the config (``segrobust.hooks``), and what makes a resume bitwise is
+put in where the config lacks it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import uuid4
 import torch
 from torch import distributed
 
-from segrobust.errors import UserError, unknown_name
+from segrobust.errors import Interrupted, UserError, unknown_name
 from segrobust.mm import import_mmseg, load_config
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+ONE_VALUE = "Expected more than 1 value per channel when training"  # torch, of batch normalisation
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,21 +48,38 @@ def train(
 
     Raises:
         UserError: the config cannot be read or cannot be trained, or ``amp`` without CUDA.
+        Interrupted: by Ctrl-C; it says how to go on.
     """
     import_mmseg()
-    from mmengine.runner import Runner
+    from segrobust.hooks.make_exact import make_exact
 
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
-    grouped = distributed.is_initialized()
+    reasons = make_exact(config)
+    started = _written(config)
     try:
-        if launcher == "pytorch" and not torch.cuda.is_available():
+        return _train(config, reasons)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_how_to_go_on(config, started)) from error
+
+
+def _train(config: Config, reasons: list[str]) -> Runner:
+    from segrobust.hooks.make_exact import complete
+    from segrobust.hooks.train_runner import TrainRunner
+
+    grouped, runner = distributed.is_initialized(), None
+    try:
+        if config.launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
-        runner = Runner.from_cfg(config)
-        runner.model.to(memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
+        runner = TrainRunner.from_cfg(config)
+        complete(runner, reasons)
         runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
+        raise
+    except ValueError as error:
+        if ONE_VALUE in str(error):
+            raise UserError(_one_image(runner)) from error
         raise
     finally:
         if distributed.is_initialized() and not grouped:
@@ -94,6 +113,8 @@ def prepare(
         config.visualizer.name = config.experiment_name
     if resume:
         _resume(config)
+    if config.get("resume"):
+        _keep_seed(config)
     if amp:
         _mixed_precision(config)
     return config
@@ -110,14 +131,67 @@ def _check_optimizer(config: Config) -> None:
 
 def _resume(config: Config) -> None:
     """Point to the last checkpoint, and not to ``load_from``, which mmengine would resume from."""
-    pointer = Path(config.work_dir, "last_checkpoint")
-    config.resume = pointer.is_file()
-    if not config.resume:
+    last = _last_checkpoint(config)
+    config.resume = last is not None
+    if last is None:
         _LOG.warning("nothing to resume in %s; training starts anew", config.work_dir)
-        return
+    else:
+        config.load_from = str(last)
+
+
+def _last_checkpoint(config: Config) -> Path | None:
+    pointer = Path(config.work_dir, "last_checkpoint")
+    if not pointer.is_file():
+        return None
     last = Path(pointer.read_text().strip())
     beside = pointer.with_name(last.name)  # the folder may have been moved or copied
-    config.load_from = str(beside if beside.is_file() else last)
+    return beside if beside.is_file() else last
+
+
+def _keep_seed(config: Config) -> None:
+    """The seed that the training began with, whatever the config says now: mmengine would take it up too late."""
+    from segrobust.models.checkpoint import load_from_strict
+
+    last = config.get("load_from") or _last_checkpoint(config)
+    kept = load_from_strict(str(last))["meta"].get("seed") if last else None
+    randomness = config.get("randomness") or {}
+    if kept is None or randomness.get("seed") == kept:
+        return
+    if randomness.get("seed") is not None:
+        _LOG.warning(
+            "going on with the seed of the checkpoint, %s, and not with the config's, %s", kept, randomness.seed
+        )
+    config.randomness = {**randomness, "seed": kept}
+
+
+def _written(config: Config) -> int | None:
+    """When the last checkpoint in the work dir was written, if any, in nanoseconds."""
+    pointer = Path(config.work_dir, "last_checkpoint")
+    return pointer.stat().st_mtime_ns if pointer.is_file() else None
+
+
+def _how_to_go_on(config: Config, started: int | None) -> str:
+    """What to do after Ctrl-C; a checkpoint that was there before counts only for a training that resumed it."""
+    now = _written(config)
+    if now is None or (now == started and not config.get("resume")):
+        return "there is no checkpoint of this training yet; run the same command again to start anew"
+    return f"run the same command with --resume to go on from {_last_checkpoint(config).name}"
+
+
+def _one_image(runner: Runner) -> str:
+    """What to do where batch normalisation gets one value per channel."""
+    loader = runner.train_dataloader
+    images = len(loader.sampler) % loader.batch_size
+    if loader.batch_size > 1 and images == 1:
+        return (
+            f"batch normalisation cannot train on a single value per channel, and the last batch of an epoch has one "
+            f"image ({len(loader.sampler)} images, batch_size={loader.batch_size}): set drop_last=True in "
+            f"train_dataloader, or another batch_size"
+        )
+    return (
+        f"batch normalisation cannot train on a single value per channel (batch_size={loader.batch_size}, a map of 1x1 "
+        f"pixel): set batch_size in train_dataloader to at least 2 images per process"
+    )
 
 
 def _mixed_precision(config: Config) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import barrier, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -62,8 +63,33 @@ def measure(folder: Path, batch_size: int, launcher: str) -> dict:
     return {"metrics": metrics, "weights": model.state_dict(), "images": images, "wrapper": type(runner.model).__name__}
 
 
+def normalised_config():
+    """Batch normalisation that learns, dropout, augmentation, averaged weights: and nothing that makes it exact."""
+    config = with_validation(toy_config(dict(type="EMAHook", momentum=0.1), iters=8), num_images=4)
+    config.train_dataloader.dataset = dict(type="ToyScenes", augment=True)
+    config.train_cfg.val_interval = 8
+    config.default_hooks.checkpoint.update(interval=4, save_best="robust/mIoU")
+    return config
+
+
+def stop_and_go_on(folder: Path) -> dict:
+    """Eight iterations, and four of them with a resume: what this process has at the end of each."""
+    found = {}
+    for name in ("straight", "resumed"):
+        runner = train(normalised_config(), work_dir=folder / name, resume=name == "resumed", launcher="pytorch")
+        if get_rank() == 0 and name == "straight":
+            (folder / "resumed").mkdir()
+            shutil.copy(folder / "straight" / "iter_4.pth", folder / "resumed")
+            (folder / "resumed" / "last_checkpoint").write_text("iter_4.pth")
+        barrier()
+        score = runner.message_hub.get_scalar("val/robust/mIoU").current()
+        found[name] = {"weights": runner.model.module.state_dict(), "robust": float(score)}
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     found = measure(target, batch_size=1, launcher="pytorch")
+    found["stopped"] = stop_and_go_on(target)
     torch.save(found, target / f"rank_{get_rank()}.pt")
