@@ -29,7 +29,6 @@ from segrobust.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
 DEFAULT_EPS = ["1/255", "2/255", "4/255"]
-GO_ON = "run the same command again to go on"
 CHECKS = (
     "can the results be trusted? quick (default): on 16 images, some 60 passes each, half a minute on one CPU core for "
     "the shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check"
@@ -44,23 +43,24 @@ segrobust COMMAND --help tells more about a command."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    with Interrupts() as interrupts:
+    with Interrupts("run the same command again to go on") as interrupts:
         try:
-            return _run(argv)
+            return _run(argv, interrupts)
         except KeyboardInterrupt as error:
-            return interrupts.tell(str(error) or GO_ON)
+            return interrupts.tell(str(error) or interrupts.advice)
         except Exception:
             if interrupts.came:  # another process left first, or a data loader's worker
-                return interrupts.tell(GO_ON)
+                return interrupts.tell(interrupts.advice)
             raise
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
     try:
         parser = build_parser()
         options, leftover = parser.parse_known_args(argv)
         if leftover:
             options.parser.refuse(leftover)
+        interrupts.advice = getattr(options, "interrupted", interrupts.advice)
         return options.run(options) or 0
     except UserError as error:
         print(f"segrobust: error: {one_line(error)}", file=sys.stderr)
@@ -128,6 +128,7 @@ def _train(commands) -> None:
         "segrobust train configs/NAME.py --cfg-options train_cfg.max_iters=100 randomness.seed=1",
         "torchrun --nproc_per_node 2 tools/train.py configs/NAME.py --launcher pytorch",
     )
+    parser.set_defaults(interrupted="run the same command with --resume to go on from its last checkpoint, if any")
     _config(parser)
     _work_dir(parser, "work_dirs/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work dir")
