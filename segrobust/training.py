@@ -6,6 +6,7 @@ put in where the config lacks it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
@@ -99,7 +100,7 @@ def prepare(
     if isinstance(config, str | os.PathLike):
         config = load_config(config, cfg_options)
     else:
-        config = config.copy()
+        config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options or {}))
     missing = [key for key in NEEDED if config.get(key) is None]
     stem = Path(config.filename or "config").stem
