@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import barrier, get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from segrobust.errors import UserError
 from segrobust.training import join_cpu_processes, prepare, train
 from tests.hooks.toys import SignSearch, toy_config, with_validation
 
@@ -82,14 +83,30 @@ def stop_and_go_on(folder: Path) -> dict:
             shutil.copy(folder / "straight" / "iter_4.pth", folder / "resumed")
             (folder / "resumed" / "last_checkpoint").write_text("iter_4.pth")
         barrier()
-        score = runner.message_hub.get_scalar("val/robust/mIoU").current()
-        found[name] = {"weights": runner.model.module.state_dict(), "robust": float(score)}
+        averaged = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
+        found[name] = {
+            "weights": runner.model.module.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "robust": float(runner.message_hub.get_scalar("val/robust/mIoU").current()),
+        }
     return found
+
+
+def refusal_of_sync_bn(folder: Path) -> str:
+    """What ends this process where the network has SyncBN."""
+    config = normalised_config()
+    config.model.backbone.norm_cfg.type = "SyncBN"
+    try:
+        train(config, work_dir=folder / "sync_bn", launcher="pytorch")
+    except (UserError, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     found = measure(target, batch_size=1, launcher="pytorch")
-    found["stopped"] = stop_and_go_on(target)
+    found |= {"stopped": stop_and_go_on(target), "sync_bn": refusal_of_sync_bn(target)}
     torch.save(found, target / f"rank_{get_rank()}.pt")
