@@ -27,7 +27,7 @@ class EqualBuffersHook(Hook):
         if runner.world_size == 1 or not buffers:
             return
         # summed in float64, where the mean of equal numbers is that number: constants stay what they are
-        means = torch.cat([buffer.detach().double().flatten() for buffer in buffers])
+        means = torch.cat([buffer.detach().flatten() for buffer in buffers]).double()
         all_reduce(means)
         means /= runner.world_size
         for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from segrobust.errors import UserError
 
 SMALL_BATCH = 4  # images per process up to which the statistics of batch normalisation are a poor estimate
+WAIT = 2.0  # seconds
 
 
 class TrainRunner(Runner):
@@ -43,5 +45,8 @@ class TrainRunner(Runner):
         return model
 
     def _refuse(self, message: str) -> None:
-        """All processes see the same; one tells."""
-        raise UserError(message) if self.rank == 0 else SystemExit(2)
+        """All processes see the same; one tells, and has to be the first that ends, or its launcher silences it."""
+        if self.rank == 0:
+            raise UserError(message)
+        time.sleep(WAIT)
+        raise SystemExit(2)
