@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
+from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.parsing import (
     Parser,
     batch_size,
@@ -44,8 +45,21 @@ segrobust COMMAND --help tells more about a command."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    with Interrupts("run the same command again to go on") as interrupts:
+        try:
+            return _run(argv, interrupts)
+        except KeyboardInterrupt as error:
+            return interrupts.tell(str(error) or interrupts.advice, error)
+        except Exception as error:
+            if interrupts.came:  # another process left first, or a data loader's worker
+                return interrupts.tell(interrupts.advice, error)
+            raise
+
+
+def _run(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
     try:
         options = _parse(argv)
+        interrupts.advice = getattr(options, "interrupted", interrupts.advice)
         with together():
             return options.run(options) or 0
     except FailedElsewhere as error:
@@ -56,9 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         _tell(one_line(error), error)
         return 1
-    except KeyboardInterrupt as error:
-        _tell("interrupted; run the same command again to go on", error)
-        return 130
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -137,6 +148,7 @@ def _train(commands) -> None:
         "segrobust train configs/NAME.py --cfg-options train_cfg.max_iters=100 randomness.seed=1",
         "torchrun --nproc_per_node 2 tools/train.py configs/NAME.py --launcher pytorch",
     )
+    parser.set_defaults(interrupted="run the same command with --resume to go on from its last checkpoint, if any")
     _config(parser)
     _work_dir(parser, "work_dirs/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work dir")

@@ -22,6 +22,10 @@ class FailedElsewhere(RunFailed):
         self.status = status
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in something that does not go on by itself: says in one line how to go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the ``known`` ones, with the nearest of them."""
     known = sorted(known)

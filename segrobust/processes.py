@@ -121,8 +121,8 @@ class _Bond:
             if symptom:
                 raise RunFailed(_LOST.format("the main")) from lost
             return
+        error.told = bool(other)
         if other:
-            error.told = True
             self.known.wait(GRACE)
         self.left.set()
         self._linger(self.store)

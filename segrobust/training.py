@@ -1,13 +1,15 @@
 """Training from a config: ``train("configs/fpn/x.py", work_dir="work_dirs/x", resume=True)``.
 
-An ordinary mmengine Runner; what makes it adversarial or resumable is in the config (``segrobust.hooks``).
+mmengine's Runner; what makes it adversarial is in the config (``segrobust.hooks``), and what makes a resume bitwise is
+put in where the config lacks it.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,7 +17,7 @@ from uuid import uuid4
 import torch
 from torch import distributed
 
-from segrobust.errors import UserError, unknown_name
+from segrobust.errors import Interrupted, UserError, unknown_name
 from segrobust.mm import import_mmseg, load_config
 from segrobust.processes import together
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+ONE_VALUE = "Expected more than 1 value per channel when training"  # torch, of batch normalisation
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,22 +51,38 @@ def train(
 
     Raises:
         UserError: the config cannot be read or cannot be trained, or ``amp`` without CUDA.
+        Interrupted: by Ctrl-C; it says how to go on.
     """
     import_mmseg()
-    from mmengine.runner import Runner
+    from segrobust.hooks.make_exact import make_exact
 
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
-    grouped = distributed.is_initialized()
+    reasons = make_exact(config)
+    started = _written(config)
     try:
-        if launcher == "pytorch" and not torch.cuda.is_available():
+        return _train(config, reasons)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_how_to_go_on(config, started)) from error
+
+
+def _train(config: Config, reasons: list[str]) -> Runner:
+    from segrobust.hooks.make_exact import complete
+    from segrobust.hooks.train_runner import TrainRunner
+
+    grouped, runner = distributed.is_initialized(), None
+    try:
+        if config.launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
-        runner = Runner.from_cfg(config)
-        runner.build_dataloader = with_one_reading(runner.build_dataloader)
-        runner.model.to(memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
+        runner = TrainRunner.from_cfg(config)
+        complete(runner, reasons)
         runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
+        raise
+    except ValueError as error:
+        if ONE_VALUE in str(error):
+            raise UserError(_one_image(runner)) from error
         raise
     finally:
         if distributed.is_initialized() and not grouped:
@@ -83,7 +102,7 @@ def prepare(
     if isinstance(config, str | os.PathLike):
         config = load_config(config, cfg_options)
     else:
-        config = config.copy()
+        config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options or {}))
     missing = [key for key in NEEDED if config.get(key) is None]
     stem = Path(config.filename or "config").stem
@@ -97,21 +116,11 @@ def prepare(
         config.visualizer.name = config.experiment_name
     if resume:
         _resume(config)
+    if config.get("resume"):
+        _keep_seed(config)
     if amp:
         _mixed_precision(config)
     return config
-
-
-def with_one_reading(build: Callable) -> Callable:
-    """mmengine's ``build_dataloader`` over segrobust's reading of files; the stored config stays as it is."""
-    from segrobust.datasets.pipeline import with_own_reading
-
-    def build_dataloader(dataloader: Any, *args: Any, **options: Any) -> Any:
-        if isinstance(dataloader, Mapping) and isinstance(dataloader.get("dataset"), Mapping):
-            dataloader = {**dataloader, "dataset": with_own_reading(dataloader["dataset"])}
-        return build(dataloader, *args, **options)
-
-    return build_dataloader
 
 
 def _check_optimizer(config: Config) -> None:
@@ -125,14 +134,67 @@ def _check_optimizer(config: Config) -> None:
 
 def _resume(config: Config) -> None:
     """Point to the last checkpoint, and not to ``load_from``, which mmengine would resume from."""
-    pointer = Path(config.work_dir, "last_checkpoint")
-    config.resume = pointer.is_file()
-    if not config.resume:
+    last = _last_checkpoint(config)
+    config.resume = last is not None
+    if last is None:
         _LOG.warning("nothing to resume in %s; training starts anew", config.work_dir)
-        return
+    else:
+        config.load_from = str(last)
+
+
+def _last_checkpoint(config: Config) -> Path | None:
+    pointer = Path(config.work_dir, "last_checkpoint")
+    if not pointer.is_file():
+        return None
     last = Path(pointer.read_text().strip())
     beside = pointer.with_name(last.name)  # the folder may have been moved or copied
-    config.load_from = str(beside if beside.is_file() else last)
+    return beside if beside.is_file() else last
+
+
+def _keep_seed(config: Config) -> None:
+    """The seed that the training began with, whatever the config says now: mmengine would take it up too late."""
+    from segrobust.models.checkpoint import load_from_strict
+
+    last = config.get("load_from") or _last_checkpoint(config)
+    kept = load_from_strict(str(last))["meta"].get("seed") if last else None
+    randomness = config.get("randomness") or {}
+    if kept is None or randomness.get("seed") == kept:
+        return
+    if randomness.get("seed") is not None:
+        _LOG.warning(
+            "going on with the seed of the checkpoint, %s, and not with the config's, %s", kept, randomness.seed
+        )
+    config.randomness = {**randomness, "seed": kept}
+
+
+def _written(config: Config) -> int | None:
+    """When the last checkpoint in the work dir was written, if any, in nanoseconds."""
+    pointer = Path(config.work_dir, "last_checkpoint")
+    return pointer.stat().st_mtime_ns if pointer.is_file() else None
+
+
+def _how_to_go_on(config: Config, started: int | None) -> str:
+    """What to do after Ctrl-C; a checkpoint that was there before counts only for a training that resumed it."""
+    now = _written(config)
+    if now is None or (now == started and not config.get("resume")):
+        return "there is no checkpoint of this training yet; run the same command again to start anew"
+    return f"run the same command with --resume to go on from {_last_checkpoint(config).name}"
+
+
+def _one_image(runner: Runner) -> str:
+    """What to do where batch normalisation gets one value per channel."""
+    loader = runner.train_dataloader
+    images = len(loader.sampler) % loader.batch_size
+    if loader.batch_size > 1 and images == 1:
+        return (
+            f"batch normalisation cannot train on a single value per channel, and the last batch of an epoch has one "
+            f"image ({len(loader.sampler)} images, batch_size={loader.batch_size}): set drop_last=True in "
+            f"train_dataloader, or another batch_size"
+        )
+    return (
+        f"batch normalisation cannot train on a single value per channel (batch_size={loader.batch_size}, a map of 1x1 "
+        f"pixel): set batch_size in train_dataloader to at least 2 images per process"
+    )
 
 
 def _mixed_precision(config: Config) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import segrobust
 from segrobust.commands.own_code import may_register
-from segrobust.errors import UserError
+from segrobust.errors import Interrupted, UserError
 from segrobust.shipped import config_file, shipped_model
 
 
@@ -22,7 +22,10 @@ def demo(options: Namespace) -> None:
     """Train two small segmenters on synthetic scenes and compare them."""
     from segrobust.demo import run_demo
 
-    run_demo(options.work_dir or Path("work_dirs/demo"))
+    try:
+        run_demo(options.work_dir or Path("work_dirs/demo"))
+    except Interrupted as error:  # its advice is for `segrobust train`; a demo goes on by itself
+        raise KeyboardInterrupt from error
 
 
 def train(options: Namespace) -> None:

@@ -6,19 +6,22 @@
     ]
     val_cfg = dict(type="RobustValLoop", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16)
 
-``exact_resume`` tells how a config makes training resume bitwise.
+``exact_resume`` tells what makes training resume bitwise, ``make_exact`` puts it into any config.
 """
 
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
-from segrobust.hooks.exact_resume import ReseedHook, SeededDataset, SeededInfiniteSampler
+from segrobust.hooks.distributed import EqualBuffersHook
+from segrobust.hooks.exact_resume import ReseedHook, SeededDataset, SeededInfiniteSampler, SeededSampler
 from segrobust.hooks.min_norm_validation import MinNormValidationHook
 from segrobust.hooks.robust_validation import RobustValLoop
 
 __all__ = [
     "AdversarialTrainingHook",
+    "EqualBuffersHook",
     "MinNormValidationHook",
     "ReseedHook",
     "RobustValLoop",
     "SeededDataset",
     "SeededInfiniteSampler",
+    "SeededSampler",
 ]

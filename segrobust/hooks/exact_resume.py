@@ -16,11 +16,14 @@ random in an iteration from (seed, iteration, rank). A config enables it with fo
 Then the same run with 0 or with 2 workers, in one go or resumed from any of its checkpoints, gives the same weights,
 optimizer state and EMA weights on the same hardware and libraries (on a GPU with ``randomness=dict(seed=0,
 deterministic=True)``, where the model has deterministic kernels). Sampler and dataset belong together.
+
+``segrobust train`` puts the three in where a config lacks them, around mmengine's own samplers (``make_exact``).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -28,9 +31,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import Dataset, Sampler
 
 from segrobust.errors import UserError
@@ -93,9 +98,63 @@ class SeededInfiniteSampler(Sampler):
         """Nothing to do: the stream has no epochs."""
 
 
+@DATA_SAMPLERS.register_module()
+class SeededSampler(Sampler):
+    """The very order of one of mmengine's samplers, as :class:`Draw`, from any place of it.
+
+    Args:
+        dataset: what is sampled.
+        sampler: config of an ``InfiniteSampler`` or a ``DefaultSampler``.
+        batch_size: the data loader's, per process.
+        drop_last: the data loader's.
+        seed: the runner passes its own; None, as under ``diff_rank_seed``: that of ``sampler``.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        sampler: Mapping[str, Any],
+        batch_size: int = 1,
+        drop_last: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        self.seed = self.sampler.seed if seed is None else seed
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.rank, self.world_size = get_dist_info()
+        self.epoch = self.first_epoch = self.first = 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        self.sampler.set_epoch(self.epoch)
+        first, self.first = self.first, 0
+        for position, index in enumerate(itertools.islice(self.sampler, first, None), first):
+            place = position * self.world_size + self.rank
+            yield Draw(index, seed_of(self.seed, "augmentation", self.epoch, place))
+
+    def skip(self, num_samples: int) -> None:
+        """Start ``num_samples`` draws of this process after the beginning; mmengine's loop over iterations calls it."""
+        if isinstance(self.sampler, InfiniteSampler):
+            self.first = num_samples
+            return
+        batches = len(self.sampler) / self.batch_size
+        batches = math.floor(batches) if self.drop_last else math.ceil(batches)
+        self.first_epoch, done = divmod(num_samples // self.batch_size, batches)
+        self.epoch, self.first = self.first_epoch, done * self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """The pass over the data that comes next, counted from the one that ``skip`` went to."""
+        self.epoch = self.first_epoch + epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """A data set whose pipeline's randomness comes from the :class:`Draw` alone, not from the worker it runs in.
+
+    Whatever else is asked of it, the data set itself answers.
 
     Args:
         dataset: config of the data set, or the data set itself.
@@ -106,9 +165,10 @@ class SeededDataset(Dataset):
         if hasattr(self.dataset, "full_init"):
             self.dataset.full_init()
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        return self.dataset.metainfo
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet: a copy is being made
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,10 +208,18 @@ class ReseedHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         sampler = runner.train_dataloader.sampler
-        if not isinstance(sampler, SeededInfiniteSampler):
+        if not isinstance(sampler, SeededInfiniteSampler | SeededSampler):
             raise UserError(f"ReseedHook: exact resume needs sampler=dict(type='SeededInfiniteSampler') and "
                             f"dataset=dict(type='SeededDataset', ...) in train_dataloader, got "
                             f"{type(sampler).__name__}")  # fmt: skip
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Go on inside an epoch where a checkpoint was written there; mmengine would begin the epoch anew."""
+        loop, sampler = runner.train_loop, runner.train_dataloader.sampler
+        if isinstance(loop, EpochBasedTrainLoop) and isinstance(sampler, SeededSampler):
+            sampler.set_epoch(runner.epoch)
+            done = runner.iter - runner.epoch * len(loop.dataloader)
+            sampler.first = max(0, done) * sampler.batch_size
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         seed = seed_of(runner.seed, "iteration", runner.iter, runner.rank)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.dist import barrier, get_rank
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from segrobust.errors import UserError
 from segrobust.training import join_cpu_processes, prepare, train
 from tests.hooks.toys import SignSearch, toy_config, with_validation
 
@@ -62,8 +64,49 @@ def measure(folder: Path, batch_size: int, launcher: str) -> dict:
     return {"metrics": metrics, "weights": model.state_dict(), "images": images, "wrapper": type(runner.model).__name__}
 
 
+def normalised_config():
+    """Batch normalisation that learns, dropout, augmentation, averaged weights: and nothing that makes it exact."""
+    config = with_validation(toy_config(dict(type="EMAHook", momentum=0.1), iters=8), num_images=4)
+    config.train_dataloader.dataset = dict(type="ToyScenes", augment=True)
+    config.train_cfg.val_interval = 8
+    config.default_hooks.checkpoint.update(interval=4, save_best="robust/mIoU")
+    return config
+
+
+def stop_and_go_on(folder: Path) -> dict:
+    """Eight iterations, and four of them with a resume: what this process has at the end of each."""
+    found = {}
+    for name in ("straight", "resumed"):
+        runner = train(normalised_config(), work_dir=folder / name, resume=name == "resumed", launcher="pytorch")
+        if get_rank() == 0 and name == "straight":
+            (folder / "resumed").mkdir()
+            shutil.copy(folder / "straight" / "iter_4.pth", folder / "resumed")
+            (folder / "resumed" / "last_checkpoint").write_text("iter_4.pth")
+        barrier()
+        averaged = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
+        found[name] = {
+            "weights": runner.model.module.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "robust": float(runner.message_hub.get_scalar("val/robust/mIoU").current()),
+        }
+    return found
+
+
+def refusal_of_sync_bn(folder: Path) -> str:
+    """What ends this process where the network has SyncBN."""
+    config = normalised_config()
+    config.model.backbone.norm_cfg.type = "SyncBN"
+    try:
+        train(config, work_dir=folder / "sync_bn", launcher="pytorch")
+    except (UserError, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     found = measure(target, batch_size=1, launcher="pytorch")
+    found |= {"stopped": stop_and_go_on(target), "sync_bn": refusal_of_sync_bn(target)}
     torch.save(found, target / f"rank_{get_rank()}.pt")

@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import CheckpointLoader
 
 from segrobust.errors import UserError
@@ -67,11 +69,18 @@ def test_workers_change_nothing(straight, tmp_path):
     assert same(run(tmp_path, workers=2), straight[1])
 
 
-def test_the_test_would_notice(tmp_path):
+def test_the_test_would_notice(tmp_path, monkeypatch):
     """mmengine's own sampler and no reseeding: the resumed run differs."""
+    monkeypatch.setattr("segrobust.hooks.make_exact.make_exact", lambda config: [])
+    monkeypatch.setattr("segrobust.hooks.make_exact.complete", lambda runner, reasons: None)
     expected = run(tmp_path / "straight", exact=False)
     found = resumed(tmp_path / "straight", tmp_path / "resumed", exact=False)
     assert not same(found["state_dict"], expected["state_dict"])
+
+
+@DATA_SAMPLERS.register_module()
+class OtherSampler(InfiniteSampler):
+    pass
 
 
 def draws(sampler, count):
@@ -137,5 +146,7 @@ def test_incomplete_settings_are_told(tmp_path):
         SeededInfiniteSampler(ToyScenes(), seed=0)
     with pytest.raises(UserError, match="randomness=dict"):
         sampler_of(seed=None)
-    with pytest.raises(UserError, match=r"SeededInfiniteSampler.*got InfiniteSampler"):
-        train(toy_config(dict(type="ReseedHook")), work_dir=tmp_path)
+    with pytest.raises(UserError, match=r"SeededInfiniteSampler.*got OtherSampler"):
+        train(
+            toy_config(dict(type="ReseedHook")), tmp_path, cfg_options={"train_dataloader.sampler.type": "OtherSampler"}
+        )

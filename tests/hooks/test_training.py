@@ -45,10 +45,11 @@ def test_resume_means_the_last_checkpoint_and_not_load_from(tmp_path):
     config = toy_config(load_from="standard.pth")
     anew = prepared(config, work_dir=tmp_path, resume=True)
     assert (anew.resume, anew.load_from) == (False, "standard.pth")
-    (tmp_path / "iter_5.pth").touch()
+    torch.save({"state_dict": {}, "meta": {"iter": 5, "seed": 3}}, tmp_path / "iter_5.pth")
     (tmp_path / "last_checkpoint").write_text("/where/it/was/written/iter_5.pth")
     again = prepared(config, work_dir=tmp_path, resume=True)
     assert (again.resume, again.load_from) == (True, str(tmp_path / "iter_5.pth"))
+    assert again.randomness == {"seed": 3}
 
 
 def test_resume_goes_on_from_the_iteration(tmp_path):
@@ -89,3 +90,36 @@ def test_unknown_types_are_told_in_one_line(tmp_path, key, value):
     with pytest.raises(UserError, match=wrong) as caught:
         train(toy_config(), work_dir=tmp_path, cfg_options={key: value})
     assert "\n" not in str(caught.value)
+
+
+def pooled(**changes):
+    """Batch normalisation on a map of 1x1 pixel, and five images in batches of two."""
+    config = toy_config(attack=None)
+    config.model.decode_head = dict(
+        type="PSPHead", pool_scales=(1,), in_channels=8, in_index=1, channels=8, num_classes=3, align_corners=False,
+        dropout_ratio=0.0, norm_cfg=dict(type="BN"), loss_decode=dict(type="CrossEntropyLoss"),
+    )  # fmt: skip
+    config.train_dataloader.update(
+        sampler=dict(type="DefaultSampler", shuffle=True), dataset=dict(type="ToyScenes", length=5)
+    )
+    config.train_cfg = dict(by_epoch=True, max_epochs=1)
+    config.merge_from_dict({f"train_dataloader.{key}": value for key, value in changes.items()})
+    return config
+
+
+def test_a_last_batch_of_one_image_is_told_where_it_cannot_be_normalised(tmp_path):
+    with pytest.raises(UserError, match=r"one image \(5 images, batch_size=2\): set drop_last=True") as caught:
+        train(pooled(), work_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"batch_size=1.*set batch_size in train_dataloader to at least 2"):
+        train(pooled(batch_size=1), work_dir=tmp_path)
+    assert train(pooled(drop_last=True), work_dir=tmp_path).iter == 2
+    assert train(pooled(batch_size=5), work_dir=tmp_path).iter == 1
+
+
+def test_one_process_trains_sync_bn_as_bn(tmp_path):
+    config = toy_config(iters=1)
+    config.model.backbone.norm_cfg.type = "SyncBN"
+    norm = train(config, work_dir=tmp_path).model.backbone.stem[1]
+    assert not isinstance(norm, torch.nn.SyncBatchNorm)
+    assert norm.num_batches_tracked == 1

@@ -1,0 +1,160 @@
+"""What makes any config's training one that a resume continues bitwise, or says why this one is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+
+from segrobust.hooks.distributed import EqualBuffersHook, SettledBucketsHook
+from segrobust.hooks.exact_resume import Draw, ReseedHook, SeededDataset, SeededInfiniteSampler, SeededSampler
+
+if TYPE_CHECKING:
+    from mmengine import Config
+    from mmengine.runner import Runner
+
+LOOKED_AT = 3  # images that are read twice
+_NOT_KNOWN = "{} {} is not known to repeat itself"
+
+
+def make_exact(config: Config) -> list[str]:
+    """Put the seeded sampler and data set into a training config; the reasons why a resume will not be exact.
+
+    The order of the images stays that of the config's own sampler. :func:`complete` does the rest on the runner.
+    """
+    reasons = _state_that_is_not_saved(config)
+    loader, loop = config.train_dataloader, config.train_cfg
+    by_type = _class(LOOPS, loop) if "type" in loop else None
+    if "type" in loop and by_type not in (EpochBasedTrainLoop, IterBasedTrainLoop):
+        reasons.append(_NOT_KNOWN.format("the loop", _name(loop)))
+    if loop.get("fast_forward_on_resume"):  # leaves the images out of their order, to save time that ours does not need
+        loop.fast_forward_on_resume = False
+    if not isinstance(loader, Mapping) or not isinstance(loader.get("sampler"), Mapping):
+        return [*reasons, "train_dataloader is not described by its settings"]
+    if loader.get("batch_sampler"):
+        return [*reasons, _NOT_KNOWN.format("the batch sampler", _name(loader.batch_sampler))]
+    kind = _class(DATA_SAMPLERS, loader.sampler)
+    if kind in (DefaultSampler, InfiniteSampler):
+        drop_last = loader.get("drop_last", False)
+        loader.sampler = dict(
+            type="SeededSampler", sampler=loader.sampler, batch_size=loader.get("batch_size", 1), drop_last=drop_last
+        )
+    elif kind not in (SeededInfiniteSampler, SeededSampler):
+        return [*reasons, _NOT_KNOWN.format("the sampler", _name(loader.sampler))]
+    if not isinstance(loader.dataset, Mapping) or _class(DATASETS, loader.dataset) is not SeededDataset:
+        loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
+    return reasons
+
+
+def _class(registry: Registry, settings: Mapping[str, Any]) -> Any:
+    kind = settings.get("type")
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def _name(settings: Any) -> str:
+    kind = settings.get("type") if isinstance(settings, Mapping) else type(settings)
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _state_that_is_not_saved(config: Config) -> list[str]:
+    schedulers = config.get("param_scheduler") or []
+    schedulers = schedulers if isinstance(schedulers, list | tuple) else [schedulers]
+    hooks = [*(config.get("custom_hooks") or []), *(config.get("default_hooks") or {}).values()]
+    named = [_name(part) for part in [*schedulers, *hooks] if part]
+    waiting = sorted(name for name in {*named} if name.startswith("ReduceOnPlateau") or name == "EarlyStoppingHook")
+    return [f"what {name} remembers of past validations is not in the checkpoints" for name in waiting]
+
+
+def complete(runner: Runner, reasons: list[str]) -> None:
+    """Add the hooks that an exact resume needs to a runner that lacks them, and the one that tells the reasons."""
+    loader = runner.cfg.train_dataloader
+    sampler = loader.get("sampler") if isinstance(loader, Mapping) else None
+    seeded = isinstance(sampler, Mapping) and _class(DATA_SAMPLERS, sampler) in (SeededInfiniteSampler, SeededSampler)
+    for kind in [ReseedHook] * seeded + [EqualBuffersHook, SettledBucketsHook] * runner.distributed:
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
+    runner.register_hook(ExactResumeHook(reasons))
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Keeps what mmengine's checkpoints lack, and says before training why a resume will not be bitwise, where so.
+
+    Gradients that were accumulated and not yet used are saved (on one process); a resume with another number of
+    processes or images per batch is told.
+
+    Args:
+        reasons: known from the config alone.
+    """
+
+    def __init__(self, reasons: list[str]) -> None:
+        self.reasons = reasons
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def before_train(self, runner: Any) -> None:
+        parameters = _parameters(runner)
+        for name, gradient in self.gradients.items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        self.gradients = {}
+        if reasons := [*self.reasons, *_seen(runner)]:
+            runner.logger.warning("a resumed training will not be bitwise the same: %s", "; ".join(reasons))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["meta"].update(_shape(runner))
+        if runner.world_size == 1 and "optimizer" in checkpoint:
+            gradients = {name: p.grad.cpu() for name, p in _parameters(runner).items() if p.grad is not None}
+            checkpoint.update({"gradients": gradients} if gradients else {})
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        if not runner._resume:
+            return
+        self.gradients = checkpoint.pop("gradients", {})
+        for name, now in _shape(runner).items():
+            before = checkpoint["meta"].get(name, now)
+            if before != now:
+                runner.logger.warning("the checkpoint was written with %s=%s, this training has %s: it goes on, but "
+                                      "not as the first would have", name, before, now)  # fmt: skip
+
+
+def _parameters(runner: Any) -> dict[str, torch.nn.Parameter]:
+    return {name.removeprefix("module."): parameter for name, parameter in runner.model.named_parameters()}
+
+
+def _shape(runner: Any) -> dict[str, int]:
+    return {"world_size": runner.world_size, "batch_size": runner.train_dataloader.batch_size}
+
+
+def _seen(runner: Any) -> list[str]:
+    """The reasons that show only in a runner."""
+    reasons = []
+    dataset = runner.train_dataloader.dataset
+    if isinstance(dataset, SeededDataset) and runner.rank == 0 and not _repeats(dataset):
+        reasons.append("the pipeline has random numbers of its own: an image read twice with one seed differs")
+    counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    if runner.world_size > 1 and any(_steps(hook, runner) % counts for hook in runner.hooks):
+        reasons.append(f"checkpoints fall between the {counts} iterations whose gradients are summed; choose their "
+                       f"interval a multiple of {counts}")  # fmt: skip
+    if next(runner.model.parameters()).is_cuda and not torch.are_deterministic_algorithms_enabled():
+        reasons.append("operations on a GPU may not repeat themselves; set randomness=dict(deterministic=True)")
+    return reasons
+
+
+def _repeats(dataset: SeededDataset) -> bool:
+    for index in range(min(LOOKED_AT, len(dataset))):
+        first, second = (dataset[Draw(index, seed=index)] for _ in range(2))
+        readable = isinstance(first, Mapping) and isinstance(first.get("inputs"), torch.Tensor)
+        if readable and not torch.equal(first["inputs"], second["inputs"]):
+            return False
+    return True
+
+
+def _steps(hook: Hook, runner: Any) -> int:
+    """Iterations between two checkpoints of a hook; 0 where it writes none."""
+    if not isinstance(hook, CheckpointHook) or hook.interval < 1:
+        return 0
+    return hook.interval * (len(runner.train_dataloader) if hook.by_epoch else 1)
