@@ -53,7 +53,7 @@ def goal_of(
         raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
     if not images.numel():
         raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
-    _check_range(images)
+    check_range(images, "images")
     if targeted != (targets is not None):
         raise UserError(f"targets: expected {'targets' if targeted else 'none'} for targeted={targeted}")
     shape = (len(images), *images.shape[2:])
@@ -72,13 +72,14 @@ def goal_of(
     return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, _writable(mask, images))
 
 
-def _check_range(images: Tensor) -> None:
+def check_range(images: Tensor, named: str) -> None:
+    """Refuse, in one line about what is ``named``, values that are not in [0, 1] up to rounding."""
     low, high = (float(bound) for bound in images.aminmax())
     if math.isnan(low) or math.isnan(high):
-        raise UserError("images: expected values in [0, 1], got NaN; look at how they were read or normalised")
+        raise UserError(f"{named}: expected values in [0, 1], got NaN; look at how they were read or normalised")
     if low < -ROUNDING or high > 1 + ROUNDING:
         what = "divide 8-bit images by 255" if low >= 0 else "leave normalisation to the model (mean=, std=)"
-        raise UserError(f"images: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
+        raise UserError(f"{named}: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
 
 
 def _writable(mask: Any, images: Tensor) -> Tensor | None:

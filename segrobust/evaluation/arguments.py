@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.attacks.base import Attack
-from segrobust.attacks.inputs import as_tensor
-from segrobust.datasets.labels import check_label
+from segrobust.attacks.inputs import as_tensor, check_range
+from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.source import MMSegSource, Sample, Source
 from segrobust.errors import UserError
 from segrobust.models.segmenter import Segmenter
@@ -90,17 +90,16 @@ class CheckedSource:
                 f"image of dataset[{index}]: expected float [3, H, W], RGB in [0, 1], got {image.dtype} "
                 f"{tuple(image.shape)}"
             )
-        if not (image.amin() >= 0 and image.amax() <= 1):
-            low, high = image.aminmax()
-            raise UserError(f"image of dataset[{index}]: expected values in [0, 1], got {low:g} to {high:g}")
+        check_range(image, f"image of dataset[{index}]")
         own = self._source
         if label.ndim != 2 or label.is_floating_point():
             raise UserError(
                 f"label of dataset[{index}]: expected class ids [H, W], got {label.dtype} {tuple(label.shape)}"
             )
         label = label.long().cpu()
-        check_label(label.numpy(), image.shape[1:], own.num_classes, own.ignore_index, f"of dataset[{index}]")
-        return Sample(image.float(), label, str(sample.name))
+        check_size(label.numpy(), tuple(image.shape[1:]), f"of dataset[{index}]")
+        check_ids(label.numpy(), own.num_classes, own.ignore_index, f"of dataset[{index}]")
+        return Sample(image.float().clamp(0, 1), label, str(sample.name))
 
 
 def check_work_dir(work_dir: Any) -> None:

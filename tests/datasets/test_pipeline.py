@@ -11,15 +11,14 @@ from PIL import Image
 from segrobust.datasets import source_from_config
 from segrobust.datasets.pipeline import with_own_reading
 from segrobust.errors import UserError
+from segrobust.hooks.train_runner import TrainRunner
 from segrobust.mm import import_mmseg
-from segrobust.training import with_one_reading
 
 from .conftest import write_pair
 
 import_mmseg()
 
 from mmcv.transforms import LoadImageFromFile  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
 from mmseg.datasets.transforms import LoadAnnotations  # noqa: E402
 
 IMAGE, LABEL, PACK = dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")
@@ -165,7 +164,7 @@ def test_training_reads_files_in_the_same_way(folder, config):
     cv2.imwrite(str(folder / "images/test/img_0.png"), values)
     dataset = config([IMAGE, LABEL])["test_dataloader"]["dataset"]
     loader = dict(batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False), dataset=dataset)
-    build = with_one_reading(Runner.build_dataloader)
+    build = TrainRunner.build_dataloader
     batch = next(iter(build(loader, seed=0)))
     assert set(batch["inputs"][0][:, 1:].unique().tolist()) == {100}
     Image.fromarray(np.full((8, 10), 256, np.uint16)).save(folder / "labels/test/img_0.png")
@@ -173,11 +172,8 @@ def test_training_reads_files_in_the_same_way(folder, config):
         next(iter(build(loader, seed=0)))
 
 
-def test_a_training_uses_that_reading(tmp_path, monkeypatch):
-    from segrobust import training
+def test_a_training_uses_that_reading(tmp_path):
+    from segrobust.training import train
     from tests.hooks.toys import toy_config
 
-    built = []
-    monkeypatch.setattr(training, "with_one_reading", lambda build: lambda *a, **k: built.append(a) or build(*a, **k))
-    training.train(toy_config(iters=1), work_dir=tmp_path)
-    assert built
+    assert isinstance(train(toy_config(iters=1), work_dir=tmp_path), TrainRunner)
