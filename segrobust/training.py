@@ -17,12 +17,14 @@ from torch import distributed
 
 from segrobust.errors import UserError, unknown_name
 from segrobust.mm import import_mmseg, load_config
+from segrobust.models.pretrained import refuse_downloads, without_pretrained
 
 if TYPE_CHECKING:
     from mmengine import Config
     from mmengine.runner import Runner
 
 NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+GUARDS = ("DivergenceHook", "OverfittingHook")
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,10 +47,14 @@ def train(
         launcher: ``"none"``, or what started the processes: ``"pytorch"`` (torchrun), ``"slurm"`` or ``"mpi"``.
 
     Raises:
-        UserError: the config cannot be read or cannot be trained, or ``amp`` without CUDA.
+        UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
+            downloaded, or ``amp`` without CUDA.
+        RunFailed: the training diverged, or the disk is full.
     """
     import_mmseg()
     from mmengine.runner import Runner
+
+    from segrobust.hooks.divergence import failures_in_one_line
 
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
     grouped = distributed.is_initialized()
@@ -57,7 +63,8 @@ def train(
             join_cpu_processes(config)
         runner = Runner.from_cfg(config)
         runner.model.to(memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
-        runner.train()
+        with failures_in_one_line(runner):
+            runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
@@ -96,7 +103,22 @@ def prepare(
         _resume(config)
     if amp:
         _mixed_precision(config)
+    _guard(config)
     return config
+
+
+def _guard(config: Config) -> None:
+    """Put in what watches every training, and make the weights that it starts from what the config says they are."""
+    if config.get("load_from"):
+        refuse_downloads(config.load_from, "load_from")
+        config.model = without_pretrained(config.model.to_dict())  # all weights come from that file
+    else:
+        refuse_downloads(config.model)
+    hooks = list(config.get("custom_hooks") or [])
+    given = {hook.get("type") for hook in hooks if isinstance(hook, Mapping)}
+    hooks += [dict(type=kind) for kind in GUARDS if kind not in given]
+    hooks.append(dict(type="LoadFromHook", leave_out=config.get("load_from_except") or []))
+    config.custom_hooks = hooks
 
 
 def _check_optimizer(config: Config) -> None:
