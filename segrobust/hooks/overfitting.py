@@ -91,8 +91,8 @@ class OverfittingHook(Hook):
         caught = fooled(weak, strong)
         if caught and not self.warned["catastrophic"]:
             runner.logger.warning(
-                f"catastrophic overfitting in iteration {runner.iter + 1}: {attack.name} at eps {attack.eps:.4g} leaves "
-                f"{weak:.1%} of the pixels wrong, PGD with {PROBE_STEPS} steps on the same training images {strong:.1%}; "
+                f"catastrophic overfitting in iteration {runner.iter + 1}: {attack.name} at eps {attack.eps:.4g} makes "
+                f"{weak:.1%} of the pixels wrong, PGD with {PROBE_STEPS} steps {strong:.1%}, on the same images; "
                 "the model has learned to fool its training attack and loses its robustness. Go back to an earlier "
                 "checkpoint and train with more steps and a smaller step size, for instance "
                 "attack=dict(type='CEPGD', steps=3, optimiser='pgd', radius_reduction=False)"

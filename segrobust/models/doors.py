@@ -48,7 +48,10 @@ def _strict_files() -> None:
 
     class SafeYamlHandler(YamlHandler):
         def load_from_fileobj(self, file: io.IOBase, **options: Any) -> Any:
-            return super().load_from_fileobj(file, **{**options, "Loader": yaml.SafeLoader})
+            try:
+                return super().load_from_fileobj(file, **{**options, "Loader": yaml.SafeLoader})
+            except yaml.constructor.ConstructorError as error:
+                raise UserError(f"a Python object in YAML is not built: {error.problem}") from error
 
     class NoPickleHandler(PickleHandler):
         def load_from_fileobj(self, file: io.IOBase, **_: Any) -> Any:
