@@ -118,8 +118,9 @@ def failures_in_one_line(runner: Any) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RunFailed(f"training stopped after {runner.iter} iterations: the disk of {runner.work_dir} is full; make "
-                        "room and go on with --resume") from error  # fmt: skip
+        raise RunFailed(
+            f"training stopped: the disk of {runner.work_dir} is full; make room and go on with --resume"
+        ) from error
 
 
 def _plain(model: nn.Module) -> nn.Module:
