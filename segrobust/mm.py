@@ -38,8 +38,8 @@ DATA_SUFFIXES = (".json", ".yaml", ".yml")
 def import_mmseg() -> None:
     """Import mmseg with all its modules and ours, quietly, and close the unsafe doors of mmengine. Idempotent.
 
-    Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, every checkpoint that mmengine reads
-    (``load_from``, ``resume``, ``init_cfg``) goes through the strict loader, and YAML is read by the safe loader.
+    Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, and no file that a config names can run
+    code or be downloaded (``segrobust.models.doors``).
     """
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
     with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
@@ -48,7 +48,9 @@ def import_mmseg() -> None:
         register_all_modules(init_default_scope=True)
         filtered.flush()
     _point_to_installed_mmseg()
-    _close_unsafe_doors()
+    from segrobust.models.doors import close_doors
+
+    close_doors()
     for module in OURS:
         import_module(module)
 
@@ -79,41 +81,6 @@ def _point_to_installed_mmseg() -> None:
         MODULE2PACKAGE["mmseg"] = metadata.distribution("onedl-mmsegmentation").name
 
 
-def _close_unsafe_doors() -> None:
-    """No pickle with code, no download, no pip, no Python from YAML or data files, whoever calls mmengine."""
-    import mmengine.hub.hub
-    import yaml
-    from mmengine.fileio.handlers import PickleHandler, YamlHandler, register_handler
-    from mmengine.runner import CheckpointLoader
-
-    from segrobust.models.checkpoint import load_from_strict
-
-    for prefix in list(CheckpointLoader._schemes):
-        CheckpointLoader.register_scheme(prefix, load_from_strict, force=True)
-    mmengine.hub.hub.install_package = _refuse_to_install
-
-    class SafeYamlHandler(YamlHandler):
-        def load_from_fileobj(self, file: io.IOBase, **options: Any) -> Any:
-            return super().load_from_fileobj(file, **{**options, "Loader": yaml.SafeLoader})
-
-    class NoPickleHandler(PickleHandler):
-        def load_from_fileobj(self, file: io.IOBase, **_: Any) -> Any:
-            raise UserError(
-                "data in a pickle is not read, since a pickle can run any program; use JSON or text instead"
-            )
-
-    register_handler(["yaml", "yml"])(SafeYamlHandler)
-    register_handler(["pickle", "pkl"])(NoPickleHandler)
-
-
-def _refuse_to_install(package: str) -> None:
-    """mmengine's hub would run pip here, without asking, even for a package that is installed under another name."""
-    from mmengine.utils import is_installed
-
-    if not is_installed(package):
-        raise UserError(f"this needs the package {package}, which is not installed; install it yourself if you want it")
-
-
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config: a file (.py, .json, .yaml), the name of a shipped model, or ``mmseg::<path in mmseg's configs>``.
 
@@ -135,7 +102,7 @@ def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
     """An option may change an entry of the config or add one that the Runner knows; any other is a slip of the pen."""
     from mmengine.runner import Runner
 
-    known = {*config, *inspect.signature(Runner.__init__).parameters} - {"self", "cfg"}
+    known = {*config, *inspect.signature(Runner.__init__).parameters, "load_from_except"} - {"self", "cfg"}
     for entry in (key.partition(".")[0] for key in cfg_options):
         if entry not in known:
             raise unknown_name("config entry", entry, known)
@@ -168,8 +135,11 @@ def _nearest(inside: str, known: Iterable[str]) -> str:
 def _read(file: Path) -> Config:
     from mmengine import Config
 
+    from segrobust.models.doors import close_imports_by_name
+
     if file.suffix in DATA_SUFFIXES:
         _check_is_data(file)
+        close_imports_by_name()
     return Config.fromfile(file)
 
 
@@ -192,6 +162,8 @@ def _check_is_data(file: Path) -> None:
         scope = name.rpartition(".")[0]
         if scope and scope not in MODULE2PACKAGE:
             raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
+        if name.endswith("RFSearchHook"):
+            raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
 
 
 def _built_names(node: Any) -> list[str]:

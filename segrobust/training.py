@@ -19,6 +19,7 @@ from torch import distributed
 
 from segrobust.errors import Interrupted, UserError, unknown_name
 from segrobust.mm import import_mmseg, load_config
+from segrobust.models.pretrained import refuse_downloads, without_pretrained
 from segrobust.processes import together
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+GUARDS = ("DivergenceHook", "OverfittingHook")
 ONE_VALUE = "Expected more than 1 value per channel when training"  # torch, of batch normalisation
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +52,9 @@ def train(
         launcher: ``"none"``, or what started the processes: ``"pytorch"`` (torchrun), ``"slurm"`` or ``"mpi"``.
 
     Raises:
-        UserError: the config cannot be read or cannot be trained, or ``amp`` without CUDA.
+        UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
+            downloaded, or ``amp`` without CUDA.
+        RunFailed: the training diverged, or the disk is full.
         Interrupted: by Ctrl-C; it says how to go on.
     """
     import_mmseg()
@@ -66,6 +70,7 @@ def train(
 
 
 def _train(config: Config, reasons: list[str]) -> Runner:
+    from segrobust.hooks.divergence import failures_in_one_line
     from segrobust.hooks.make_exact import complete
     from segrobust.hooks.train_runner import TrainRunner
 
@@ -75,7 +80,8 @@ def _train(config: Config, reasons: list[str]) -> Runner:
             join_cpu_processes(config)
         runner = TrainRunner.from_cfg(config)
         complete(runner, reasons)
-        runner.train()
+        with failures_in_one_line(runner):
+            runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
@@ -120,7 +126,22 @@ def prepare(
         _keep_seed(config)
     if amp:
         _mixed_precision(config)
+    _guard(config)
     return config
+
+
+def _guard(config: Config) -> None:
+    """Put in what watches every training, and make the weights that it starts from what the config says they are."""
+    if config.get("load_from"):
+        refuse_downloads(config.load_from, "load_from")
+        config.model = without_pretrained(config.model.to_dict())  # all weights come from that file
+    else:
+        refuse_downloads(config.model)
+    hooks = list(config.get("custom_hooks") or [])
+    given = {hook.get("type") for hook in hooks if isinstance(hook, Mapping)}
+    hooks += [dict(type=kind) for kind in GUARDS if kind not in given]
+    hooks.append(dict(type="LoadFromHook", leave_out=config.get("load_from_except") or []))
+    config.custom_hooks = hooks
 
 
 def _check_optimizer(config: Config) -> None:

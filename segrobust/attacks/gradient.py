@@ -25,6 +25,10 @@ class ModelError(RuntimeError):
     """The model cannot be attacked: no gradient reaches the input, or logits or gradients are not finite."""
 
 
+class NotFiniteError(ModelError):
+    """Its logits or the gradient with respect to the images hold NaN or infinity."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Which pixels count and what is wanted of them.
@@ -155,7 +159,7 @@ class Engine:
         if autocast:  # half precision overflows; such a pixel waits for the next step
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
-            raise ModelError("the gradient with respect to the images is not finite")
+            raise NotFiniteError("the gradient with respect to the images is not finite")
         return gradient if self.goal.mask is None else gradient * self.goal.mask, rest
 
     def _backward(self, logits: Tensor, points: Tensor, ascent: Tensor) -> tuple[Tensor]:
@@ -191,7 +195,7 @@ class Engine:
 
     def _check_first(self, logits: Tensor) -> None:
         if not torch.isfinite(logits).all():
-            raise ModelError("the model returns logits that are not finite on the images it starts from")
+            raise NotFiniteError("the model returns logits that are not finite on the images it starts from")
         if self.goal.highest >= logits.shape[1]:
             raise UserError(f"labels: expected classes 0..{logits.shape[1] - 1} or void, got {self.goal.highest}")
 

@@ -6,19 +6,26 @@
     ]
     val_cfg = dict(type="RobustValLoop", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16)
 
+``segrobust train`` adds to every config what guards it (``DivergenceHook``, ``LoadFromHook``, ``OverfittingHook``).
 ``exact_resume`` tells what makes training resume bitwise, ``make_exact`` puts it into any config.
 """
 
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.distributed import EqualBuffersHook
+from segrobust.hooks.divergence import DivergenceHook
 from segrobust.hooks.exact_resume import ReseedHook, SeededDataset, SeededInfiniteSampler, SeededSampler
+from segrobust.hooks.load_from import LoadFromHook
 from segrobust.hooks.min_norm_validation import MinNormValidationHook
+from segrobust.hooks.overfitting import OverfittingHook
 from segrobust.hooks.robust_validation import RobustValLoop
 
 __all__ = [
     "AdversarialTrainingHook",
+    "DivergenceHook",
     "EqualBuffersHook",
+    "LoadFromHook",
     "MinNormValidationHook",
+    "OverfittingHook",
     "ReseedHook",
     "RobustValLoop",
     "SeededDataset",

@@ -23,6 +23,7 @@ from segrobust.mm import import_mmseg
 from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import recomputed, replaced
 from segrobust.models.network_io import in_network_type
+from segrobust.models.pretrained import without_pretrained
 from segrobust.models.segmenter import Segmenter
 
 LOGGER = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class MMSegSegmenter(Segmenter):
         from mmengine.model import revert_sync_batchnorm
         from mmseg.registry import MODELS
 
-        settings = _without_downloads(config.model.to_dict())
+        settings = without_pretrained(config.model.to_dict())
         if config.get("data_preprocessor") is not None:
             settings.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
         try:
@@ -177,18 +178,6 @@ def _check_segmentor(module: nn.Module) -> None:
             f"{kind}: expected data_preprocessor=dict(type='SegDataPreProcessor', ...), got "
             f"{type(steps).__name__}, whose pixels cannot be followed back to the image"
         )
-
-
-def _without_downloads(settings: Any) -> Any:
-    """The same settings with every ``pretrained`` switched off (timm's backbones have it on unless told)."""
-    if isinstance(settings, dict):
-        clean = {key: _without_downloads(value) for key, value in settings.items()}
-        if "pretrained" in clean:
-            clean["pretrained"] = None
-        if str(clean.get("type", "")).endswith("TIMMBackbone"):
-            clean["pretrained"] = False
-        return clean
-    return [_without_downloads(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def dataset_identity(config: Any) -> dict[str, Any]:

@@ -22,10 +22,10 @@ def test_yaml_tags_do_not_run(tmp_path):
     marker = tmp_path / "marker"
     for suffix in (".yaml", ".yml"):
         path = write(tmp_path / f"evil{suffix}", f"model: !!python/object/apply:os.system ['touch {marker}']\n")
-        with pytest.raises(UserError, match="cannot be read as a config: ConstructorError"):
+        with pytest.raises(UserError, match=r"a Python object in YAML is not built: .*os\.system"):
             load_config(path)
         heir = write(tmp_path / "heir.yaml", f"_base_: evil{suffix}\n")
-        with pytest.raises(UserError, match="ConstructorError"):
+        with pytest.raises(UserError, match="a Python object in YAML"):
             load_config(heir)
     assert not marker.exists()
 

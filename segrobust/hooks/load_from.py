@@ -1,0 +1,70 @@
+"""``load_from`` read as evaluation reads a checkpoint: every key, shape and number fits, or training does not begin.
+
+To fine-tune for other classes, name what starts from random weights; everything else must fit::
+
+    load_from = "cityscapes.pth"
+    load_from_except = ["decode_head.conv_seg", "auxiliary_head.conv_seg"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from segrobust.errors import UserError
+from segrobust.models.checkpoint import load_state_dict, load_strict
+
+
+@HOOKS.register_module()
+class LoadFromHook(Hook):
+    """Loads ``load_from`` strictly where mmengine would leave random weights in place; a resume is not touched.
+
+    Args:
+        leave_out: names of modules (or tensors) of the model that keep their random weights.
+
+    Raises:
+        UserError: before training: the file does not fit, holds NaN, or a name is no part of the model.
+    """
+
+    priority = "HIGHEST"  # before EMAHook copies the weights
+
+    def __init__(self, leave_out: Sequence[str] = ()) -> None:
+        if isinstance(leave_out, str):
+            leave_out = [leave_out]
+        if not all(isinstance(name, str) for name in leave_out):
+            raise UserError(f"load_from_except: expected names such as 'decode_head.conv_seg', got {leave_out!r}")
+        self.leave_out = tuple(leave_out)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        if runner._resume:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.load(model, runner._load_from)
+        checkpoint["state_dict"] = model.state_dict()
+
+    def load(self, model: nn.Module, source: str) -> None:
+        """Load the file, except for what is left out."""
+        own = model.state_dict()
+        for name in self.leave_out:
+            if not any(_inside(key, name) for key in own):
+                raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
+                                f"{next(reversed(own))!r}")  # fmt: skip
+        kept = {key: value for key, value in own.items() if any(_inside(key, name) for name in self.leave_out)}
+        given = {key: value for key, value in load_state_dict(source).items()
+                 if not any(_inside(key, name) for name in self.leave_out)}  # fmt: skip
+        other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)
+        try:
+            load_strict(model, {**given, **kept}, source)
+        except UserError as error:
+            way_out = other and (f"; to train this part anew from random weights, set load_from_except="
+                                 f"['{other.rpartition('.')[0]}']")  # fmt: skip
+            raise UserError(f"load_from: {error}{way_out or ''}") from error
+
+
+def _inside(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")

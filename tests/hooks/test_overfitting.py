@@ -1,0 +1,164 @@
+"""Both kinds of overfitting in adversarial training are told, and a sound training is not disturbed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segrobust.errors import UserError
+from segrobust.hooks import OverfittingHook, RobustValLoop, overfitting
+from segrobust.hooks.overfitting import Validation, fooled, overfitted
+from segrobust.training import train
+from tests.hooks.toys import PGD, history, same, toy_config, with_validation
+
+FGSM = dict(type="FGSM", eps="48/255")
+
+
+def logged(folder) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob("*/*.log")))
+
+
+def adversarial(attack, iters=80, **options):
+    """A network wide enough, and a learning rate high enough, to overfit to a single step within 80 iterations."""
+    config = toy_config(dict(type="OverfittingHook", **options), attack=attack, iters=iters, param_scheduler=[])
+    config.train_dataloader.batch_size = 4
+    config.optim_wrapper.optimizer = dict(type="AdamW", lr=5e-3)
+    config.model.backbone.update(base_channels=8, stem_channels=8, with_cp=False)
+    config.model.decode_head.update(in_channels=16, dropout_ratio=0.0)
+    config.default_hooks.logger.interval = 20
+    return config
+
+
+def test_a_single_large_step_trips_it(tmp_path):
+    runner = train(adversarial(FGSM, interval=20), work_dir=tmp_path)
+    told = logged(tmp_path)
+    assert 1 <= told.count("catastrophic overfitting in iteration ") <= 2  # told anew only after it was over
+    assert "FGSM at eps 0.1882 makes" in told and "PGD with 5 steps" in told and "more steps" in told
+    weak, strong = history(runner, "adv_pixel_error"), history(runner, "adv_probe_error")
+    assert len(strong) == 4 and max(strong[1:]) > 2 * np.mean(weak[30:])
+    assert "adv_probe_error: " in told
+
+
+def test_three_small_steps_do_not(tmp_path):
+    runner = train(adversarial(PGD, interval=20), work_dir=tmp_path)
+    assert len(history(runner, "adv_probe_error")) == 4
+    assert "overfitting" not in logged(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attack", "probed"),
+    [
+        (None, False),
+        (dict(type="FGSM", eps="8/255"), True),
+        (dict(type="CEPGD", eps="8/255", steps=4, optimiser="pgd", radius_reduction=False), False),
+        (dict(type="ALMAProx", steps=2, eps_max="4/255"), False),
+    ],
+)
+def test_only_attacks_of_few_steps_are_probed_and_nothing_changes(attack, probed, tmp_path):
+    states = []
+    for interval in (2, 1000):
+        runner = train(adversarial(attack, iters=5, interval=interval), work_dir=tmp_path / str(interval))
+        states.append(runner.model.state_dict())
+        found = history(runner, "adv_probe_error") if "train/adv_probe_error" in runner.message_hub.log_scalars else []
+        assert len(found) == (2 if probed and interval == 2 else 0)
+    assert same(dict(states[0]), dict(states[1]))
+
+
+def test_the_probe_is_the_stronger_attack_on_the_same_images(tmp_path, monkeypatch):
+    """Half of the batch, at most 4 images, at the radius of the iteration; both numbers are those of the attacks."""
+    seen = []
+    monkeypatch.setattr(overfitting, "fooled", lambda weak, strong: seen.append((weak, strong)))
+    config = adversarial(FGSM, iters=1, interval=1)
+    config.train_dataloader.batch_size = 6
+    config.train_dataloader.sampler.shuffle = False
+    runner = train(config, work_dir=tmp_path)
+    hook = OverfittingHook(interval=1)
+    hook.before_train(runner)
+    torch.manual_seed(0)
+    batch = runner.train_dataloader.collate_fn([runner.train_dataloader.dataset[index] for index in range(6)])
+    weak, strong = hook._probe(runner, hook.trainer.attack, batch)
+    segmenter = hook.trainer.segmenter
+    images = torch.stack(batch["inputs"][:3])[:, [2, 1, 0]].float() / 255
+    labels = torch.stack([sample.gt_sem_seg.data[0] for sample in batch["data_samples"][:3]])
+    expected = hook.trainer.attack(segmenter, images, labels).pixel_error.mean()
+    assert weak == pytest.approx(float(expected), abs=1e-6) and len(seen) == 1
+    assert 0 <= strong <= 1
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "expected"),
+    [
+        (0.11, 0.46, True),
+        (0.11, 0.18, False),
+        (0.29, 0.30, False),
+        (0.30, 0.49, False),
+        (0.02, 0.11, False),
+        (0.60, 0.99, False),
+    ],
+)
+def test_what_counts_as_fooled(weak, strong, expected):
+    assert fooled(weak, strong) is expected
+
+
+def validations(*mious, losses=None):
+    losses = losses or [1 / (1 + place) for place in range(len(mious))]
+    return [
+        Validation(100 * place, miou, loss) for place, (miou, loss) in enumerate(zip(mious, losses, strict=True), 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "best"),
+    [
+        (validations(50, 60, 57, 56, 55), 200),
+        (validations(50, 60, 57.9, 57.9, 57.9), 200),
+        (validations(50, 60, 58, 57, 57), None),  # one of three is not below by more than 2
+        (validations(50, 60, 55, 55), None),  # only two
+        (validations(50, 60, 57, 56, 55, 61), None),
+        (validations(60, 50, 50, 50, losses=[0.4, 0.5, 0.5, 0.4]), None),  # the loss has not fallen
+        ([], None),
+    ],
+)
+def test_what_counts_as_robust_overfitting(history, best):
+    found = overfitted(history)
+    assert (found and found.iteration) == best
+
+
+def falls_from_60(monkeypatch):
+    """Robust mIoU by iteration, after 4 at its best, while the losses fall."""
+    mious = {2: 50.0, 4: 60.0, 6: 57.0, 7: 57.0, 8: 56.0, 10: 55.0}
+
+    def metrics(loop):
+        return {"robust/mIoU": mious[loop.runner.iter], "robust/aAcc": 0.0}
+
+    monkeypatch.setattr(RobustValLoop, "_robust_metrics", metrics)
+    monkeypatch.setattr(overfitting, "_losses", lambda runner: 1 - np.arange(runner.iter) / 100)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("save_best", [None, "robust/mIoU"])
+def test_robust_overfitting_names_the_best_checkpoint(save_best, resumed, tmp_path, monkeypatch):
+    falls_from_60(monkeypatch)
+    config = with_validation(toy_config(iters=10))
+    config.default_hooks.checkpoint.update(interval=1000 if save_best else 1, save_best=save_best)
+    if resumed:
+        first = with_validation(toy_config(iters=7))  # its last checkpoint comes after the third validation
+        first.default_hooks.checkpoint.update(interval=1000 if save_best else 1, save_best=save_best)
+        train(first, work_dir=tmp_path)
+    train(config, work_dir=tmp_path, resume=resumed)
+    told = logged(tmp_path)
+    assert told.count("robust overfitting") == 1
+    assert "robust/mIoU was 60.00 after 4 iterations" in told and "now 55.00" in told
+    assert f"take {tmp_path / ('best_robust_mIoU_iter_4.pth' if save_best else 'iter_4.pth')}" in told
+
+
+def test_without_a_checkpoint_the_way_to_keep_one_is_told(tmp_path, monkeypatch):
+    falls_from_60(monkeypatch)
+    train(with_validation(toy_config(iters=10)), work_dir=tmp_path)
+    assert "take an earlier checkpoint (save_best='robust/mIoU'" in logged(tmp_path)
+
+
+def test_wrong_settings_are_told_at_once():
+    with pytest.raises(UserError, match="interval to be an integer >= 1, got 0"):
+        OverfittingHook(interval=0)
