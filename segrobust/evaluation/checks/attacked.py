@@ -7,7 +7,6 @@ import math
 from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, verdict
 from segrobust.evaluation.checks.context import Context
 from segrobust.threats import allowed
-from segrobust.units import format_eps
 
 MATTERS = {"Linf": 0.1 / 255, "L2": 1 / 255, "L1": 1 / 255}  # L2 and L1: one value of one pixel by one 8-bit level
 
@@ -38,7 +37,9 @@ def something_attacked(context: Context) -> Verdict:
 
 
 def _length(distance: float, norm: str) -> str:
-    return f"{norm} {format_eps(distance, norm)}" if math.isfinite(distance) else "no limit"
+    if not math.isfinite(distance):
+        return "no limit"
+    return f"{255 * distance:.3g}/255" if norm == "Linf" else f"{norm} {distance:.3g}"
 
 
 CHECKS = (Check("something was attacked", something_attacked, essential=True),)

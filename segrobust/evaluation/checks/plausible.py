@@ -19,7 +19,8 @@ from segrobust.models.segmenter import default_class_names
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
-HELPS = 10.0  # points of mIoU, above what it is and above one answer for every pixel
+CHANCE, RIGHT = 0.1, 0.3  # Cohen's kappa of predictions that say nothing of the labels, and of those that do
+HELPS = 10.0  # points of mIoU
 SHOWN = 6
 MATCHED = 30.0  # mIoU that a reordering without any rule must reach: some fits even noise a little
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -45,11 +46,17 @@ NO_HELP = "look at one image with its label and prediction: weights, normalisati
 
 
 class Try(NamedTuple):
-    """A mistake that may have been made: what it would be without, its mIoU then, and what to do."""
+    """A mistake that may have been made: what is done to see, pixels by label and prediction then, and what to do."""
 
     what: str
-    score: float
+    confusion: np.ndarray
     remedy: str
+
+    @property
+    def score(self) -> float:
+        """mIoU."""
+        tp = self.confusion.diagonal()
+        return float(np.nan_to_num(pooled(tp, self.confusion.sum(0) - tp, self.confusion.sum(1) - tp).mIoU))
 
 
 def clean_plausible(context: Context) -> Verdict:
@@ -57,44 +64,52 @@ def clean_plausible(context: Context) -> Verdict:
     clean = next(record for record in context.summary if record["attack"] == CLEAN)
     if clean["mIoU"] is None:
         raise Skip("nothing was measured: no pixel has a label")
-    truth = _truth(context)
-    share = 100 * truth.max() / truth.sum()
-    constant = share / (truth > 0).sum()  # mIoU of one answer for every pixel
-    poor = clean["mIoU"] < max(NEAR_ZERO, constant) or clean["aAcc"] < share / 2
-    numbers = {"mIoU": clean["mIoU"], "aAcc": clean["aAcc"], "mIoU_of_one_answer": constant}
-    text = f"clean mIoU {clean['mIoU']:.2f}, aAcc {clean['aAcc']:.2f}; one answer everywhere has {constant:.2f}"
-    if (truth > 0).sum() == 1:
-        name = context.source.class_names[int(truth.argmax())]
-        text = f"of {len(truth)} classes only {name!r} and void ({context.void}) occur in the labels"
+    rows = [row for row in context.rows if row["attack"] == CLEAN]
+    tp, fp, fn = (counts.sum(0) for counts in dense_counts(rows, context.source.num_classes))
+    agreement = _kappa(tp, tp + fp, tp + fn)
+    poor = clean["mIoU"] < NEAR_ZERO or agreement < CHANCE
+    numbers = {"mIoU": clean["mIoU"], "aAcc": clean["aAcc"], "kappa": agreement}
+    if ((tp + fn) > 0).sum() == 1:
+        name = context.source.class_names[int((tp + fn).argmax())]
+        text = f"of {len(tp)} classes only {name!r} and void ({context.void}) occur in the labels"
         return verdict(WARN, text, f"is {context.void} a class there, such as the foreground?", **numbers)
-    before, tries = _tries(context, poor)
+    text = f"clean mIoU {clean['mIoU']:.2f}, aAcc {clean['aAcc']:.2f}, Cohen's kappa {agreement:.2f}"
+    as_is, *tries = _tries(context, poor)
     best = max(tries, key=lambda one: one.score)
-    numbers |= {"before": before, "tried": {one.what: one.score for one in tries}}
-    if best.score < max(before, constant) + HELPS:
-        text += f"; none of {len(tries)} usual mistakes explains a better one"
-        return verdict(WARN if poor else PASS, text, f"the clean score is near zero: {NO_HELP}", **numbers)
-    text += f"; mIoU of {min(IMAGES, len(context.ids))} images is {before:.2f}, but {best.score:.2f} with {best.what}"
+    numbers |= {"before": as_is.score, "tried": {one.what: one.score for one in tries}}
+    found = best.confusion
+    if best.score < as_is.score + HELPS or _kappa(found.diagonal(), found.sum(0), found.sum(1)) < RIGHT:
+        text += f"; none of {len(tries)} usual mistakes explains it"
+        return verdict(WARN if poor else PASS, text, f"the clean score is that of chance: {NO_HELP}", **numbers)
+    few = min(IMAGES, len(context.ids))
+    text += f"; mIoU of {few} images is {as_is.score:.2f}, but {best.score:.2f} with {best.what}"
     return verdict(FAIL if poor else WARN, text, best.remedy, **numbers)
 
 
-def _truth(context: Context) -> np.ndarray:
-    """Labelled pixels of the run per class."""
-    tp, _, fn = dense_counts([row for row in context.rows if row["attack"] == CLEAN], context.source.num_classes)
-    return (tp + fn).sum(0)
+def _kappa(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Agreement beyond chance (Cohen, 1960) from pixels per class: 0 for predictions that ignore the labels, 1 at most.
+
+    1 as well where chance alone is always right.
+    """
+    pixels = max(truth.sum(), 1)
+    chance = float((predicted / pixels * (truth / pixels)).sum())
+    return (float(right.sum() / pixels) - chance) / (1 - chance) if chance < 1 else 1.0
 
 
-def _tries(context: Context, poor: bool) -> tuple[float, list[Try]]:
-    """mIoU on a few images as it is, and without each mistake."""
+def _tries(context: Context, poor: bool) -> list[Try]:
+    """A few images as they are, and without each mistake."""
     as_is = _confusion(context, lambda images: images)
-    tries = [Try(what, _miou(_confusion(context, change)), remedy) for what, (change, remedy) in INPUTS.items()]
-    orders = list(_orders(context))
+    tries = [Try("", as_is, "")]
+    tries += [Try(what, _confusion(context, change), remedy) for what, (change, remedy) in INPUTS.items()]
+    tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in _orders(context)]
     if poor:
         rows = _matched(as_is)
-        if _miou(as_is[rows]) >= MATCHED:
+        matched = Try("", as_is[rows], "the classes have another order in training: follow that")
+        if matched.score >= MATCHED:
             moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
             what = f"the labels {', '.join(moved[:SHOWN])}{' and more' * (len(moved) > SHOWN)}"
-            orders.append((what, rows, "the classes have another order in training: follow that"))
-    return _miou(as_is), tries + [Try(what, _miou(_relabelled(as_is, rows)), remedy) for what, rows, remedy in orders]
+            tries.append(matched._replace(what=what))
+    return tries
 
 
 def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]:
@@ -142,11 +157,6 @@ def _matched(confusion: np.ndarray) -> list[int]:
         if label not in rows.values() and predicted not in rows:
             rows[int(predicted)] = int(label)
     return [rows[predicted] for predicted in range(len(iou))]
-
-
-def _miou(confusion: np.ndarray) -> float:
-    tp = confusion.diagonal()
-    return float(np.nan_to_num(pooled(tp, confusion.sum(0) - tp, confusion.sum(1) - tp).mIoU))
 
 
 def same_classes(context: Context) -> Verdict:
