@@ -17,12 +17,20 @@ from tests.evaluation.checks.models import Changed, misleading
 @pytest.mark.parametrize("name", zoo())
 def test_shipped_models_are_honest(name, camvid, tmp_path):
     source, declared = source_from_config(name, num_images=2), load_config(name)["declared"]
-    run = {"attacks": ["TsallisPGD"], "eps": ["4/255"], "steps": 10, "declared": declared}
+    run = {"attacks": ["TsallisPGD"], "eps": ["4/255"], "steps": 100, "declared": declared}
     found = look(load_segmenter(name, device="cpu"), tmp_path, source, **run)
     assert levels(found, "fail") == set() and levels(found, "warn") <= {FEW}
     assert levels(found, "skipped") == {CLEAN, "converged", SEEDS, PLANTED, DIFFER}
     (other,) = set(zoo()) - {name}
     assert 0 < found[BLIND]["numbers"]["tried"][f"TsallisPGD@{other}"] < found[BLIND]["numbers"]["white_box_percent"]
+
+
+@pytest.mark.slow
+def test_three_steps_on_the_robust_model_are_noticed(camvid, tmp_path):
+    (name,) = (name for name in zoo() if "pgdat" in name)
+    source = source_from_config(name, num_images=2)
+    found = look(load_segmenter(name, device="cpu"), tmp_path, source, attacks=["TsallisPGD"], eps=["4/255"], steps=3)
+    assert levels(found, "fail") == set() and levels(found, "warn") == {FEW, "enough steps"}
 
 
 @pytest.mark.slow
