@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segrobust.errors import UserError
-from segrobust.evaluation.checks.base import FAIL, INCOMPLETE, LEVELS, PASS, SKIPPED, WARN, trust_of
+from segrobust.evaluation.checks.base import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
+from segrobust.evaluation.checks.basis import FILE, doubt, outdated
 from segrobust.evaluation.store import RunFolder
 
 _TEXTS = ("name", "verdict", "evidence", "remedy")
@@ -21,22 +22,32 @@ _STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 @dataclass(frozen=True)
 class Trust:
-    """The content of ``checks.json``; ``checks`` are ``{number, name, verdict, evidence, remedy}``."""
+    """The content of ``checks.json``.
+
+    checks: ``{name, verdict, evidence, remedy, open}`` each.
+    doubt: why these checks are not those of the run; empty where they are.
+    """
 
     level: str
     tier: str
     checks: list[dict[str, Any]]
+    doubt: str = ""
 
     @property
     def failed(self) -> str:
-        """The failed checks in words; empty where none failed."""
+        """What makes the run not trustworthy: the failed checks, or the doubt; empty where nothing does."""
+        if self.level == NOT_TRUSTWORTHY and self.doubt:
+            return self.doubt
         return self._named(FAIL)
 
     @property
     def why(self) -> str:
-        """What lowers the level, such as ``failed: 9 gradient usable; warnings: 26 enough images``."""
-        parts = {"failed": self.failed, "warnings": self._named(WARN)}
-        return "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
+        """What lowers the level, such as ``failed: gradient usable; warnings: enough images``."""
+        opened = ", ".join(check["name"] for check in self.checks if check["open"])
+        parts = {"failed": self._named(FAIL), "warnings": self._named(WARN), "essential, but not made": opened}
+        return "; ".join(
+            [self.doubt] * bool(self.doubt) + [f"{what}: {names}" for what, names in parts.items() if names]
+        )
 
     @property
     def counts(self) -> str:
@@ -50,32 +61,40 @@ class Trust:
         return f"{self.level} ({self.why})" if self.why else self.level
 
     def _named(self, level: str) -> str:
-        return ", ".join(f"{check['number']} {check['name']}" for check in self.checks if check["verdict"] == level)
+        return ", ".join(check["name"] for check in self.checks if check["verdict"] == level)
 
 
 def load_trust(path: Path) -> Trust | None:
     """The trust of a run folder; None where no checks were made.
 
-    The level is found anew from the verdicts, and so can never be better than they are.
+    The level is found anew from the verdicts, and so can never be better than they are. Checks of another run, or
+    edited ones, make it not trustworthy.
 
     Raises:
         UserError: a file that segrobust did not write.
     """
-    if not (path / "checks.json").is_file():
+    if not (path / FILE).is_file():
         return None
-    content = RunFolder(path).read_json("checks.json")
+    folder = RunFolder(path)
+    content = folder.read_json(FILE)
     checks = content.get("checks") if isinstance(content, dict) else None
-    if not isinstance(checks, list) or not all(map(_is_check, checks)):
-        raise UserError(f"{path}/checks.json: expected a list of checks, as segrobust writes it; remove the file")
-    level = trust_of(check["verdict"] for check in checks)
-    if content.get("trust") == INCOMPLETE and not any(check["verdict"] == FAIL for check in checks):
+    if not isinstance(checks, list):
+        raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
+    if reason := outdated(content):
+        return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
+    if not all(map(_is_check, checks)):
+        raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
+    reason, level = doubt(folder, content), trust_of(checks)
+    if reason:
+        level = NOT_TRUSTWORTHY
+    elif content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
         level = INCOMPLETE
-    shown = [{name: check[name] for name in ("number", *_TEXTS)} for check in checks]
-    return Trust(level, str(content.get("tier")), shown)
+    shown = [{name: check[name] for name in (*_TEXTS, "open")} for check in checks]
+    return Trust(level, str(content.get("tier")), shown, reason)
 
 
 def _is_check(check: Any) -> bool:
-    if not isinstance(check, dict) or type(check.get("number")) is not int:
+    if not isinstance(check, dict) or type(check.get("open")) is not bool:
         return False
     return all(isinstance(check.get(name), str) for name in _TEXTS) and check["verdict"] in LEVELS
 
@@ -83,13 +102,13 @@ def _is_check(check: Any) -> bool:
 def print_checks(trust: Trust, console: Console) -> None:
     """Every check with its evidence; below it, where something is wrong, what to do."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title, more in (("", {"justify": "right"}), ("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
+    for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
         table.add_column(title, overflow="fold", **more)
     for check in trust.checks:
         style = _STYLES.get(check["verdict"], "")
         evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
         if check["remedy"]:
             evidence.append(f"\n-> {check['remedy']}", style=style)
-        table.add_row(Text(str(check["number"])), Text(check["name"]), Text(check["verdict"], style=style), evidence)
+        table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
     console.print(table)
-    console.print(Text(f"trust: {trust.level}: {trust.counts}", style="bold"), soft_wrap=True)
+    console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)

@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from segrobust.errors import UserError
+from segrobust.evaluation.checks.basis import FORMAT, basis_of, sealed
+from segrobust.evaluation.store import RunFolder
 from segrobust.report import build_report
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
@@ -17,15 +19,17 @@ from tests.report.test_report import HOSTILE, Page
 VERDICTS = ("pass", "info", "skipped", "warn", "fail")
 
 
-def store(folder, verdicts=VERDICTS, trust="verified", text="seen {}", **more):
+def store(folder, verdicts=VERDICTS, trust="verified", text="seen {}", opened=(), **more):
     checks = [
         {
-            "number": number, "name": f"check {word}", "verdict": word, "evidence": text.format(f"{number}.25 %"),
-            "remedy": f"mend {word}" if word in ("warn", "fail") else "", "numbers": {},
+            "name": f"check {word}", "verdict": word, "evidence": text.format(f"{number}.25 %"),
+            "remedy": f"mend {word}" if word in ("warn", "fail") else "", "numbers": {}, "open": word in opened,
         }
         for number, word in enumerate(verdicts, start=1)
     ]  # fmt: skip
-    (folder / "checks.json").write_text(json.dumps({"trust": trust, "tier": "quick", "checks": checks, **more}))
+    basis = basis_of(RunFolder(folder))
+    content = {"format": FORMAT, "basis": basis, "trust": trust, "tier": "quick", "checks": checks, **more}
+    (folder / "checks.json").write_text(json.dumps(sealed(content)))
     return folder
 
 
@@ -38,11 +42,9 @@ def printed(function, *arguments):
 def test_the_level_stands_above_the_numbers_and_every_check_below(make_run):
     page = Page(build_report([store(make_run())]).read_text())
     text = " ".join(" ".join(page.text).split())
-    assert text.index("not trustworthy failed: 5 check fail; warnings: 4 check warn") < text.index(
-        "Worst case over all"
-    )
+    assert text.index("not trustworthy failed: check fail; warnings: check warn") < text.index("Worst case over all")
     for number, word in enumerate(VERDICTS, start=1):
-        assert f"{number} check {word} {word} seen {number}.25 %" in text
+        assert f"check {word} {word} seen {number}.25 %" in text
     assert "mend warn" in text and "mend fail" in text
     assert "1 pass, 1 info, 1 skipped, 1 warn, 1 fail" in text
 
@@ -51,7 +53,7 @@ def test_a_run_without_checks_says_so_and_each_of_several_has_its_level(make_run
     folders = [make_run("standard"), store(make_run("robust"), ("pass", "warn"))]
     text = " ".join(" ".join(Page(build_report(folders, tmp_path / "both.html").read_text()).text).split())
     assert "standard: not checked No trust checks were made on this run" in text
-    assert "robust: with warnings warnings: 2 check warn" in text
+    assert "robust: with warnings warnings: check warn" in text
     assert "Trust checks: robust" in text and "Trust checks: standard" not in text
 
 
@@ -72,18 +74,58 @@ def test_hostile_words_in_checks_stay_words(make_run):
         (("fail",), "incomplete", "not trustworthy"),
     ],
 )
-def test_the_level_is_never_better_than_the_verdicts(tmp_path, verdicts, stored, level):
-    assert load_trust(store(tmp_path, verdicts, stored)).level == level
+def test_the_level_is_never_better_than_the_verdicts(make_run, verdicts, stored, level):
+    assert load_trust(store(make_run(), verdicts, stored)).level == level
 
 
-def test_what_segrobust_did_not_write_is_refused(tmp_path):
-    assert load_trust(tmp_path) is None
-    for content in ([], {"checks": 3}, {"checks": [{"number": 1}]}, {"checks": [{"number": "1", "verdict": "pass"}]}):
-        (tmp_path / "checks.json").write_text(json.dumps(content))
+def test_an_essential_check_left_out_is_named(make_run):
+    trust = load_trust(store(make_run(), ("pass", "skipped"), opened=("skipped",)))
+    assert trust.sentence == "with warnings (essential, but not made: check skipped)"
+    assert load_trust(store(make_run(), ("pass", "skipped"))).sentence == "verified"
+
+
+def test_checks_of_another_state_are_told_in_report_and_table(make_run, tmp_path):
+    folder = store(make_run(), ("pass",))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary[0]["aAcc"] += 1
+    (folder / "summary.json").write_text(json.dumps(summary))
+    trust = load_trust(folder)
+    assert trust.level == "not trustworthy" and trust.failed.startswith("checks.json belongs to another run")
+    text = " ".join(" ".join(Page(build_report([folder]).read_text()).text).split())
+    assert "not trustworthy checks.json belongs to another run" in text and "made for other summary.json" in text
+    shown = printed(print_table, {"mine": summary}, {"mine": trust}).splitlines()[1]
+    assert shown.startswith("trust: not trustworthy (checks.json belongs to another run")
+    assert "not trustworthy: checks.json belongs to" in printed(print_checks, trust, None)
+
+
+def test_a_verdict_changed_by_hand_is_noticed(make_run):
+    folder = store(make_run(), ("pass", "warn"))
+    file = folder / "checks.json"
+    file.write_text(file.read_text().replace('"verdict": "warn"', '"verdict": "pass"'))
+    assert load_trust(folder).sentence.startswith("not trustworthy (checks.json was edited")
+
+
+def test_checks_with_numbers_are_of_another_version(make_run):
+    folder = make_run()
+    old = [{"number": 9, "name": "gradient usable", "verdict": "pass", "evidence": "x", "remedy": ""}]
+    (folder / "checks.json").write_text(json.dumps({"format": 1, "trust": "verified", "tier": "quick", "checks": old}))
+    trust = load_trust(folder)
+    assert trust.level == "incomplete" and not trust.failed and not trust.checks
+    assert trust.why == "checks.json was written by another version of segrobust; run the evaluation again"
+    text = " ".join(" ".join(Page(build_report([folder]).read_text()).text).split())
+    assert "incomplete checks.json was written by another version" in text
+
+
+def test_what_segrobust_did_not_write_is_refused(make_run):
+    folder = make_run()
+    assert load_trust(folder) is None
+    checks = (3, [{"name": "x"}], [{"name": "x", "verdict": "pass", "evidence": "", "remedy": "", "open": 0}])
+    for content in ([], *({"format": FORMAT, "checks": one} for one in checks)):
+        (folder / "checks.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match="expected a list of checks"):
-            load_trust(tmp_path)
+            load_trust(folder)
     with pytest.raises(UserError, match="expected a list of checks"):
-        load_trust(store(tmp_path, ("excellent",)))
+        load_trust(store(folder, ("excellent",)))
 
 
 def test_the_terminal_shows_all_checks_and_the_level_first(make_run):
@@ -95,6 +137,6 @@ def test_the_terminal_shows_all_checks_and_the_level_first(make_run):
     assert "-> mend fail" in shown and "-> mend warn" in shown
     summary = {"mine": json.loads((folder / "summary.json").read_text())}
     lines = printed(print_table, summary, {"mine": trust}).splitlines()
-    assert lines[1] == "trust: not trustworthy (failed: 5 check fail; warnings: 4 check warn)"
+    assert lines[1] == "trust: not trustworthy (failed: check fail; warnings: check warn)"
     assert printed(print_table, summary, {"mine": None}).splitlines()[1] == "trust: unknown, no checks were made"
     assert "trust" not in printed(print_table, summary, {})

@@ -1,4 +1,4 @@
-"""What a check is: a number, a name and a function that looks at a run and returns a verdict."""
+"""What a check is: a name and a function that looks at a run and returns a verdict."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class Verdict:
     evidence: what was seen, in one line with its numbers.
     remedy: what to do about it, in one line; empty unless the level is warn or fail.
     numbers: the evidence as JSON numbers and texts, for programs.
+    open: what an essential check looks for is not known, since it could not be made.
     """
 
     level: str
     evidence: str
     remedy: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    open: bool = False
 
 
 def verdict(level: str, evidence: str, remedy: str = "", **numbers: Any) -> Verdict:
@@ -50,30 +52,45 @@ class Skip(Exception):
     """Raised by a check that cannot be made on this run; its text is the reason."""
 
 
+class NotApplicable(Skip):
+    """Raised by a check that has nothing to look for in this run, so that leaving it out leaves nothing open."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One check.
 
-    number: its place in the report, fixed for good.
-    name: what is right when it passes.
+    name: what is right when it passes, and what the check is called everywhere.
     run: from the run's :class:`Context` to a :class:`Verdict`; may raise :class:`Skip`.
     tier: ``"quick"``, or ``"full"`` for what is dear.
     longer: the full tier looks longer, so a verdict of the quick tier does not serve it.
     unfinished: can be made on a run whose attack failed, from model and images alone.
+    essential: a run is never verified without it.
     """
 
-    number: int
     name: str
     run: Callable[[Context], Verdict]
     tier: str = "quick"
     longer: bool = False
     unfinished: bool = False
+    essential: bool = False
+
+    def skipped(self, reason: str) -> Verdict:
+        """That it could not be made, which an essential check leaves open."""
+        return Verdict(SKIPPED, reason, open=self.essential)
 
 
-def trust_of(levels: Iterable[str]) -> str:
-    """The trust level of a run: its worst verdict. What was skipped neither proves nor disproves anything."""
-    worst = max(levels, key=LEVELS.index, default=PASS)
-    return {FAIL: NOT_TRUSTWORTHY, WARN: WITH_WARNINGS}.get(worst, VERIFIED)
+def trust_of(checks: Iterable[Mapping[str, Any]]) -> str:
+    """The trust level of a run from its checks' ``verdict`` and ``open``: that of the worst verdict.
+
+    What was skipped neither proves nor disproves anything, but a run without an essential check is not verified.
+    """
+    checks = list(checks)
+    if not checks:
+        return INCOMPLETE
+    worst = max((check["verdict"] for check in checks), key=LEVELS.index)
+    unsure = worst == WARN or any(check["open"] for check in checks)
+    return NOT_TRUSTWORTHY if worst == FAIL else WITH_WARNINGS if unsure else VERIFIED
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,10 @@
-"""What does not look at the model's gradients must not beat what does: noise, black box and transfer. Number 20."""
+"""What does not look at the model's gradients must not beat what does: noise, black box and transfer."""
 
 from __future__ import annotations
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
-from segrobust.evaluation.checks.base import NOISE, PASS, WARN, Check, Skip, Verdict, verdict
+from segrobust.evaluation.checks.base import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
 from segrobust.evaluation.checks.context import Context, mean, refuse_transfer
 from segrobust.evaluation.identity import weights_sha256
 from segrobust.mm import load_config
@@ -22,11 +22,11 @@ MANY = 100 / 3  # percent of the images; on one or two a search that sees nothin
 
 
 def blind_search_loses(context: Context) -> Verdict:
-    """20. Noise, searches without a gradient and other models' gradients do not beat the run's attacks."""
+    """Noise, searches without a gradient and other models' gradients do not beat the run's attacks."""
     refuse_transfer(context)
     norm, eps = context.radius
     if context.own.targeted:
-        raise Skip("noise and black-box searches have no target")
+        raise NotApplicable("noise and black-box searches have no target")
     best = {image: max(s[image] for s in context.at_radius().values() if image in s) for image in context.judged_ids}
     found = {name: context.shares_under(*attack) for name, *attack in _blind_attacks(context, norm, eps)}
     won = {name: 100 * mean(shares[i] > best[i] + NOISE for i in best) for name, shares in found.items()}
@@ -37,7 +37,7 @@ def blind_search_loses(context: Context) -> Verdict:
         WARN if ahead > NOISE or share > MANY else PASS,
         f"the run's attacks take {mean(best):.2f} % of the pixels at {format_eps(eps, norm)}; {tried}; "
         f"a blind search wins on {share:.0f} % of {len(best)} images",
-        f"{winner} finds what gradients do not: gradients are masked; see 9 and 10, report the blind result",
+        f"{winner} finds what gradients do not: gradients are masked; report the blind result",
         white_box_percent=mean(best),
         tried={name: mean(shares) for name, shares in found.items()},
         images_won_percent=won,
@@ -68,4 +68,4 @@ def _relatives(context: Context) -> dict[str, Segmenter]:
     return found
 
 
-CHECKS = (Check(20, "noise, black box and transfer lose", blind_search_loses, longer=True),)
+CHECKS = (Check("noise, black box and transfer lose", blind_search_loses, longer=True, essential=True),)

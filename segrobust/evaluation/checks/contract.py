@@ -1,4 +1,4 @@
-"""Does the model keep the contract that every attack relies on? Numbers 3, 6 to 8, 11, 12 and 29."""
+"""Does the model keep the contract that every attack relies on?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 def unchanged(context: Context) -> Verdict:
-    """3. Weights and buffers as before the run, every module in eval mode."""
+    """Weights and buffers as before the run, every module in eval mode."""
     seen = context.probe
     whole = not context.altered and weights_sha256(context.original) == context.identity["weights_sha256"]
     numbers = {
@@ -37,7 +37,7 @@ def unchanged(context: Context) -> Verdict:
 
 
 def deterministic(context: Context) -> Verdict:
-    """6. The same batch twice."""
+    """The same batch twice."""
     seen = context.probe.repeated
     numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap}
     text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.gap:.2g}"
@@ -47,9 +47,9 @@ def deterministic(context: Context) -> Verdict:
 
 
 def batch_invariant(context: Context) -> Verdict:
-    """7. An image alone and among others."""
+    """An image alone and among others."""
     if random(context):
-        raise Skip("two forwards of the same batch differ already (6)")
+        raise Skip("two forwards of the same batch differ already")
     seen = context.probe.alone
     return verdict(
         graded(seen.percent, warn=CHANGED_PERCENT),
@@ -61,7 +61,7 @@ def batch_invariant(context: Context) -> Verdict:
 
 
 def logits(context: Context) -> Verdict:
-    """8. Logits, not probabilities."""
+    """Logits, not probabilities."""
     seen = context.probe
     sums, inside = (100 * part / max(seen.pixels, 1) for part in (seen.like_probabilities, seen.bounded))
     numbers = {"sum_to_one_percent": sums, "inside_unit_interval_percent": inside}
@@ -74,7 +74,7 @@ def logits(context: Context) -> Verdict:
 
 
 def plain_inference(context: Context) -> Verdict:
-    """11. No random numbers and no optimisation inside the forward."""
+    """No random numbers and no optimisation inside the forward."""
     seen = context.probe
     numbers = {"random_operations": sorted(seen.sampled), "autograd_in_forward": seen.differentiated}
     if not seen.sampled and not seen.differentiated:
@@ -86,12 +86,12 @@ def plain_inference(context: Context) -> Verdict:
 
 
 def one_path(context: Context) -> Verdict:
-    """12. The forward that is attacked is the one that is reported."""
+    """The forward that is attacked is the one that is reported."""
     if random(context):
-        raise Skip("two forwards of the same batch differ already (6)")
+        raise Skip("two forwards of the same batch differ already")
     seen = context.probe
     if seen.broken:
-        raise Skip("there is no attacked forward to compare (9)")
+        raise Skip("there is no attacked forward to compare")
     differs = seen.attacked.percent > CHANGED_PERCENT or seen.attacked.gap > GAP
     return verdict(
         FAIL if differs else PASS,
@@ -104,7 +104,7 @@ def one_path(context: Context) -> Verdict:
 
 
 def full_precision(context: Context) -> Verdict:
-    """29. Gradients and predictions in float32."""
+    """Gradients and predictions in float32."""
     reduced = ["mixed precision in the attacks (--amp)"] if context.evaluation.amp else []
     reduced += [f"the model returns {name}" for name in sorted(context.probe.dtypes - {"float32", "float64"})]
     device = context.evaluation.device
@@ -128,11 +128,11 @@ def _some(names: list[str]) -> str:
 
 
 CHECKS = (
-    Check(3, "model unchanged, in eval mode", unchanged, unfinished=True),
-    Check(6, "deterministic forward", deterministic, unfinished=True),
-    Check(7, "independent of the batch", batch_invariant, unfinished=True),
-    Check(8, "logits, not probabilities", logits, unfinished=True),
-    Check(11, "forward neither samples nor optimises", plain_inference, unfinished=True),
-    Check(12, "attacked forward is the reported one", one_path, unfinished=True),
-    Check(29, "full precision", full_precision, unfinished=True),
+    Check("model unchanged, in eval mode", unchanged, unfinished=True, essential=True),
+    Check("deterministic forward", deterministic, unfinished=True, essential=True),
+    Check("independent of the batch", batch_invariant, unfinished=True, essential=True),
+    Check("logits, not probabilities", logits, unfinished=True, essential=True),
+    Check("forward neither samples nor optimises", plain_inference, unfinished=True),
+    Check("attacked forward is the reported one", one_path, unfinished=True, essential=True),
+    Check("full precision", full_precision, unfinished=True),
 )

@@ -1,4 +1,4 @@
-"""Can the model be attacked through its gradient at all, and is it the gradient of what it computes? Numbers 9, 10."""
+"""Can the model be attacked through its gradient at all, and is it the gradient of what it computes?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from segrobust.attacks import weights
 from segrobust.attacks.gradient import Engine, Goal, ModelError
 from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.outcomes import Group
 from segrobust.models.segmenter import frozen_eval
 
 MASKED = "white-box attacks see no gradient there: attack a smooth version (BPDA), or without gradients"
@@ -20,7 +21,7 @@ SATURATED = "the softmax rounds to 0 and 1: divide the logits by a constant, whi
 
 
 def usable(context: Context) -> Verdict:
-    """9. Gradients exist, are finite, and reach the pixels."""
+    """Gradients exist, are finite, and reach the pixels."""
     seen = context.probe
     if seen.broken:
         remedy = "no attack can follow this: return differentiable, finite logits, or attack without gradients"
@@ -48,7 +49,7 @@ MAY_KINK = 1  # direction in which a ReLU may turn within the difference
 
 
 def correct(context: Context) -> Verdict:
-    """10. Autograd's slope against finite differences of the loss, in float64."""
+    """Autograd's slope against finite differences of the loss, in float64."""
     loss, gradient = _in_double(context)
     directions = _directions(gradient)
     slopes = [float((gradient * direction).sum()) for direction in directions]
@@ -73,30 +74,40 @@ def correct(context: Context) -> Verdict:
 
 
 def _in_double(context: Context) -> tuple[Callable[[Tensor], float], Tensor]:
-    """The loss as a function of a change of a crop, and its gradient there, in float64.
+    """``_loss_on`` a crop from the middle or, where the model takes no such size, the whole of an image.
 
     Raises:
-        Skip: the model cannot be copied, or runs neither on a crop nor in float64.
+        Skip: the model cannot be copied, does not run in float64, or has no gradient.
     """
     group = context.singles(1)[0]
     top, left = (max(0, (side - SIDE) // 2) for side in group.labels.shape[1:])
     crop = (..., slice(top, top + SIDE), slice(left, left + SIDE))
+    if not (group.labels[crop] != context.void).any():
+        return _loss_on(context, group, (...,))
+    try:
+        return _loss_on(context, group, crop)
+    except Skip:
+        return _loss_on(context, group, (...,))
+
+
+def _loss_on(context: Context, group: Group, crop: tuple) -> tuple[Callable[[Tensor], float], Tensor]:
+    """The loss as a function of a change of a part of an image, and its gradient there, in float64."""
     labels, image = group.labels[crop], group.images[crop].double()
     # flat regions tie in max-pooling, where no gradient is right: a little noise unties them
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     image = image.lerp(noise.to(image), 1 / 255)
     valid = labels != context.void
     if not valid.any():
-        raise Skip("the crop in the middle of the image has no labelled pixel")
+        raise Skip("the image has no labelled pixel")
     try:
         model = deepcopy(context.model).double()
         engine = Engine(model, Goal(labels.masked_fill(~valid, 0), valid))
         with frozen_eval(model):
             gradient = engine.gradient(image, weights.ce, 0.0).gradient
     except ModelError as error:
-        raise Skip(f"there is no gradient to compare (9): {error}") from error
+        raise Skip(f"there is no gradient to compare: {error}") from error
     except Exception as error:  # models fail in their own ways on another type or size
-        raise Skip(f"the model does not run in float64 on a crop: {str(error).splitlines()[0][:120]}") from error
+        raise Skip(f"the model does not run in float64: {str(error).splitlines()[0][:120]}") from error
 
     def loss(change: Tensor) -> float:
         with frozen_eval(model):
@@ -114,6 +125,6 @@ def _directions(gradient: Tensor) -> list[Tensor]:
 
 
 CHECKS = (
-    Check(9, "gradient usable", usable, unfinished=True),
-    Check(10, "gradient correct", correct, unfinished=True),
+    Check("gradient usable", usable, unfinished=True, essential=True),
+    Check("gradient correct", correct, unfinished=True, essential=True),
 )

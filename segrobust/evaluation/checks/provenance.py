@@ -1,6 +1,9 @@
-"""Can the run be traced and repeated? Numbers 30 and 31."""
+"""Can the run be traced and repeated?"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, verdict
 from segrobust.evaluation.checks.context import Context
@@ -13,9 +16,9 @@ from segrobust.models.checkpoint import sha256
 
 
 def repeatable(context: Context) -> Verdict:
-    """30. One process, computing again, gets the integers that all processes stored."""
+    """One process, computing again, gets the integers that all processes stored."""
     if random(context):
-        raise Skip("two forwards of the same batch differ already (6)")
+        raise Skip("two forwards of the same batch differ already")
     stored = {row["image"]: row for row in context.rows if row["attack"] == CLEAN}
     differing = []
     for group, prediction in zip(context.groups, context.probe.predictions, strict=True):
@@ -54,7 +57,7 @@ ABOUT = ("date", "python", "versions", "device")
 
 
 def traceable(context: Context) -> Verdict:
-    """31. The run says what it is made of, and that is what is here."""
+    """The run says what it is made of, and that is what is here."""
     identity, about = context.identity, context.run.get("about") or {}
     missing = [name for name in IDENTITY if identity.get(name) in (None, "")]
     untold = [name for name in ABOUT if not about.get(name)]
@@ -72,11 +75,34 @@ def traceable(context: Context) -> Verdict:
         return verdict(FAIL, "; ".join(parts), remedy, **numbers)
     if untold:
         text = f"run.json does not say: {', '.join(untold)}"
-        return verdict(WARN, text, "give evaluate(about=about_this_run()), or use the command line", **numbers)
+        return verdict(WARN, text, "start anew with --fresh, so that the run stores what it was made with", **numbers)
     return verdict(PASS, f"run.json is complete, and {', '.join(sorted(here))} match what is here", **numbers)
 
 
+def one_version(context: Context) -> Verdict:
+    """All rows are of the same code and libraries."""
+    accepted = context.run.get("accepted_different") or []
+    if not accepted:
+        return verdict(PASS, "the run was never continued with other code or libraries", accepted=[])
+    told = "; ".join(_difference(one) for one in accepted)
+    remedy = "these rows are of several versions: start anew with --fresh for a result of one"
+    return verdict(WARN, f"the run went on although it differed: {told}", remedy, accepted=accepted)
+
+
+def _difference(one: Any) -> str:
+    if not isinstance(one, Mapping):
+        return str(one)
+    stored, now = (_short(one.get(name)) for name in ("stored", "now"))
+    return f"{one.get('what')} was {stored} and is {now} since {one.get('date')}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
 CHECKS = (
-    Check(30, "one process finds the same integers", repeatable),
-    Check(31, "provenance complete, files unchanged", traceable),
+    Check("one process finds the same integers", repeatable, essential=True),
+    Check("rows of one version", one_version, essential=True),
+    Check("provenance complete, files unchanged", traceable, essential=True),
 )

@@ -1,11 +1,24 @@
-"""All checks, by number. To add one, write a function beside its kin and a line in that file's ``CHECKS``."""
+"""All checks, in the order in which they are made and shown.
+
+To add one, write a function beside its kin and a line in that file's ``CHECKS``.
+"""
 
 from __future__ import annotations
 
-from segrobust.evaluation.checks import blind, contract, gradient, integrity, provenance, results, sanity, strength
+from segrobust.evaluation.checks import (
+    attacked,
+    blind,
+    contract,
+    gradient,
+    integrity,
+    plausible,
+    provenance,
+    results,
+    sanity,
+    steps,
+    strength,
+)  # fmt: skip
 from segrobust.evaluation.checks.base import Check
 
-_THEMES = (blind, contract, gradient, integrity, provenance, results, sanity, strength)
-CHECKS: tuple[Check, ...] = tuple(
-    sorted((check for theme in _THEMES for check in theme.CHECKS), key=lambda check: check.number)
-)
+_THEMES = (attacked, integrity, plausible, results, contract, gradient, sanity, steps, strength, blind, provenance)
+CHECKS: tuple[Check, ...] = tuple(check for theme in _THEMES for check in theme.CHECKS)

@@ -4,13 +4,11 @@
     content["trust"]        # "verified", "with warnings" or "not trustworthy"
 
 The file is replaced after every check: a killed run goes on with the next one. Verdicts serve only the rows, identity
-and tier that they were made for.
+and tier that they were made for; whoever reads the file compares its basis (``basis.py``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from segrobust import __version__
 from segrobust.errors import UserError, unknown_name
-from segrobust.evaluation.checks.base import INCOMPLETE, SKIPPED, WARN, Check, Skip, Verdict, trust_of, verdict
+from segrobust.evaluation.checks.base import (
+    INCOMPLETE,
+    SKIPPED,
+    WARN,
+    Check,
+    NotApplicable,
+    Skip,
+    Verdict,
+    trust_of,
+    verdict,
+)
+from segrobust.evaluation.checks.basis import FILE, FORMAT, basis_of, digest_of, sealed
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.checks.registry import CHECKS
 from segrobust.evaluation.progress import ImageProgress
@@ -27,8 +36,6 @@ from segrobust.evaluation.summary import Record
 if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
 
-FILE = "checks.json"
-FORMAT = 1
 LOGGER = logging.getLogger(__name__)
 TIERS = ("quick", "full", "off")
 
@@ -57,46 +64,45 @@ def check_run(evaluation: Evaluation, tier: str, summary: Sequence[Record] = (),
 def run_checks(context: Context, checks: tuple[Check, ...] = CHECKS) -> dict[str, Any]:
     """Make the checks that have no verdict yet, and return the content of ``checks.json``.
 
-    It is ``{format, basis, tier, trust, images, failed, checks}``; ``images`` are the ids of those that were looked
-    at, ``failed`` says what the run's attack failed with (null: it did not); a check is ``{number, name, tier,
-    verdict, evidence, numbers, remedy, seconds}``.
+    It is ``{format, basis, settings, tier, trust, images, failed, checks, seal}``; ``images`` are the ids of those
+    that were looked at, ``failed`` says what the run's attack failed with (null: it did not); a check is ``{name,
+    tier, verdict, evidence, numbers, remedy, open, seconds}``.
     """
-    basis = _basis(context)
-    known = _stored(context, basis)
+    about = {"format": FORMAT, "basis": basis_of(context.folder), "settings": _settings(context)}
+    known = _stored(context, about)
     content = {
-        "format": FORMAT,
-        "basis": basis,
+        **about,
         "tier": "full" if context.full else "quick",
         "trust": INCOMPLETE,
         "images": context.ids,
         "failed": None if context.error is None else str(context.error),
         "checks": [],
     }
-    todo = [check for check in checks if not _serves(known.get(check.number), check, context)]
+    todo = [check for check in checks if not _serves(known.get(check.name), check, context)]
     with ImageProgress(len(checks), len(checks) - len(todo), len(todo), bool(todo)) as progress:
         for check in checks:
             if check in todo:
-                known[check.number] = _made(check, context)
+                known[check.name] = _made(check, context)
                 progress.advance(1, 1, f"trust checks, {check.name}")
-                content["checks"] = [known[one.number] for one in checks if one.number in known]
-                context.folder.write_json(FILE, content)
-    content["checks"] = [known[one.number] for one in checks]
-    content["trust"] = trust_of(one["verdict"] for one in content["checks"])
-    context.folder.write_json(FILE, content)
-    return content
+                content["checks"] = [known[one.name] for one in checks if one.name in known]
+                context.folder.write_json(FILE, sealed(content))
+    content["checks"] = [known[one.name] for one in checks]
+    content["trust"] = trust_of(content["checks"])
+    context.folder.write_json(FILE, sealed(content))
+    return sealed(content)
 
 
 def _made(check: Check, context: Context) -> dict[str, Any]:
     started = time.perf_counter()
     given = _verdict(check, context)
     return {
-        "number": check.number,
         "name": check.name,
         "tier": "full" if context.full else "quick",
         "verdict": given.level,
         "evidence": given.evidence,
         "numbers": dict(given.numbers),
         "remedy": given.remedy,
+        "open": given.open,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -105,33 +111,36 @@ def _verdict(check: Check, context: Context) -> Verdict:
     if check.tier == "full" and not context.full:
         return verdict(SKIPPED, "only with --checks full")
     if context.error is not None and not check.unfinished:
-        return verdict(SKIPPED, "the run's attack failed, there are no results to look at")
+        return check.skipped("the run's attack failed, there are no results to look at")
     try:
         return check.run(context)
-    except Skip as reason:
+    except NotApplicable as reason:
         return verdict(SKIPPED, str(reason))
+    except Skip as reason:
+        return check.skipped(str(reason))
     except Exception as error:  # a model that a check breaks is a finding, not the end of a finished run
-        LOGGER.warning("check %s (%s) could not be made", check.number, check.name, exc_info=error)
+        LOGGER.warning("the check %r could not be made", check.name, exc_info=error)
         reason = (str(error).strip() or "no message").splitlines()[0]
         text = f"could not be made: {type(error).__name__}: {reason}"
         return verdict(WARN, text, "find out why: what this check looks for is not known now")
 
 
-def _basis(context: Context) -> str:
-    """sha256 of what verdicts are about: the run's identity and row files, what is declared, and this version."""
+def _settings(context: Context) -> str:
+    """Digest of what verdicts depend on besides the files: this version, what is declared, and what failed."""
     error = context.error and str(context.error)
-    facts = [__version__, context.run, context.raw, dict(context.declared or {}), error]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return digest_of([__version__, context.run.get("about"), dict(context.declared or {}), error])
 
 
-def _stored(context: Context, basis: str) -> dict[int, dict[str, Any]]:
-    """The verdicts by number that an earlier start left for the same run."""
+def _stored(context: Context, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The verdicts by name that an earlier start left for the same run, untouched since."""
     if not (context.folder.path / FILE).is_file():
         return {}
     content = context.folder.read_json(FILE)
-    if not isinstance(content, dict) or (content.get("format"), content.get("basis")) != (FORMAT, basis):
+    if not isinstance(content, dict) or sealed(content) != content:
         return {}
-    return {one["number"]: one for one in content["checks"]}
+    if any(content.get(name) != value for name, value in about.items()):
+        return {}
+    return {one["name"]: one for one in content["checks"]}
 
 
 def _serves(stored: dict[str, Any] | None, check: Check, context: Context) -> bool:

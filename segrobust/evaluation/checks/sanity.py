@@ -1,11 +1,22 @@
-"""Do the attacks behave as attacks must on this model? Numbers 5, 13, 14, 16 and 19."""
+"""Do the attacks behave as attacks must on this model?"""
 
 from __future__ import annotations
 
 from segrobust.attacks.base import Answer, Attack, Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.registry import build_attack
-from segrobust.evaluation.checks.base import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.evaluation.checks.base import (
+    FAIL,
+    NOISE,
+    PASS,
+    WARN,
+    Check,
+    NotApplicable,
+    Skip,
+    Verdict,
+    graded,
+    verdict,
+)
 from segrobust.evaluation.checks.context import Context, mean, refuse_transfer, saw_another, shortened
 from segrobust.evaluation.checks.contract import random
 from segrobust.evaluation.outcomes import Group
@@ -18,7 +29,7 @@ FEW = 4
 
 
 def eight_bits(context: Context) -> Verdict:
-    """5. Attacked images survive being saved as PNG."""
+    """Attacked images survive being saved as PNG."""
     refuse_transfer(context)
     traces = context.traces(TRACED, TRACED_STEPS)
     lost = mean(one.returned - one.rounded for one in traces)
@@ -32,7 +43,7 @@ def eight_bits(context: Context) -> Verdict:
 
 
 def void_ignored(context: Context) -> Verdict:
-    """13. What stands below a void label does not matter."""
+    """What stands below a void label does not matter."""
     model_void = getattr(context.model, "ignore_index", context.void)
     attacks = [shortened(attack, 3) for attack in _kinds(context)]
     groups = [one for one in context.singles(TRACED) if (one.labels == context.void).any()][:FEW]
@@ -46,7 +57,7 @@ def void_ignored(context: Context) -> Verdict:
         text = f"void is {model_void} for the model, {context.void} in the data"
         return verdict(WARN, text, "give model and data set the same ignore_index, and train with it", **numbers)
     if not groups:
-        raise Skip(f"no image of the subset has a void pixel ({context.void})")
+        raise NotApplicable(f"no image of the subset has a void pixel ({context.void})")
     text = f"other labels at void pixels of {len(groups)} images leave {', '.join(numbers['attacks'])} as it was"
     return verdict(PASS, text, **numbers)
 
@@ -77,11 +88,11 @@ def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
     return not points[0].equal(points[1])
 
 
-MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wrong step size; see 9, 10 and 17"
+MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wrong step size, as other checks may tell"
 
 
 def iterative_beats_single_step(context: Context) -> Verdict:
-    """14. FGSM against the run's best iterative attack at the same radius."""
+    """FGSM against the run's best iterative attack at the same radius."""
     if reason := saw_another(context):
         text = f"{reason}: transfer overrates every model"
         return verdict(WARN, text, "evaluate without --source as well, and report that")
@@ -110,7 +121,7 @@ ALL = 99.0  # percent of the pixels, as for a broken image
 
 
 def large_radius_breaks(context: Context) -> Verdict:
-    """16. With enough room every pixel falls."""
+    """With enough room every pixel falls."""
     # steps of one size throughout leave 4 % of the pixels of an honest robust model, shrinking ones next to none
     settings = {"steps": 40, "optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False}
     far, unbounded = (build_attack("MaskedPGD", eps=eps, **settings) for eps in ("64/255", 1.0))
@@ -124,21 +135,21 @@ def large_radius_breaks(context: Context) -> Verdict:
     return verdict(
         graded(ALL - everywhere, fail=0),
         text,
-        "an attack without a bound must succeed: the gradients mislead it (masking, randomness); see 9 and 10",
+        "an attack without a bound must succeed: the gradients mislead it (masking, randomness); see their own checks",
         apsr_64_255_percent=at_64,
         apsr_unbounded_percent=everywhere,
     )
 
 
 def nothing_missed(context: Context) -> Verdict:
-    """19. The returned image is the best that the attack saw."""
+    """The returned image is the best that the attack saw."""
     refuse_transfer(context)
     if random(context):
-        raise Skip("two forwards of the same batch differ already (6): the best may have been a lucky draw")
+        raise Skip("two forwards of the same batch differ already: the best may have been a lucky draw")
     traces = context.traces(TRACED, TRACED_STEPS)
     attack = traces[0].attack
     if getattr(attack, "quantise", False):
-        raise Skip(f"{attack.name} returns 8-bit images, and sees others on its way")
+        raise NotApplicable(f"{attack.name} returns 8-bit images, and sees others on its way")
     missed = mean(one.missed for one in traces)
     unit = "% of the norm" if attack.minimum_norm else "points"
     return verdict(
@@ -158,9 +169,9 @@ def _about(traces: list) -> str:
 
 
 CHECKS = (
-    Check(5, "survives 8 bits", eight_bits),
-    Check(13, "void ignored", void_ignored),
-    Check(14, "iterations beat a single step", iterative_beats_single_step),
-    Check(16, "a large radius breaks everything", large_radius_breaks),
-    Check(19, "best image returned", nothing_missed),
+    Check("survives 8 bits", eight_bits),
+    Check("void ignored", void_ignored, essential=True),
+    Check("iterations beat a single step", iterative_beats_single_step, essential=True),
+    Check("a large radius breaks everything", large_radius_breaks, essential=True),
+    Check("best image returned", nothing_missed, essential=True),
 )

@@ -1,4 +1,4 @@
-"""Were the attacks strong enough? Each of these runs the run's strongest attack again: numbers 17, 18 and 21."""
+"""Were the attacks strong enough? Each of these runs the run's strongest attack again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEDS = 2
 
 
 def converged(context: Context) -> Verdict:
-    """17. Twice the steps change nothing, nor do the last ten."""
+    """Twice the steps change nothing, nor do the last ten."""
     attack = _attack(context)
     if not hasattr(attack, "steps"):
         raise Skip(f"{attack.name} has no number of steps to double")
@@ -47,7 +47,7 @@ def _late_gain(one: Trace) -> float:
 
 
 def seeds_agree(context: Context) -> Verdict:
-    """18. Three seeds, three times the same score."""
+    """Three seeds, three times the same score."""
     attack = _attack(context)
     before = _before(context)
     runs = [mean(before)]
@@ -67,9 +67,9 @@ def seeds_agree(context: Context) -> Verdict:
 
 
 def planted_found(context: Context) -> Verdict:
-    """21. A planted adversarial image is found."""
+    """A planted adversarial image is found."""
     if random(context):
-        raise Skip("two forwards of the same batch differ already (6), and so would the planted image")
+        raise Skip("two forwards of the same batch differ already, and so would the planted image")
     attack = _attack(context)
     two_classes = {"targeted": False} | ({"class_counts": None} if hasattr(attack, "class_counts") else {})
     attack = dataclasses.replace(attack, **two_classes)
@@ -86,7 +86,7 @@ def planted_found(context: Context) -> Verdict:
     return verdict(
         graded(100 * (1 - found / planted), fail=5),
         f"{attack.name} finds {found} of {planted} planted adversarial images",
-        "the attack misses what surely exists: it is too weak for this model, or gradients are masked; see 9, 10, 17",
+        "the attack misses what surely exists: it is too weak for this model, or gradients are masked",
         found=found,
         planted=planted,
         not_plantable=len(groups) - planted,
@@ -114,7 +114,7 @@ def _before(context: Context) -> list[float]:
 
 
 CHECKS = (
-    Check(17, "converged", converged, tier="full"),
-    Check(18, "seeds do not matter", seeds_agree, tier="full"),
-    Check(21, "planted adversary found", planted_found, tier="full"),
+    Check("converged", converged, tier="full"),
+    Check("seeds do not matter", seeds_agree, tier="full"),
+    Check("planted adversary found", planted_found, tier="full"),
 )

@@ -15,23 +15,47 @@ from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from tests.evaluation.toy_run import ToySource
 
+# names of checks
+BATCH = "independent of the batch"
+BEST = "best image returned"
+BLIND = "noise, black box and transfer lose"
+CLEAN = "clean score as declared"
+CORRECT = "gradient correct"
+DIFFER = "attacks differ"
+FEW = "enough images"
+LARGE = "a large radius breaks everything"
+LOGITS = "logits, not probabilities"
+ONCE = "every image once"
+PATHS = "attacked forward is the reported one"
+PLAIN = "forward neither samples nor optimises"
+PLANTED = "planted adversary found"
+REPEATS = "deterministic forward"
+SEEDS = "seeds do not matter"
+SINGLE = "iterations beat a single step"
+STATE = "model unchanged, in eval mode"
+USABLE = "gradient usable"
+VOID = "void ignored"
+WITHIN = "within budget and box"
+WORST = "worst case by image and by set"
+MONOTONE = "monotone in the radius"
+
 RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size": 3, "pictures": False}
 
 
-def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[int, dict[str, Any]]:
-    """The verdicts by number on a run of ``model``."""
+def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[str, dict[str, Any]]:
+    """The verdicts by name on a run of ``model``."""
     settings = {**RUN, **changes}
     evaluate(model, source or ToySource(), work_dir=folder, **settings)
     return verdicts(folder) if settings.get("checks") != "off" else {}
 
 
-def verdicts(folder: Path) -> dict[int, dict[str, Any]]:
-    return {check["number"]: check for check in json.loads((folder / "checks.json").read_text())["checks"]}
+def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in json.loads((folder / "checks.json").read_text())["checks"]}
 
 
-def levels(found: dict[int, dict[str, Any]], *wanted: str) -> set[int]:
-    """Numbers of the checks with one of the ``wanted`` verdicts."""
-    return {number for number, check in found.items() if check["verdict"] in wanted}
+def levels(found: dict[str, dict[str, Any]], *wanted: str) -> set[str]:
+    """Names of the checks with one of the ``wanted`` verdicts."""
+    return {name for name, check in found.items() if check["verdict"] in wanted}
 
 
 def context(model: Segmenter, folder: Path, source: ToySource | None = None, **more: Any) -> Context:
@@ -43,7 +67,7 @@ def context(model: Segmenter, folder: Path, source: ToySource | None = None, **m
     return Context(evaluation, json.loads((folder / "summary.json").read_text()), **more)
 
 
-def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[int, dict[str, Any]]:
+def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
     """The verdicts on what is in the folder now."""
     run_checks(context(model, folder, **more))
     return verdicts(folder)

@@ -16,11 +16,38 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.survey import Survey
 from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import trust_of
+from segrobust.evaluation.checks.registry import CHECKS
 from segrobust.evaluation.checks.strength import planted_found
 from segrobust.evaluation.store import RunFolder
 from segrobust.models.segmenter import Segmenter
 from tests.attacks.toys import SmallNet
-from tests.evaluation.checks.looking import context, levels, look, verdicts
+from tests.evaluation.checks.looking import (
+    BATCH,
+    BEST,
+    BLIND,
+    CLEAN,
+    CORRECT,
+    DIFFER,
+    FEW,
+    LARGE,
+    LOGITS,
+    MONOTONE,
+    ONCE,
+    PATHS,
+    PLAIN,
+    PLANTED,
+    REPEATS,
+    SEEDS,
+    SINGLE,
+    STATE,
+    USABLE,
+    VOID,
+    WORST,
+    context,
+    levels,
+    look,
+    verdicts,
+)
 from tests.evaluation.checks.models import HONEST, segmenter
 from tests.evaluation.toy_run import K, ToySource
 
@@ -43,25 +70,25 @@ class LinearSource(ToySource):
 def test_honest_models_are_caught_by_no_check(name, tmp_path):
     source = LinearSource() if name == "linear" else ToySource()
     found = look(segmenter(name), tmp_path, source, attacks=["CEPGD", "UniformNoise"], steps=60, checks="full")
-    few_images = {26} & levels(found, "warn")  # seven of them
+    few_images = {FEW} & levels(found, "warn")  # seven of them
     assert levels(found, "warn", "fail") == few_images
-    assert levels(found, "skipped") <= {1, 22}
-    assert set(found) == {*range(1, 23), 25, 26, 28, 29, 30, 31}
+    assert levels(found, "skipped") <= {CLEAN, DIFFER, "model and data name the same classes"}
+    assert set(found) == {check.name for check in CHECKS}
 
 
 CAUGHT = [
-    ("quantised", {9: "fail", 10: "warn", 16: "fail"}),
-    ("straight_through", {9: "pass", 10: "warn"}),
-    ("saturated", {9: "fail"}),
-    ("noisy", {6: "warn", 11: "warn", 3: "pass"}),
-    ("purified", {11: "warn"}),
-    ("probabilities", {8: "warn"}),
-    ("sigmoid", {8: "warn"}),
-    ("batch_dependent", {7: "warn", 6: "pass"}),
-    ("batch_statistics", {7: "warn", 3: "pass"}),
-    ("learning_norm", {3: "fail"}),
-    ("training_mode", {3: "fail"}),
-    ("two_paths", {12: "fail", 6: "pass"}),
+    ("quantised", {USABLE: "fail", CORRECT: "warn", LARGE: "fail"}),
+    ("straight_through", {USABLE: "pass", CORRECT: "warn"}),
+    ("saturated", {USABLE: "fail"}),
+    ("noisy", {REPEATS: "warn", PLAIN: "warn", STATE: "pass"}),
+    ("purified", {PLAIN: "warn"}),
+    ("probabilities", {LOGITS: "warn"}),
+    ("sigmoid", {LOGITS: "warn"}),
+    ("batch_dependent", {BATCH: "warn", REPEATS: "pass"}),
+    ("batch_statistics", {BATCH: "warn", STATE: "pass"}),
+    ("learning_norm", {STATE: "fail"}),
+    ("training_mode", {STATE: "fail"}),
+    ("two_paths", {PATHS: "fail", REPEATS: "pass"}),
 ]
 
 
@@ -69,9 +96,9 @@ CAUGHT = [
 def test_bad_models_are_caught_by_their_check(name, expected, tmp_path):
     torch.manual_seed(0)
     found = look(segmenter(name), tmp_path)
-    assert {number: found[number]["verdict"] for number in expected} == expected
-    assert all(found[number]["remedy"] for number in levels(found, "warn", "fail"))
-    assert trust_of(check["verdict"] for check in found.values()) != "verified"
+    assert {name: found[name]["verdict"] for name in expected} == expected
+    assert all(found[name]["remedy"] for name in levels(found, "warn", "fail"))
+    assert trust_of(found.values()) != "verified"
 
 
 def test_images_without_a_label_do_not_weigh(tmp_path, monkeypatch):
@@ -87,11 +114,11 @@ def test_images_without_a_label_do_not_weigh(tmp_path, monkeypatch):
     # the checks see some of the images, which may have no label where others have one
     monkeypatch.setattr("segrobust.evaluation.runner.survey", lambda *_: Survey(""))
     found = look(segmenter("small"), tmp_path / "none", source)
-    assert {14, 16, 19, 20} <= levels(found, "skipped")
+    assert {SINGLE, LARGE, BEST, BLIND} <= levels(found, "skipped")
 
 
 def test_a_saturated_model_is_told_from_a_flat_one(tmp_path):
-    numbers = look(segmenter("saturated"), tmp_path)[9]["numbers"]
+    numbers = look(segmenter("saturated"), tmp_path)[USABLE]["numbers"]
     assert numbers["saturated_pixels_percent"] > 80
 
 
@@ -105,9 +132,9 @@ def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
     with pytest.raises(ModelError, match="do not depend on the images"):
         look(segmenter("detached"), tmp_path)
     found = verdicts(tmp_path)
-    assert found[9]["verdict"] == "fail" and "autograd" in found[9]["evidence"]
-    assert levels(found, "fail") == {9}
-    assert all("failed" in found[number]["evidence"] for number in (2, 15, 25, 26))
+    assert found[USABLE]["verdict"] == "fail" and "autograd" in found[USABLE]["evidence"]
+    assert levels(found, "fail") == {USABLE}
+    assert all("failed" in found[name]["evidence"] for name in (ONCE, MONOTONE, WORST, FEW))
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -122,13 +149,13 @@ def test_a_failing_run_on_two_processes_reports_and_ends(name, tmp_path):
     )  # fmt: skip
     assert done.returncode != 0 and done.stderr.count("ModelError: ") >= 2 and "rows are missing" not in done.stderr
     found = verdicts(tmp_path)
-    assert found[9]["verdict"] == "fail" and "failed" in found[2]["evidence"]
+    assert found[USABLE]["verdict"] == "fail" and "failed" in found[ONCE]["evidence"]
 
 
 def test_wrong_normalisation_misses_the_declared_score(tmp_path):
     def clean(folder, model, score, images):
         declared = {"mIoU": score, "images": images}
-        return look(model, tmp_path / folder, ToySource(16), steps=2, declared=declared)[1]
+        return look(model, tmp_path / folder, ToySource(16), steps=2, declared=declared)[CLEAN]
 
     right, wrong = segmenter("small"), segmenter("small", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     score = clean("right", right, 82.0, 16)["numbers"]["measured"]
@@ -143,7 +170,7 @@ def test_wrong_normalisation_misses_the_declared_score(tmp_path):
 
 def test_a_few_images_say_nothing_about_a_score_on_others(tmp_path):
     found = look(segmenter("small"), tmp_path, declared={"mIoU": 10.0, "images": 233})
-    assert found[1]["verdict"] == "skipped" and "7 are too few" in found[1]["evidence"]
+    assert found[CLEAN]["verdict"] == "skipped" and "7 are too few" in found[CLEAN]["evidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,20 +188,22 @@ class Meddles(CEPGD):
 def test_an_attack_that_changes_the_model(channels_last, tmp_path):
     meddling = {"attacks": [Meddles(eps="8/255", steps=5)], "channels_last": channels_last}
     found = look(segmenter("small"), tmp_path, **meddling)
-    assert found[3]["verdict"] == "fail" and "during the run" in found[3]["evidence"]
-    assert look(segmenter("small"), tmp_path, **meddling)[3]["verdict"] == "fail"  # the rows are the same
+    assert found[STATE]["verdict"] == "fail" and "during the run" in found[STATE]["evidence"]
+    assert look(segmenter("small"), tmp_path, **meddling)[STATE]["verdict"] == "fail"  # the rows are the same
 
 
 def test_transfer_proves_nothing_and_is_no_failure(tmp_path):
     other = Segmenter.wrap(SmallNet(K, seed=5), num_classes=K, name="other").eval()
     found = look(segmenter("small"), tmp_path, surrogate=other, attacks=["CosPGD"], steps=20, checks="full")
-    assert levels(found, "fail") == set() and {5, 17, 18, 19, 20, 21} <= levels(found, "skipped")
-    assert found[14]["verdict"] == "warn" and "saw other, not this model" in found[14]["evidence"]
+    assert levels(found, "fail") == set() and {"survives 8 bits", "converged", SEEDS, BEST, BLIND, PLANTED} <= levels(
+        found, "skipped"
+    )
+    assert found[SINGLE]["verdict"] == "warn" and "saw other, not this model" in found[SINGLE]["evidence"]
 
 
 def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
     found = look(segmenter("noisy"), tmp_path, eot=8, checks="full")
-    assert {6, 11} <= levels(found, "warn") and {19, 21} <= levels(found, "skipped")
+    assert {REPEATS, PLAIN} <= levels(found, "warn") and {BEST, PLANTED} <= levels(found, "skipped")
     assert levels(found, "fail") == set()
     looked = context(segmenter("noisy"), tmp_path)
     looked.evaluation.eot = 2
@@ -183,7 +212,7 @@ def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
 
 def test_void_is_looked_at_under_equal_draws(tmp_path):
     found = look(segmenter("noisy"), tmp_path)
-    assert found[13]["verdict"] == "pass" and found[19]["verdict"] == "skipped"
+    assert found[VOID]["verdict"] == "pass" and found[BEST]["verdict"] == "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,43 +226,43 @@ class CountsVoid(CEPGD):
 
 def test_an_attack_that_looks_at_void_labels(tmp_path):
     found = look(segmenter("small"), tmp_path, attacks=[CountsVoid(eps="8/255", steps=5)])
-    assert found[13]["verdict"] == "fail" and "CountsVoid" in found[13]["evidence"]
+    assert found[VOID]["verdict"] == "fail" and "CountsVoid" in found[VOID]["evidence"]
 
 
 def test_a_model_with_another_void(tmp_path):
     found = look(segmenter("small", ignore_index=0), tmp_path)
-    assert found[13]["verdict"] == "warn" and found[13]["numbers"]["void_of_model"] == 0
+    assert found[VOID]["verdict"] == "warn" and found[VOID]["numbers"]["void_of_model"] == 0
 
 
 def test_an_attack_that_hardly_moves(tmp_path):
     weak = CEPGD(optimiser="pgd", radius_reduction=False, step_size=1e-7, random_start=False, steps=10)
     found = look(segmenter("small"), tmp_path, attacks=[weak], eps=["16/255"])
-    assert {number: found[number]["verdict"] for number in (14, 20)} == {14: "fail", 20: "warn"}
-    assert "UniformNoise" in found[20]["evidence"] and found[20]["numbers"]["tried"]["UniformNoise"] > 1
+    assert {name: found[name]["verdict"] for name in (SINGLE, BLIND)} == {SINGLE: "fail", BLIND: "warn"}
+    assert "UniformNoise" in found[BLIND]["evidence"] and found[BLIND]["numbers"]["tried"]["UniformNoise"] > 1
 
 
 def test_an_attack_that_returns_its_last_image(tmp_path):
     wild = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.5, keep="last")
-    assert look(segmenter("small"), tmp_path, attacks=[wild], eps=["32/255"])[19]["verdict"] == "fail"
+    assert look(segmenter("small"), tmp_path, attacks=[wild], eps=["32/255"])[BEST]["verdict"] == "fail"
 
 
 def test_a_run_of_single_steps(tmp_path):
-    assert look(segmenter("small"), tmp_path, attacks=["FGSM"])[14]["verdict"] == "warn"
+    assert look(segmenter("small"), tmp_path, attacks=["FGSM"])[SINGLE]["verdict"] == "warn"
 
 
 def test_too_few_steps_and_a_random_result(tmp_path):
     short = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.004, keep="last")
     found = look(segmenter("small"), tmp_path, attacks=[short], eps=["32/255"], steps=1, checks="full")
-    assert {number: found[number]["verdict"] for number in (17, 18)} == {17: "warn", 18: "warn"}
+    assert {name: found[name]["verdict"] for name in ("converged", SEEDS)} == {"converged": "warn", SEEDS: "warn"}
 
 
 def test_the_same_attack_under_two_names(tmp_path):
     found = look(segmenter("small"), tmp_path, attacks=["CEPGD", {"type": "CEPGD"}])
-    assert found[22]["verdict"] == "warn" and found[22]["numbers"]["most_equal_percent"] == 100
+    assert found[DIFFER]["verdict"] == "warn" and found[DIFFER]["numbers"]["most_equal_percent"] == 100
 
 
 def test_half_precision(tmp_path):
-    assert look(segmenter("small"), tmp_path, amp=True)[29]["verdict"] == "warn"
+    assert look(segmenter("small"), tmp_path, amp=True)["full precision"]["verdict"] == "warn"
 
 
 def test_weights_that_change_during_the_run(tmp_path):

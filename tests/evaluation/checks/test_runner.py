@@ -9,12 +9,25 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.errors import UserError
-from segrobust.evaluation.checks.base import Check, Skip, graded, trust_of, verdict
+from segrobust.evaluation.checks.base import Check, NotApplicable, Skip, graded, trust_of, verdict
 from segrobust.evaluation.checks.context import Context, shortened
 from segrobust.evaluation.checks.registry import CHECKS
 from segrobust.evaluation.checks.runner import run_checks
 from segrobust.evaluation.checks.trace import Recorder
-from tests.evaluation.checks.looking import context, levels, look
+from segrobust.report.trust import load_trust
+from tests.evaluation.checks.looking import (
+    BEST,
+    BLIND,
+    DIFFER,
+    MONOTONE,
+    PLANTED,
+    SEEDS,
+    SINGLE,
+    WORST,
+    context,
+    levels,
+    look,
+)
 from tests.evaluation.checks.models import segmenter
 from tests.evaluation.toy_run import ToySource
 
@@ -26,24 +39,24 @@ def folder(tmp_path):
 
 
 class Counted:
-    """Checks 1 to 4 (3 looks longer, 4 is of the full tier) that count how often each is made."""
+    """Four checks (three looks longer, four is of the full tier) that count how often each is made."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.made: list[int] = []
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.made: list[str] = []
         self.stop_at = stop_at
         self.checks = (
-            Check(1, "one", self.check(1)),
-            Check(2, "two", self.check(2)),
-            Check(3, "three", self.check(3), longer=True),
-            Check(4, "four", self.check(4), tier="full"),
+            Check("one", self.check("one")),
+            Check("two", self.check("two")),
+            Check("three", self.check("three"), longer=True),
+            Check("four", self.check("four"), tier="full"),
         )
 
-    def check(self, number):
+    def check(self, name):
         def run(looked):
-            if number == self.stop_at:
+            if name == self.stop_at:
                 raise KeyboardInterrupt
-            self.made.append(number)
-            return verdict("pass", f"made {number}", images=len(looked.ids))
+            self.made.append(name)
+            return verdict("pass", f"made {name}", images=len(looked.ids))
 
         return run
 
@@ -52,14 +65,14 @@ class Counted:
 
 
 def test_an_interrupted_run_goes_on_with_the_next_check(folder):
-    stopped = Counted(stop_at=3)
+    stopped = Counted(stop_at="three")
     with pytest.raises(KeyboardInterrupt):
         stopped.run(folder)
     stored = json.loads((folder / "checks.json").read_text())
-    assert (stored["trust"], [one["number"] for one in stored["checks"]]) == ("incomplete", [1, 2])
+    assert (stored["trust"], [one["name"] for one in stored["checks"]]) == ("incomplete", ["one", "two"])
     rest = Counted()
     content = rest.run(folder)
-    assert stopped.made == [1, 2] and rest.made == [3]
+    assert stopped.made == ["one", "two"] and rest.made == ["three"]
     assert [one["verdict"] for one in content["checks"]] == ["pass", "pass", "pass", "skipped"]
     assert content["trust"] == "verified" and content == json.loads((folder / "checks.json").read_text())
     again = Counted()
@@ -69,7 +82,7 @@ def test_an_interrupted_run_goes_on_with_the_next_check(folder):
 def test_the_full_tier_makes_only_what_it_does_differently(folder):
     Counted().run(folder)
     full = Counted()
-    assert full.run(folder, full=True)["tier"] == "full" and full.made == [3, 4]
+    assert full.run(folder, full=True)["tier"] == "full" and full.made == ["three", "four"]
     quick = Counted()
     content = quick.run(folder)
     assert quick.made == [] and content["checks"][3]["verdict"] == "pass"
@@ -79,12 +92,12 @@ def test_changed_rows_or_claims_are_looked_at_anew(folder):
     Counted().run(folder)
     claimed = Counted()
     claimed.run(folder, declared={"mIoU": 50.0})
-    assert claimed.made == [1, 2, 3]
+    assert claimed.made == ["one", "two", "three"]
     rows = folder / "rows" / "rank-0.jsonl"
     rows.write_text(rows.read_text().replace('"distance":0.0', '"distance":0.1', 1))
     changed = Counted()
     changed.run(folder, declared={"mIoU": 50.0})
-    assert changed.made == [1, 2, 3]
+    assert changed.made == ["one", "two", "three"]
 
 
 def test_a_damaged_file_is_replaced(folder):
@@ -99,7 +112,7 @@ def test_a_check_that_breaks_is_a_warning_and_the_others_are_made(folder):
     def skips(looked):
         raise Skip("not here")
 
-    checks = (Check(1, "breaks", breaks), Check(2, "skips", skips), Check(3, "holds", lambda _: verdict("info", "x")))
+    checks = (Check("breaks", breaks), Check("skips", skips), Check("holds", lambda _: verdict("info", "x")))
     content = run_checks(context(segmenter("small"), folder), checks)
     assert [one["verdict"] for one in content["checks"]] == ["warn", "skipped", "info"]
     assert content["checks"][0]["evidence"] == "could not be made: RuntimeError: no such size"
@@ -122,18 +135,43 @@ def test_attacks_are_shortened_as_far_as_they_can_be():
 
 
 def test_levels_of_trust():
-    assert trust_of(["pass", "info", "skipped"]) == "verified"
-    assert trust_of(["pass", "warn", "info"]) == "with warnings"
-    assert trust_of(["warn", "fail", "pass"]) == "not trustworthy"
+    def trust(*levels, opened=False):
+        return trust_of({"verdict": level, "open": opened and level == "skipped"} for level in levels)
+
+    assert trust("pass", "info", "skipped") == "verified"
+    assert trust("pass", "info", "skipped", opened=True) == "with warnings"
+    assert trust("pass", "warn", "info") == "with warnings"
+    assert trust("warn", "fail", "pass") == "not trustworthy"
+    assert trust("skipped", "fail", opened=True) == "not trustworthy"
+    assert trust() == "incomplete"
     values = (1.0, 1.5, 2.5, float("nan"))
     assert [graded(value, warn=1, fail=2) for value in values] == ["pass", "warn", "fail", "fail"]
     numbers = verdict("pass", "x", "never shown", a=float("inf"), b=1 / 3, c=2.0)
     assert numbers.remedy == "" and numbers.numbers == {"a": "inf", "b": 0.333333, "c": 2}
 
 
-def test_numbers_and_names_are_unique():
-    numbers = [check.number for check in CHECKS]
-    assert numbers == sorted(set(numbers)) and len({check.name for check in CHECKS}) == len(CHECKS)
+def test_names_are_unique():
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_an_essential_check_that_cannot_be_made_is_left_open(folder):
+    def does_not_apply(looked):
+        raise NotApplicable("no target")
+
+    def skips(looked):
+        raise Skip("not here")
+
+    def trust(check):
+        content = run_checks(
+            context(segmenter("small"), folder), (Check("holds", lambda _: verdict("pass", "x")), check)
+        )
+        return content["trust"], content["checks"][1]["open"]
+
+    assert trust(Check("skips", skips)) == ("verified", False)
+    assert trust(Check("does not apply", does_not_apply, essential=True)) == ("verified", False)
+    assert trust(Check("essential", skips, essential=True)) == ("with warnings", True)
+    found = load_trust(folder)
+    assert found.sentence == "with warnings (essential, but not made: essential)"
 
 
 def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
@@ -157,13 +195,13 @@ def test_the_recorder_notes_what_an_attack_saw(folder):
 
 def test_targeted_and_minimum_norm_runs(tmp_path):
     targeted = look(segmenter("small"), tmp_path / "targeted", target="background", steps=40)
-    assert levels(targeted, "fail") == set() and "target" in targeted[20]["evidence"]
+    assert levels(targeted, "fail") == set() and "target" in targeted[BLIND]["evidence"]
     nearest = look(segmenter("small"), tmp_path / "nearest", attacks=["ALMAProx"], steps=60, checks="full")
     assert levels(nearest, "fail") == set()
-    assert {17, 18, 21} <= levels(nearest, "skipped") and nearest[19]["verdict"] == "pass"
+    assert {"converged", SEEDS, PLANTED} <= levels(nearest, "skipped") and nearest[BEST]["verdict"] == "pass"
 
 
 def test_a_folder_without_results_cannot_be_compared(tmp_path):
     found = look(segmenter("small"), tmp_path, attacks=["UniformNoise"])
-    assert {14, 15, 20, 22, 25} <= levels(found, "skipped")
+    assert {SINGLE, MONOTONE, BLIND, DIFFER, WORST} <= levels(found, "skipped")
     assert isinstance(context(segmenter("small"), tmp_path), Context)

@@ -9,7 +9,7 @@ from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.segmenter import Segmenter
 from segrobust.shipped import zoo
-from tests.evaluation.checks.looking import levels, look
+from tests.evaluation.checks.looking import BLIND, CLEAN, DIFFER, FEW, PLANTED, SEEDS, levels, look
 from tests.evaluation.checks.models import Changed, misleading
 
 
@@ -17,12 +17,20 @@ from tests.evaluation.checks.models import Changed, misleading
 @pytest.mark.parametrize("name", zoo())
 def test_shipped_models_are_honest(name, camvid, tmp_path):
     source, declared = source_from_config(name, num_images=2), load_config(name)["declared"]
-    run = {"attacks": ["TsallisPGD"], "eps": ["4/255"], "steps": 10, "declared": declared}
+    run = {"attacks": ["TsallisPGD"], "eps": ["4/255"], "steps": 100, "declared": declared}
     found = look(load_segmenter(name, device="cpu"), tmp_path, source, **run)
-    assert levels(found, "fail") == set() and levels(found, "warn") <= {26}
-    assert levels(found, "skipped") == {1, 17, 18, 21, 22}
+    assert levels(found, "fail") == set() and levels(found, "warn") <= {FEW}
+    assert levels(found, "skipped") == {CLEAN, "converged", SEEDS, PLANTED, DIFFER}
     (other,) = set(zoo()) - {name}
-    assert 0 < found[20]["numbers"]["tried"][f"TsallisPGD@{other}"] < found[20]["numbers"]["white_box_percent"]
+    assert 0 < found[BLIND]["numbers"]["tried"][f"TsallisPGD@{other}"] < found[BLIND]["numbers"]["white_box_percent"]
+
+
+@pytest.mark.slow
+def test_three_steps_on_the_robust_model_are_noticed(camvid, tmp_path):
+    (name,) = (name for name in zoo() if "pgdat" in name)
+    source = source_from_config(name, num_images=2)
+    found = look(load_segmenter(name, device="cpu"), tmp_path, source, attacks=["TsallisPGD"], eps=["4/255"], steps=3)
+    assert levels(found, "fail") == set() and levels(found, "warn") == {FEW, "enough steps"}
 
 
 @pytest.mark.slow
@@ -32,7 +40,7 @@ def test_other_models_gradients_find_what_misleading_ones_hide(camvid, tmp_path)
     model = Segmenter.wrap(Changed(misleading, net=net), num_classes=net.num_classes, class_names=net.class_names)
     source = source_from_config(name, num_images=2)
     found = look(model, tmp_path, source, attacks=["TsallisPGD"], eps=["4/255"], steps=10)
-    assert found[20]["verdict"] == "warn" and found[20]["remedy"].startswith("TsallisPGD@camvid")
+    assert found[BLIND]["verdict"] == "warn" and found[BLIND]["remedy"].startswith("TsallisPGD@camvid")
 
 
 def test_every_shipped_model_declares_its_score():

@@ -13,7 +13,7 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.evaluation.checks.integrity import every_image_once, within_budget
 from segrobust.evaluation.checks.provenance import repeatable, traceable
 from segrobust.evaluation.checks.results import monotone
-from tests.evaluation.checks.looking import context, levels, look, look_again, verdicts
+from tests.evaluation.checks.looking import WITHIN, context, levels, look, look_again, verdicts
 from tests.evaluation.checks.models import segmenter
 from tests.evaluation.toy_run import ToySource
 
@@ -44,7 +44,7 @@ def change(folder, rows):
 
 def test_the_untouched_copy_is_fine(folder):
     assert levels(look_again(segmenter("small"), folder), "fail") == set()
-    numbers = verdicts(folder)[4]["numbers"]
+    numbers = verdicts(folder)[WITHIN]["numbers"]
     assert (numbers["files"], numbers["files_outside"]) == (14, 0)
 
 
@@ -126,7 +126,7 @@ def test_an_attack_that_leaves_its_radius_fails_the_run_and_is_reported(tmp_path
     with pytest.raises(AttackContractError):
         look(segmenter("small"), tmp_path)
     found = verdicts(tmp_path)
-    assert found[4]["verdict"] == "fail" and "left its bounds" in found[4]["evidence"]
+    assert found[WITHIN]["verdict"] == "fail" and "left its bounds" in found[WITHIN]["evidence"]
 
 
 def test_results_filed_under_the_wrong_radius(folder):
