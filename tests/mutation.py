@@ -30,7 +30,7 @@ from tests.mutations import TABLE, Mutation  # noqa: E402
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WORKERS = multiprocessing.get_context("forkserver")
-WORKERS.set_forkserver_preload(["torch", "numpy", "scipy.optimize", "pytest"])
+WORKERS.set_forkserver_preload(["torch", "numpy", "scipy.optimize", "pytest", "hypothesis", "anyio"])
 
 KEPT = ("segrobust", "tests", "pyproject.toml")
 LONGEST = 300  # seconds; a mutation that makes a loop endless is noticed by then
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*chosen, sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        return 0 if run_all(chosen, [copy_tree(Path(folder) / str(n)) for n in range(max(options.jobs, 1))]) else 1
+        return 0 if run_all(chosen, Path(folder), max(options.jobs, 1)) else 1
 
 
 def occurrences(mutation: Mutation) -> int:
@@ -72,17 +72,18 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def run_all(mutations: Sequence[Mutation], copies: Sequence[Path]) -> bool:
+def run_all(mutations: Sequence[Mutation], folder: Path, jobs: int) -> bool:
     """Print every verdict as it comes; whether all of them are as they should be."""
     wanted = sorted({test for one in mutations for test in one.tests})
-    status, tail = run_tests(copies[0], wanted)
+    whole = copy_tree(folder / "whole")
+    status, tail = run_tests(whole, wanted, keep_bytecode=True)
     if status != PASSED:
         print(f"the tests do not pass as they are:\n{tail}", file=sys.stderr)
         return False
     free: queue.Queue[Path] = queue.Queue()
-    for copy in copies:
-        free.put(copy)
-    with ThreadPoolExecutor(len(copies)) as pool:
+    for n in range(jobs):
+        free.put(shutil.copytree(whole, folder / str(n)))  # with the compiled files, which are not written again
+    with ThreadPoolExecutor(jobs) as pool:
         verdicts = list(pool.map(lambda one: try_one(one, free), mutations))
     bad = [one for one, killed in zip(mutations, verdicts, strict=True) if not killed]
     print(f"{len(mutations)} mutations, {len(mutations) - len(bad)} killed, {len(bad)} not")
@@ -109,10 +110,10 @@ def try_one(mutation: Mutation, free: queue.Queue[Path]) -> bool:
     return status == FAILED
 
 
-def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
+def run_tests(copy: Path, tests: Sequence[str], keep_bytecode: bool = False) -> tuple[int, str]:
     """pytest's exit status and the end of what it prints; a run that takes too long counts as failed."""
     said = copy / "said.txt"
-    process = WORKERS.Process(target=pytest_in, args=(str(copy), list(tests), str(said)))
+    process = WORKERS.Process(target=pytest_in, args=(str(copy), list(tests), str(said), keep_bytecode))
     process.start()
     process.join(LONGEST)
     if process.is_alive():
@@ -122,13 +123,14 @@ def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
     return process.exitcode, said.read_text(errors="replace")[-3000:]
 
 
-def pytest_in(copy: str, tests: Sequence[str], said: str) -> None:
+def pytest_in(copy: str, tests: Sequence[str], said: str, keep_bytecode: bool) -> None:
     """Run by a worker, which has imported the large packages already, and nothing of this one but this file."""
     for name in [name for name in sys.modules if name.split(".")[0] in ("segrobust", "tests")]:
         del sys.modules[name]
     sys.path[:] = [copy, *(path for path in sys.path if path not in ("", str(ROOT), str(ROOT / "tests")))]
-    sys.dont_write_bytecode = True
-    os.environ |= {"PYTHONPATH": copy, "PYTHONDONTWRITEBYTECODE": "1"}
+    # two mutations of one file within a second, of one length, look alike to the check of a compiled file
+    sys.dont_write_bytecode = not keep_bytecode
+    os.environ |= {"PYTHONPATH": copy, **({} if keep_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})}
     os.chdir(copy)
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

@@ -82,7 +82,7 @@ def alma(net, images, labels, norm, first_length, tolerance, apsr):
     multiplier, penalty = torch.full(labels.shape, 1e-4, dtype=torch.float64), torch.ones(labels.shape).double()
     scale, beyond = torch.ones(len(images)).double(), torch.full((len(images),), 1e-4).double()
     square, momentum, found_at = torch.zeros(len(images)).double(), 0, torch.full((len(images),), STEPS // 2)
-    found, lately, hits = torch.zeros(len(images)) > 1, torch.zeros_like(valid), []
+    found, lately, before, hits = torch.zeros(len(images)) > 1, torch.zeros_like(valid), None, []
     for step in range(STEPS):
         path.append(points)
         with torch.no_grad():
