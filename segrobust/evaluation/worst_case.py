@@ -107,6 +107,12 @@ def choose(rows: Sequence[Row], num_classes: int) -> Choice:
     return candidates.take(candidates.choose(np.arange(len(candidates.rows))))
 
 
+def lowest_accuracy(rows: Sequence[Row], num_classes: int, norm: str, eps: float) -> list[Row]:
+    """One row per image, the worst case for aAcc: the lowest of all attacks under ``norm``, up to the radius."""
+    candidates = Candidates([row for row in rows if row["norm"] in (norm, None)], num_classes)
+    return [candidates.rows[index] for index in candidates.lowest(candidates.within(eps), candidates.accuracy)]
+
+
 def worst_choices(rows: Sequence[Row], num_classes: int, idle: set[str]) -> Iterator[tuple[str, float, Choice]]:
     """Norm, radius and choice, for every radius that an attack was run at.
 

@@ -20,6 +20,7 @@ from segrobust.evaluation.summary import WORST_CASE
 from segrobust.report.cost import cost_lines, count, passes
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
 from segrobust.report.distances import holdout_figures, median_8bit, median_cell
+from segrobust.report.pairs import as_data, bounds, difference, paired_runs
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
 from segrobust.units import format_eps
@@ -81,9 +82,12 @@ def render(runs: Sequence[Run]) -> str:
     environment.filters |= {"percent": _percent, "interval": _interval, "count": count, "passes": passes}
     environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
     environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
+    environment.filters |= {"difference": difference, "bounds": bounds}
+    pairs = paired_runs(runs)
     data = [
         {"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records}
         | ({"trust": run.trust.level, "checks": run.trust.checks} if run.trust else {})
+        | as_data(pairs, run.label)
         for run in runs
     ]
     return environment.get_template("report.html.j2").render(
@@ -95,6 +99,7 @@ def render(runs: Sequence[Run]) -> str:
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
         targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
         surrogates=[(run.label, run.facts["surrogate.model"]) for run in runs if "surrogate.model" in run.facts],
+        pairs=pairs,
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
         costs=[(run, lines) for run in runs if (lines := cost_lines(run.records))],
         holdouts=[(norm, view) for norm in _all_norms(runs) if (view := _holdout_view(runs, norm))],

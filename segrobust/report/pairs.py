@@ -1,0 +1,108 @@
+"""Differences between runs over the same images: far narrower intervals than those of each run alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from segrobust.errors import UserError
+from segrobust.evaluation.rows import Row
+from segrobust.evaluation.statistics import paired_difference
+from segrobust.evaluation.store import RunFolder
+from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.evaluation.worst_case import lowest_accuracy
+from segrobust.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Condition:
+    """``norm`` and ``eps`` of a worst case (None: the clean images), ``scores`` as ``paired_difference`` gives them."""
+
+    norm: str | None
+    eps: float | None
+    scores: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``second`` minus ``first``, or ``reason``: why there is no such difference."""
+
+    first: str
+    second: str
+    conditions: tuple[Condition, ...] = ()
+    reason: str = ""
+
+
+def paired_runs(runs: Sequence[Run]) -> list[Pair]:
+    """Every two of the runs, the later one minus the earlier one: clean, and the worst case at common radii.
+
+    Raises:
+        UserError: damaged rows.
+    """
+    if len(runs) < 2:
+        return []
+    rows = [RunFolder(run.path).rows() for run in runs]
+    return [_pair(*one, *other) for one, other in itertools.combinations(zip(runs, rows, strict=True), 2)]
+
+
+def _pair(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> Pair:
+    labels = first.label, second.label
+    if reason := _unpaired(first, rows_a, second, rows_b):
+        return Pair(*labels, reason=reason)
+    conditions = []
+    for norm, eps in [(None, None), *_common_radii(first, second)]:
+        chosen = [_rows_of(rows, _classes(run), norm, eps) for run, rows in ((first, rows_a), (second, rows_b))]
+        try:
+            scores = paired_difference(*chosen, _classes(first))
+        except UserError as error:
+            return Pair(*labels, reason=str(error).removeprefix("not paired: "))
+        conditions.append(Condition(norm, eps, {name: [*map(_finite, values)] for name, values in scores.items()}))
+    return Pair(*labels, tuple(conditions))
+
+
+def _unpaired(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> str:
+    """Why two runs have no common images, as far as that shows without comparing them."""
+    for run, rows in ((first, rows_a), (second, rows_b)):
+        if not any(row["attack"] == CLEAN for row in rows):
+            return f"no rows in the folder of {run.label}"
+    data = [run.facts.get("dataset_fingerprint") for run in (first, second)]
+    if None not in data and data[0] != data[1]:
+        return "other data"
+    return "" if _classes(first) == _classes(second) else "another number of classes"
+
+
+def _classes(run: Run) -> int:
+    return max(len(record["iou"]) for record in run.records)
+
+
+def _common_radii(first: Run, second: Run) -> list[tuple[str, float]]:
+    of_each = [{(r["norm"], r["eps"]) for r in run.records if r["attack"] == WORST_CASE} for run in (first, second)]
+    return sorted(of_each[0] & of_each[1])
+
+
+def _rows_of(rows: list[Row], num_classes: int, norm: str | None, eps: float | None) -> list[Row]:
+    if eps is None:
+        return [row for row in rows if row["attack"] == CLEAN]
+    return lowest_accuracy(rows, num_classes, norm, eps)
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if value == value else None
+
+
+def as_data(pairs: Sequence[Pair], label: str) -> dict[str, Any]:
+    """What the run ``label`` has more than earlier ones, as JSON values."""
+    mine = [asdict(pair) for pair in pairs if pair.second == label and not pair.reason]
+    return {"paired": [{"minus": pair["first"], "conditions": pair["conditions"]} for pair in mine]} if mine else {}
+
+
+def difference(values: Sequence[float | None]) -> str:
+    """``+1.23``; a dash where there is none."""
+    return "-" if values[0] is None else f"{values[0]:+.2f}"
+
+
+def bounds(values: Sequence[float | None]) -> str:
+    """``-0.4 to +2.9``; empty where there is no interval."""
+    return "" if None in values[1:] else f"{values[1]:+.1f} to {values[2]:+.1f}"
