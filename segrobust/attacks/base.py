@@ -16,7 +16,7 @@ from segrobust.attacks.gradient import Engine, Goal
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
 from segrobust.threats import THREATS, allowed, per_image
-from segrobust.units import parse_eps
+from segrobust.units import DEFAULT_EPS, parse_eps
 
 FOUND_SHARE = 0.99
 
@@ -254,7 +254,7 @@ class BoundedAttack(Attack):
         eps: radius in image units, or a string such as ``"8/255"``.
     """
 
-    eps: float | str = "8/255"
+    eps: float | str = DEFAULT_EPS
 
     def __post_init__(self) -> None:
         super().__post_init__()

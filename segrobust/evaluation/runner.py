@@ -40,13 +40,14 @@ from segrobust.evaluation.transfer import transferred
 from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
+from segrobust.units import DEFAULT_EPS
 
 
 def evaluate(
     model: Segmenter,
     dataset: Source,
     attacks: Sequence[Any] = ("TsallisPGD",),
-    eps: Sequence[float | str] = ("4/255",),
+    eps: Sequence[float | str] = (DEFAULT_EPS,),
     *,
     work_dir: str | Path,
     steps: int | None = None,
