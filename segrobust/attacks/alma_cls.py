@@ -45,9 +45,9 @@ class ALMACls(MinNormAttack):
             follows the image: up where it misses the goal, down where it reaches it. Without, pixels end scattered
             about the boundary, and the goal is missed in the last steps.
         masking: leave out more and more of the hardest pixels, as many as may miss the goal in the end.
-        reference: the published behaviour: every value has its own mean square, from 1 on, multipliers stay below 1, the
-            tolerance and the constraints' scale stay as they are, gradient flows through the normaliser, and the
-            length of the first step is that of the bare gradient times the step size.
+        reference: the published behaviour: every value has its own mean square, from 1 on; multipliers stay below 1;
+            the constraints' scale and the tolerance, which is one of the logits, stay as they are; gradient flows
+            through the normaliser; ``init_lr_distance`` is the length of the bare gradient times the step size.
     """
 
     norm: str = "L2"
@@ -176,7 +176,8 @@ class Constraints:
             if not self.attack.reference:
                 self._follow(succeeds, step)
             factor = self.scale.view(-1, 1, 1) / margins.spread.float()
-            constraint = (margins.gap * factor + self.tolerance.view(-1, 1, 1) * self.scale.view(-1, 1, 1)).float()
+            beyond = factor if self.attack.reference else self.scale.view(-1, 1, 1)
+            constraint = (margins.gap * factor + self.tolerance.view(-1, 1, 1) * beyond).float()
             constraint = constraint.masked_fill(~self.goal.valid, 0)
             kept = self._kept(constraint, step)
             self._tighten(constraint, kept, margins.reached, step)

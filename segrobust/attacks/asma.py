@@ -24,8 +24,8 @@ class ASMA(MinNormAttack):
     """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).
 
     A step is ``(step_size + iou_step * IoU)`` times the gradient of the targets' logits, of pixels that are not yet
-    there, less that of the squared norm; IoU is the image's mean over all classes of the model, as in the published code
-    for a single image (which pools a batch). A class that occurs neither among the targets nor the prediction counts 0.
+    there, less that of the squared norm; IoU is the image's mean over all classes of the model, where a class that
+    occurs neither among the targets nor in the prediction counts 0. The published code pools the IoU over a batch.
 
     Args:
         steps: gradients, each of one forward and one backward.

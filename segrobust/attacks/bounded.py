@@ -4,8 +4,8 @@
     result = attack(model, images, labels)
 
 The defaults are the strong ones: APGD with radius reduction, 300 steps, best iterate by error. Each class carries the
-settings of its own paper as ``published``; ``build_attack("CosPGD", preset="published")`` takes them. They are those
-for Linf. Void pixels never count, and a gradient is a sum over pixels where published code takes a mean: the same steps.
+settings of its own paper as ``published``, those for Linf; ``build_attack("CosPGD", preset="published")`` takes them.
+Void pixels never count, and a gradient is a sum over pixels where published code takes a mean: the steps are the same.
 """
 
 from __future__ import annotations
