@@ -68,34 +68,45 @@ def prox_linf(delta, strength, metric, low, high):
     return inside.clamp(-large, large)
 
 
+class ProxDuals:
+    """Multipliers, penalty parameters and the constraints' common scale of ALMA-prox."""
+
+    def __init__(self, valid, steps, required):
+        self.valid, self.steps, self.required = valid, steps, required
+        self.mu, self.rho = (torch.full(valid.shape, first, dtype=torch.float64) for first in (1.0, 0.01))
+        self.w, self.reached_lately = 1.0, torch.zeros_like(valid)
+
+    def follow(self, constraint, hit, success, i):
+        """The slope of the penalty in every constraint before it is scaled."""
+        self.reached_lately |= hit
+        self.w = min(max(self.w / (1.02 if success else 0.98), 0.1), 1.0)
+        c = self.w * constraint
+        self.mask = kept_pixels(c, self.valid, i, self.steps, self.required)
+        if i == 0:
+            self.previous = c
+        elif (i + 1) % 10 == 0:
+            improved = c * self.mask <= 0.95 * self.previous
+            self.rho = torch.where(self.reached_lately | improved, self.rho, 2 * self.rho)
+            self.previous, self.reached_lately = c, torch.zeros_like(self.valid)
+        if i > 0:
+            self.mu = (0.8 * self.mu + 0.2 * self.mask * slope_of_prox(c, self.rho, self.mu)).clamp(1e-12, 1)
+        return self.w * self.mask * slope_of_prox(c, self.rho, self.mu)
+
+
 def alma_prox(network, clean, labels, valid, steps, required, lr=1e-3, reduction=0.1, targeted=False):
     run, best, delta = Run(), Best(), torch.zeros_like(clean)
     square = torch.zeros_like(clean)
-    mu, rho = torch.ones_like(clean[:, 0]), torch.full_like(clean[:, 0], 0.01)
-    w, found_at = 1.0, steps // 2
-    reached_lately = torch.zeros_like(valid)
+    duals, found_at = ProxDuals(valid, steps, required), steps // 2
     for i in range(steps):
         points = (clean + delta).requires_grad_()
         logits = network(points)
         norm, share = delta.abs().max().item(), share_of(logits, labels, valid, targeted)
         hit = logits.argmax(1) == labels
-        reached_lately |= hit if targeted else ~hit
         if not best.found and share >= required and i < steps // 2:
             found_at = i
         best.offer(points.detach(), norm, share, required)
-        w = min(max(w / (1.02 if share >= required else 0.98), 0.1), 1.0)
-        constraint = w * ratio(logits, labels, targeted)
-        c = constraint.detach()
-        mask = kept_pixels(c, valid, i, steps, required)
-        if i == 0:
-            previous = c
-        elif (i + 1) % 10 == 0:
-            improved = c * mask <= 0.95 * previous
-            rho = torch.where(reached_lately | improved, rho, 2 * rho)
-            previous, reached_lately = c, torch.zeros_like(valid)
-        if i > 0:
-            mu = (0.8 * mu + 0.2 * mask * slope_of_prox(c, rho, mu)).clamp(1e-12, 1)
-        slope = (mask * slope_of_prox(c, rho, mu)).detach()
+        constraint = ratio(logits, labels, targeted)
+        slope = duals.follow(constraint.detach(), hit if targeted else ~hit, share >= required, i)
         (gradient,) = torch.autograd.grad((slope * constraint).sum(), points)
         horizon = reduction / (1 - reduction) * max(steps - found_at, 1)
         size = lr * horizon / (max(i - found_at, 0) + horizon)
@@ -103,9 +114,9 @@ def alma_prox(network, clean, labels, valid, steps, required, lr=1e-3, reduction
         metric = (square / (1 - 0.8 ** (i + 1))).sqrt().clamp(min=1e-8)
         run.points.append(points.detach())
         run.norms.append(norm)
-        for name, value in (("multipliers", mu), ("penalties", rho), ("scales", w), ("sizes", size)):
+        for name, value in (("multipliers", duals.mu), ("penalties", duals.rho), ("scales", duals.w), ("sizes", size)):
             getattr(run, name).append(value)
-        run.dropped.append((valid & ~mask).sum().item())
+        run.dropped.append((valid & ~duals.mask).sum().item())
         delta = prox_linf(delta - size * gradient / metric, size, metric, -clean, 1 - clean)
     return run, best
 

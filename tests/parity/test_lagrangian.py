@@ -9,6 +9,8 @@ from segrobust.attacks import build_attack
 from segrobust.attacks.alma_cls import ALMACls, Constraints
 from segrobust.attacks.alma_prox import ALMAProx, Proximal
 from segrobust.attacks.duals import Duals
+from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.margins import Margins
 from tests.parity import reference_lagrangian as reference
 from tests.parity.problem import FixedNet, record, scene, singles
 from tests.parity.test_min_norm import goal_of
@@ -65,17 +67,32 @@ def test_alma_prox(monkeypatch, targeted, steps, required, lr):
             torch.testing.assert_close(result.images.double(), best.points, rtol=0, atol=1e-5)
 
 
-def test_a_pixel_that_is_left_out_keeps_its_penalty(monkeypatch):
-    """Without the mask its constraint, far from the goal and no nearer than before, would double it."""
-    network = FixedNet()
-    images, labels = scene(network)
+@pytest.mark.parametrize("succeeds", [False, True])
+def test_the_duals_of_alma_prox_on_any_course_of_the_margins(succeeds):
+    """Margins that are made up, for long enough to meet every bound."""
+    steps, count = 250, 200
+    generator = torch.Generator().manual_seed(1)
+    valid = torch.rand(1, 1, count, generator=generator) > 0.2
+    drift = torch.linspace(-0.02, 0.05, count)
+    gaps = (0.03 * torch.randn(steps, count, generator=generator) + drift).cumsum(0).view(steps, 1, 1, count)
+    spreads = 0.5 + torch.rand(gaps[:1].shape, generator=generator).expand_as(gaps)
+    attack = build_attack("ALMAProx:published", steps=steps, apsr=0.9)
+    duals = Duals(attack, Engine(FixedNet(), Goal(torch.zeros(valid.shape, dtype=torch.long), valid)), steps)
+    expected = reference.ProxDuals(valid, steps, 0.9)
     spared = 0
-    for clean, label, valid in singles(images, labels):
-        run, _ = reference.alma_prox(network, clean, label, valid, 40, 0.5, 0.005)
-        before, after = run.penalties[38][valid], run.penalties[39][valid]
-        hardest = run.multipliers[39][valid] < 0.81 * run.multipliers[38][valid]
-        spared += int(((before == after) & hardest).sum())
-    assert spared > 5
+    for i in range(steps):
+        gap, spread = gaps[i], spreads[i]
+        margins = Margins(gap, (gap < 0) & valid, spread)
+        success = succeeds if i < 200 else not succeeds
+        slope = duals.slopes(margins, torch.tensor([success]), torch.tensor([0.9]), i)
+        before = expected.rho
+        wanted = expected.follow((gap.double() + 1e-4) / spread, gap < 0, success, i) / spread
+        spared += int(((before == expected.rho) & valid & ~expected.mask).sum()) if i % 10 == 9 else 0
+        torch.testing.assert_close(duals.scale.item(), expected.w, rtol=1e-4, atol=0)
+        for ours, theirs in ((duals.multiplier, expected.mu), (duals.penalty, expected.rho), (slope, wanted)):
+            torch.testing.assert_close(ours[valid], theirs[valid], rtol=1e-3, atol=1e-13)
+    assert expected.rho[valid].max() > 1e4 and spared > 50
+    assert expected.mu[valid].min() < 2e-12 and expected.mu[valid].max() == 1
 
 
 def test_alma_prox_presets():
