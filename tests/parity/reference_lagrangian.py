@@ -5,6 +5,7 @@ Written from the formulas alone, in float64, with autograd; nothing of the packa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +47,11 @@ def slope_of_cls(c, rho, mu):
     return torch.where(c >= 0, above, mu / (1 - rho * c.clamp(max=0)) ** 2)
 
 
+def slope_of_default(c, rho, mu):
+    """That of P2 for c >= 0, and below as ALMA-prox has it: what the package takes by itself."""
+    return torch.where(c >= 0, slope_of_cls(c, rho, mu), slope_of_prox(c, rho, mu))
+
+
 def kept_pixels(c, valid, step, steps, required):
     """All valid pixels but those with a constraint above the k-th largest, k rising to 1 - required of them."""
     k = int((1 - required) * valid.sum().item() * step / (steps - 1) + 1e-9)
@@ -71,8 +77,9 @@ def prox_linf(delta, strength, metric, low, high):
 class ProxDuals:
     """Multipliers, penalty parameters and the constraints' common scale of ALMA-prox."""
 
-    def __init__(self, valid, steps, required):
+    def __init__(self, valid, steps, required, slope=slope_of_prox, largest_rho=math.inf):
         self.valid, self.steps, self.required = valid, steps, required
+        self.slope, self.largest_rho = slope, largest_rho
         self.mu, self.rho = (torch.full(valid.shape, first, dtype=torch.float64) for first in (1.0, 0.01))
         self.w, self.reached_lately = 1.0, torch.zeros_like(valid)
 
@@ -86,11 +93,11 @@ class ProxDuals:
             self.previous = c
         elif (i + 1) % 10 == 0:
             improved = c * self.mask <= 0.95 * self.previous
-            self.rho = torch.where(self.reached_lately | improved, self.rho, 2 * self.rho)
+            self.rho = torch.where(self.reached_lately | improved, self.rho, 2 * self.rho).clamp(max=self.largest_rho)
             self.previous, self.reached_lately = c, torch.zeros_like(self.valid)
         if i > 0:
-            self.mu = (0.8 * self.mu + 0.2 * self.mask * slope_of_prox(c, self.rho, self.mu)).clamp(1e-12, 1)
-        return self.w * self.mask * slope_of_prox(c, self.rho, self.mu)
+            self.mu = (0.8 * self.mu + 0.2 * self.mask * self.slope(c, self.rho, self.mu)).clamp(1e-12, 1)
+        return self.w * self.mask * self.slope(c, self.rho, self.mu)
 
 
 def alma_prox(network, clean, labels, valid, steps, required, lr=1e-3, reduction=0.1, targeted=False):
