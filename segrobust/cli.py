@@ -28,9 +28,9 @@ from segrobust.commands.parsing import (
 from segrobust.errors import FailedElsewhere, RunFailed, UserError
 from segrobust.processes import together
 from segrobust.target_spec import PLAIN
+from segrobust.units import DEFAULT_EPS
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
-DEFAULT_EPS = ["1/255", "2/255", "4/255"]
 CHECKS = (
     "can the results be trusted? quick (default): on 16 images, some 60 passes each, half a minute on one CPU core for "
     "the shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check"
@@ -177,7 +177,7 @@ def _evaluate(commands) -> None:
     _config(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", type=file, help="weights: .safetensors or .pth")
     parser.add_argument("--attack", nargs="+", metavar="NAME", default=DEFAULT_ATTACKS, help=_listed(DEFAULT_ATTACKS))
-    parser.add_argument("--eps", nargs="+", type=eps, metavar="EPS", default=DEFAULT_EPS, help=_listed(DEFAULT_EPS))
+    parser.add_argument("--eps", nargs="+", type=eps, metavar="EPS", default=[DEFAULT_EPS], help=_listed([DEFAULT_EPS]))
     what = f"all pixels are to become this: {', '.join(PLAIN)}, class:NAME or mask:FILE (default: no longer right)"
     parser.add_argument("--target", type=target, metavar="SPEC", help=what)
     what = "attack this model instead, a config or a name, and measure the images on NAME (transfer)"

@@ -7,6 +7,7 @@ import re
 
 from segrobust.errors import UserError
 
+DEFAULT_EPS = "4/255"  # the one radius wherever none is given
 _FRACTION = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?)\s*$")
 
 

@@ -154,7 +154,7 @@ class Proximal:
             return self.duals.slopes(margins, succeeds, self.closest.required, step)
 
         if self.attack.reference:
-            gradient = reference_gradient(self.engine, points, slope)
+            gradient = reference_gradient(self.engine, points, slope, self.duals.tolerance)
         else:
             gradient, _ = pull_margins(self.engine, points, slope, spread=self.duals.wants_spread(step))
         self._move(gradient, step)

@@ -24,7 +24,8 @@ class ASMA(MinNormAttack):
     """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).
 
     A step is ``(step_size + iou_step * IoU)`` times the gradient of the targets' logits, of pixels that are not yet
-    there, less that of the squared norm; IoU is the image's mean over the classes of the targets or the prediction.
+    there, less that of the squared norm; IoU is the image's mean over all classes of the model, where a class that
+    occurs neither among the targets nor in the prediction counts 0. The published code pools the IoU over a batch.
 
     Args:
         steps: gradients, each of one forward and one backward.
@@ -102,7 +103,7 @@ def pull_targets(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tensor, 
 
 
 def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:
-    """Of targets and prediction, per image over the classes that occur in either, ``[N]``.
+    """Of targets and prediction, per image over all classes, of which those in neither count 0, ``[N]``.
 
     Args:
         predicted: ``[N, K, H, W]`` bool, one-hot.
@@ -116,4 +117,4 @@ def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:
 
     both, wanted = per_class(reached), per_class(goal.valid)
     union = (predicted & goal.valid.unsqueeze(1)).flatten(2).sum(2) + wanted - both
-    return (both / union.clamp_min(1)).sum(1) / (union > 0).sum(1).clamp_min(1)
+    return (both / union.clamp_min(1)).mean(1)

@@ -17,7 +17,7 @@ from segrobust.attacks.inputs import as_batch, goal_of
 from segrobust.errors import UserError, unknown_name
 from segrobust.models.segmenter import frozen_eval
 from segrobust.threats import THREATS, allowed, per_image
-from segrobust.units import parse_eps
+from segrobust.units import DEFAULT_EPS, parse_eps
 
 FOUND_SHARE = 0.99
 
@@ -240,7 +240,7 @@ class BoundedAttack(Attack):
         eps: radius in image units, or a string such as ``"8/255"``.
     """
 
-    eps: float | str = "8/255"
+    eps: float | str = DEFAULT_EPS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,8 @@
 result = PGDBisection(steps=500, inner_steps=20)(model, images, labels)
 
 An image goes on to its next radius as soon as it succeeds at one, and takes with it the points and the gradient that
-were best so far, so that no gradient is computed without a step along it.
+were best so far, so that no gradient is computed without a step along it. As published (``warm_start=False``) there is
+nothing but bisection, of radii that all get the same steps, from the clean image on.
 """
 
 from __future__ import annotations
@@ -56,14 +57,18 @@ class Bisection(MinNormAttack):
         steps: gradients in all, over the radii.
         inner_steps: gradients at one radius, at most; after that many it counts as too small.
         growth_steps: the same up to the first success, where a radius that is too large costs little.
+            Only with warm_start.
         loss: ``"ce"`` or ``"dlr"`` over all valid pixels, ``"masked"`` (cross-entropy) or ``"hinge"`` (margins) over
             those not at their goal.
         start_eps: first radius in image units; None: 0.25/255 (Linf), 0.05 (L2).
-        growth: factor on the radius until the first success.
+        growth: factor on the radius until the first success. Only with warm_start.
         relative_step: length of the first step at a radius, in radii.
         step_schedule: ``"linear"`` or ``"cosine"`` decay over the steps at a radius, or ``"constant"``.
         momentum: factor on the sum of the past gradients.
-        warm_start: a new radius begins at the best points so far instead of the clean image.
+        warm_start: a new radius begins at the best points so far. False, as published: at the clean image; the radii
+            halve an interval that begins as 0 to twice start_eps, by whether the points of a radius with the most
+            pixels at their goal reach it. The closest of all such points is returned, where the published code returns
+            those of the smallest radius or, without any, the clean image.
     """
 
     steps: int = 500
@@ -95,9 +100,11 @@ class Bisection(MinNormAttack):
                 raise UserError(f"{self.name}: expected start_eps > 0, got 0")
 
     def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
+        return self.steps + self.warm_start, self.steps
 
     def search(self, problem: Problem, closest: Closest) -> None:
+        if not self.warm_start:
+            return halve(self, problem, closest)
         engine, points = problem.engine, problem.clean
         bracket = Bracket(self, problem)
         for _ in range(self.steps):
@@ -127,15 +134,13 @@ class Bracket:
         if self.best is None:
             self.best, self.best_gradient, self.momentum = points, gradient, torch.zeros_like(gradient)
         better = ~success & (error >= self.best_error)
-        if self.attack.warm_start:
-            self.best = torch.where(per_image(better), points, self.best)
-            self.best_gradient = torch.where(per_image(better), gradient, self.best_gradient)
-            self.best_error = torch.where(better, error, self.best_error)
+        self.best = torch.where(per_image(better), points, self.best)
+        self.best_gradient = torch.where(per_image(better), gradient, self.best_gradient)
+        self.best_error = torch.where(better, error, self.best_error)
         failed = ~success & (self.taken >= self._allowed())
         self._choose_radius(success, failed, closest.distance)
-        again = failed if self.attack.warm_start else failed | success
-        points = torch.where(per_image(again), self.best, points)
-        gradient = torch.where(per_image(again), self.best_gradient, gradient)
+        points = torch.where(per_image(failed), self.best, points)
+        gradient = torch.where(per_image(failed), self.best_gradient, gradient)
         self.taken = self.taken.masked_fill(success | failed, 0)
         points = self._move(points, gradient, success | failed)
         self.taken += 1
@@ -150,9 +155,8 @@ class Bracket:
     def _choose_radius(self, success: Tensor, failed: Tensor, distance: Tensor) -> None:
         self.high = torch.where(success, distance, self.high)
         self.low = torch.where(failed, self.eps, self.low)
-        if self.attack.warm_start:
-            tight = self.low > self.high * (1 - TIGHT)
-            self.low = torch.where(tight & self.high.isfinite(), self.high * (1 - REOPENED), self.low)
+        tight = self.low > self.high * (1 - TIGHT)
+        self.low = torch.where(tight & self.high.isfinite(), self.high * (1 - REOPENED), self.low)
         middle = (self.low + self.high) / 2
         grown = torch.minimum(self.eps * self.attack.growth, self.largest)
         new = torch.where(self.high.isfinite(), middle, grown)
@@ -161,14 +165,51 @@ class Bracket:
     def _move(self, points: Tensor, gradient: Tensor, restarted: Tensor) -> Tensor:
         attack = self.attack
         if attack.momentum:
-            length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
             past = self.momentum.masked_fill(per_image(restarted), 0)
-            gradient = self.momentum = attack.momentum * past + gradient / per_image(length)
+            gradient = self.momentum = attack.momentum * past + normalised(gradient)
         schedule = STEP_SCHEDULES[attack.step_schedule]
         progress = (self.taken / self._allowed()).tolist()
         shares = [attack.relative_step * schedule(share) for share in progress]
         step = attack.threat.step(points, gradient, self.eps * self.eps.new_tensor(shares))
         return attack.threat.project(points + step, self.clean, self.eps)
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Of length 1 in L1."""
+    length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / per_image(length)
+
+
+def halve(attack: Bisection, problem: Problem, closest: Closest) -> None:
+    """Bisection of the radius: every one gets ``inner_steps`` gradients, from the clean images on."""
+    low = torch.zeros_like(closest.distance)
+    start = START_EPS[attack.norm] if attack.start_eps is None else attack.start_eps
+    high = torch.full_like(low, 2 * start)
+    for done in range(0, attack.steps, attack.inner_steps):
+        eps = (low + high) / 2
+        points, reached = _run(attack, problem, closest, eps, min(attack.inner_steps, attack.steps - done))
+        success = closest.offer(points, reached)
+        low, high = torch.where(success, low, eps), torch.where(success, eps, high)
+
+
+def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The points with the most pixels at their goal on the way, which does not see where the last step leads."""
+    engine, points, momentum = problem.engine, problem.clean, torch.zeros_like(problem.clean)
+    best = best_reached = None
+    for step in range(steps):
+        gradient, reached = _climb(engine, points, attack.loss)
+        if closest.before is None:
+            closest.offer(points, reached)
+        if best is None:
+            best, best_reached = points, reached
+        better = engine.share(reached) >= engine.share(best_reached)
+        best = torch.where(per_image(better), points, best)
+        best_reached = torch.where(better.view(-1, 1, 1), reached, best_reached)
+        if attack.momentum:
+            gradient = momentum = attack.momentum * momentum + normalised(gradient)
+        size = attack.relative_step * STEP_SCHEDULES[attack.step_schedule](step / attack.inner_steps)
+        points = attack.threat.project(points + attack.threat.step(points, gradient, eps * size), problem.clean, eps)
+    return best, best_reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +221,6 @@ class PGDBisection(Bisection):
         "norm": "Linf",
         "steps": 520,
         "inner_steps": 40,
-        "growth_steps": 40,
         "start_eps": 1.0,
         "relative_step": 0.1 / 3,
         "step_schedule": "constant",
@@ -200,7 +240,6 @@ class MIFGSMBisection(Bisection):
         "norm": "Linf",
         "steps": 260,
         "inner_steps": 20,
-        "growth_steps": 20,
         "start_eps": 1.0,
         "relative_step": 0.05,
         "momentum": 1.0,

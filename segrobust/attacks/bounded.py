@@ -4,7 +4,8 @@
     result = attack(model, images, labels)
 
 The defaults are the strong ones: APGD with radius reduction, 300 steps, best iterate by error. Each class carries the
-settings of its own paper as ``published``; ``build_attack("CosPGD", preset="published")`` takes them.
+settings of its own paper as ``published``, those for Linf; ``build_attack("CosPGD", preset="published")`` takes them.
+Void pixels never count, and a gradient is a sum over pixels where published code takes a mean: the steps are the same.
 """
 
 from __future__ import annotations
@@ -89,11 +90,12 @@ SEA = {"steps": 300, "optimiser": "apgd", "radius_reduction": True, "track": "ce
 
 @dataclass(frozen=True, kw_only=True)
 class CEPGD(GradientAttack):
-    """Cross-entropy (Madry et al., 2018, arXiv 1706.06083)."""
+    """Cross-entropy (Madry et al., 2018, arXiv 1706.06083); published: 10 steps of eps/4, best iterate, as the plain
+    PGD of arXiv 2605.03405."""
 
     paper: ClassVar[str] = "arXiv 1706.06083"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "steps": 10}
+    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 10}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.ce(pixels)
@@ -101,11 +103,14 @@ class CEPGD(GradientAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class SegPGD(GradientAttack):
-    """Correct pixels first, wrong ones more and more (Gu et al., 2022, arXiv 2207.12391)."""
+    """Correct pixels first, wrong ones more and more (Gu et al., 2022, arXiv 2207.12391).
+
+    Published: step size and 100 steps as restated by the papers of CosPGD and SEA.
+    """
 
     paper: ClassVar[str] = "arXiv 2207.12391"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "steps": 100, "step_size": 0.01, "keep": "last"}
+    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.segpgd(pixels)
@@ -113,11 +118,14 @@ class SegPGD(GradientAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class CosPGD(GradientAttack):
-    """Cosine of softmax and label as weight (Agnihotri et al., 2024, arXiv 2302.02213)."""
+    """Cosine of softmax and label as weight (Agnihotri et al., 2024, arXiv 2302.02213).
+
+    Published: radius and steps of the paper; its code says 0.03 for 8/255.
+    """
 
     paper: ClassVar[str] = "arXiv 2302.02213"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "steps": 100, "step_size": 0.01, "keep": "last"}
+    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.cospgd(pixels)
@@ -151,7 +159,7 @@ class BalancedPGD(GradientAttack):
     """Masked cross-entropy by inverse class frequency, against mIoU (Croce et al., 2024, arXiv 2306.12941).
 
     Args:
-        class_counts: pixels per class of the training set; None: those of the image itself.
+        class_counts: pixels per class of the training set, as published; None: those of the image itself.
     """
 
     class_counts: tuple[float, ...] | None = None
@@ -171,6 +179,8 @@ class BalancedPGD(GradientAttack):
 class TsallisPGD(GradientAttack):
     """Tsallis cross-entropy with a schedule of q (arXiv 2605.03405).
 
+    Left out: the floor of 1e-12 that the published code puts under p, below which a pixel has no gradient there.
+
     Args:
         schedule: ``"q_linear"`` or ``"q_cosine"`` from q_start to q_end; ``"p_linear"`` or ``"p_cosine"`` move the
             probability where the gradient peaks from p_start to p_end; ``"fixed"`` keeps q_start.
@@ -186,7 +196,7 @@ class TsallisPGD(GradientAttack):
 
     paper: ClassVar[str] = "arXiv 2605.03405"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**SEA, "handover": "ce"}
+    published: ClassVar = {**SEA, "handover": "ce", "halves_first": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()

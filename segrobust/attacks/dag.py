@@ -31,6 +31,10 @@ class DAG(MinNormAttack):
     """Dense Adversary Generation (Xie et al., 2017, arXiv 1703.08603): nothing keeps the norm small but stopping at
     the first success; an image that is done costs no further passes.
 
+    The change may leave the box, where it has no gradient any more; the model sees it clipped. Without a success the
+    image with the most pixels at their goal is returned, where the published code returns the clean one. Published:
+    one of the two steps of arXiv 2206.07179, the other is 0.003.
+
     Args:
         steps: gradients, at most.
         gamma: length of a step in the norm, in image units; None: 0.003 (Linf), 0.1 (L2).
@@ -56,18 +60,20 @@ class DAG(MinNormAttack):
         return self.steps + 1, self.steps
 
     def search(self, problem: Problem, closest: Closest) -> None:
-        engine, points = problem.engine, problem.clean
-        rows = torch.arange(len(points), device=points.device)
+        engine, free = problem.engine, problem.clean
+        rows = torch.arange(len(free), device=free.device)
         hopeless = engine.goal.pixels == 0
         for step in range(self.steps):
+            points = free.clamp(0, 1)
             gradient, margins = pull_margins(engine, points, unreached)
             done = closest.offer(points, margins.reached, rows if step else None) | hopeless[rows]
-            points = (points + self._step(gradient)).clamp_(0, 1)
+            free = free + self._step(gradient * (free == points))
             if done.any():
-                rows, points = rows[~done], points[~done]
+                rows, free = rows[~done], free[~done]
                 engine = problem.engine.subset(rows)
             if not len(rows):
                 return
+        points = free.clamp(0, 1)
         closest.offer(points, engine.measure(points).reached, rows)
 
     def _step(self, gradient: Tensor) -> Tensor:

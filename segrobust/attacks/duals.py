@@ -15,6 +15,7 @@ FIRST_MULTIPLIER, FIRST_PENALTY = 1.0, 0.01
 LEAST_MULTIPLIER, LARGEST_MULTIPLIER = 1e-12, 1.0
 LARGEST_PENALTY = 1e4
 LARGEST_SLOPE = 1e12  # of the unbounded reference, whose squares must stay finite
+ROUNDING = 1e-5  # 1 - 0.99 in float32 is a little less than 0.01
 MEMORY = 0.8
 EVERY = 10  # iterations between two looks at the penalty parameters
 IMPROVED = 0.95
@@ -50,7 +51,9 @@ class Duals:
         kind = torch.float64 if attack.reference else torch.float32
         self.engine, self.steps, self.reference = engine, steps, attack.reference
         self.few = attack.eps_max is not None and steps < 20
-        self.every = max(2, min(EVERY, steps // 5))
+        self.every = EVERY if self.reference else max(2, min(EVERY, steps // 5))
+        # the published code shifts targeted constraints the wrong way
+        self.tolerance = -TOLERANCE if self.reference and engine.goal.targeted else TOLERANCE
         self.multiplier = torch.full(valid.shape, FIRST_MULTIPLIER, dtype=kind, device=valid.device)
         self.penalty = torch.full_like(self.multiplier, FIRST_PENALTY)
         self.scale = torch.ones(len(valid), dtype=torch.float32, device=valid.device)
@@ -76,9 +79,9 @@ class Duals:
         if self.wants_spread(step):
             self.spread = margins.spread
         scaled = self.scale.view(-1, 1, 1) / self.spread
-        constraint = (margins.gap + TOLERANCE) * scaled
+        constraint = (margins.gap + self.tolerance) * scaled
         kept = valid if self.few else valid & self._kept(constraint, required, step)
-        self._tighten(constraint.masked_fill(~valid, 0), step)
+        self._tighten(constraint.masked_fill(~valid, 0), kept, step)
         derivative = reference_slope if self.reference else penalty_slope
         constraint = constraint.to(self.multiplier.dtype)
         factor, offset = derivative(constraint, self.penalty)
@@ -91,7 +94,7 @@ class Duals:
         """All pixels but the hardest ones, more and more of which may stay: none at first, 1 - required at the end."""
         pixels = self.engine.goal.pixels
         progress = step / max(self.steps - 1, 1)
-        spare = ((1 - required) * pixels * progress + 1e-3).long()
+        spare = ((1 - required) * pixels * progress * (1 + ROUNDING)).long()
         flat = constraint.masked_fill(~self.engine.goal.valid, -torch.inf).flatten(1)
         limits = [
             image.kthvalue(len(image) - count + 1).values if count else image.new_tensor(torch.inf)
@@ -99,13 +102,14 @@ class Duals:
         ]
         return (flat <= torch.stack(limits).unsqueeze(1)).view_as(constraint)
 
-    def _tighten(self, constraint: Tensor, step: int) -> None:
-        """Double the penalty parameter of pixels that were not at the goal lately and have not come nearer."""
+    def _tighten(self, constraint: Tensor, kept: Tensor, step: int) -> None:
+        """Double the penalty parameter of pixels that were not at the goal lately and have not come nearer; one that is
+        left out counts as at its goal."""
         if self.previous is None:
             self.previous = constraint
         if (step + 1) % self.every:
             return
-        improves = (constraint <= IMPROVED * self.previous) | self.reached_lately
+        improves = (constraint * kept <= IMPROVED * self.previous) | self.reached_lately
         self.penalty = torch.where(improves, self.penalty, 2 * self.penalty)
         if not self.reference:
             self.penalty.clamp_(max=LARGEST_PENALTY)
@@ -113,8 +117,15 @@ class Duals:
         self.reached_lately = torch.zeros_like(self.reached_lately)
 
 
-def reference_gradient(engine: Engine, points: Tensor, slope: Callable[[Margins], Tensor]) -> Tensor:
-    """Input gradient of the constraints with the normaliser inside, as the published code takes it."""
+def reference_gradient(
+    engine: Engine, points: Tensor, slope: Callable[[Margins], Tensor], tolerance: float = TOLERANCE
+) -> Tensor:
+    """Input gradient of the constraints with the normaliser inside, as the published code takes it.
+
+    Args:
+        slope: from the margins to one factor per pixel, already over the spread.
+        tolerance: what is added to a gap before it is divided by the spread.
+    """
 
     def logit_gradient(logits: Tensor) -> tuple[Tensor, None]:
         goal = engine.goal
@@ -133,12 +144,12 @@ def reference_gradient(engine: Engine, points: Tensor, slope: Callable[[Margins]
         spread = top[:, :1] - low + FLOOR
         reached = (gap <= 0 if goal.targeted else gap < 0).squeeze(1) & goal.valid
         margins = Margins(gap.squeeze(1), reached, spread.squeeze(1))
-        slopes = slope(margins).clamp(max=LARGEST_SLOPE).to(logits.dtype)  # already over the spread
+        slopes = slope(margins).clamp(max=LARGEST_SLOPE).to(logits.dtype)
         factor = (slopes * goal.valid).unsqueeze(1)
         ascent = torch.zeros_like(logits)
         ascent.scatter_add_(1, labels, sign * factor).scatter_add_(1, rival_place, -sign * factor)
         if enough:
-            bent = factor * (gap + TOLERANCE * -sign if goal.targeted else gap + TOLERANCE) / spread
+            bent = factor * (gap + tolerance) / spread
             ascent.scatter_add_(1, places[:, :1], -bent)
             for n in range(2, top.shape[1]):
                 ascent.scatter_add_(1, places[:, n : n + 1], bent / (top.shape[1] - 2))

@@ -31,8 +31,9 @@ class AdaptiveNorm(MinNormAttack):
 
     Args:
         steps: gradients per image.
-        step_size: Euclidean length of the first step, in image units; cosine decay to ``last_step`` of it. None (FMN
-            alone): ``RELATIVE_STEP`` of the change that fills the ball evenly, for images of any size.
+        step_size: Euclidean length of the first step, in image units; cosine decay towards ``last_step`` of it, which
+            the step after the last would have. None (FMN alone): ``RELATIVE_STEP`` of the change that fills the ball
+            evenly, for images of any size.
         last_step: share of the step size that is left at the end.
         gamma: share by which the norm changes in the first step.
     """
@@ -57,7 +58,7 @@ class AdaptiveNorm(MinNormAttack):
         return self.steps + 1, self.steps
 
     def decayed(self, first: float, last: float, step: int) -> float:
-        return weights.cosine(first, last, step / max(self.steps - 1, 1))
+        return weights.cosine(first, last, step / self.steps)
 
 
 def _raw(margins: Margins) -> Tensor:
@@ -70,6 +71,9 @@ SLOPES = {"margin": _raw, "hinge": unreached}
 @dataclass(frozen=True, kw_only=True)
 class FMN(AdaptiveNorm):
     """Fast minimum-norm attack (Pintor et al., 2021, arXiv 2102.12827).
+
+    Published: the Linf settings of arXiv 2206.07179, which has ``step_size=1.0`` in L2 and L1. L2 and L1 are projected
+    to the nearest point of ball and box, not to the ball first and then to the box.
 
     Args:
         loss: ``"margin"``: mean of the label's margins over all valid pixels; ``"hinge"``: only over those not at
@@ -131,14 +135,18 @@ class FMN(AdaptiveNorm):
 class DDN(AdaptiveNorm):
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600).
 
+    An image without a gradient keeps its direction, where the published code draws one at random.
+
     Args:
-        first_eps: norm after the first step, in image units.
+        first_eps: norm before the first step makes it smaller or larger, in image units.
+        levels: values that a channel may take in every point tried, evenly from 0 to 1; None: any.
         loss: ``"masked"``: cross-entropy of the pixels not at their goal; ``"ce"``: of all valid pixels.
     """
 
     norm: str = "L2"
     step_size: float | None = 1.0
     first_eps: float = 1.0
+    levels: int | None = None
     loss: str = "masked"
 
     norms: ClassVar[tuple[str, ...]] = ("L2",)
@@ -150,6 +158,7 @@ class DDN(AdaptiveNorm):
         "last_step": 0.01,
         "gamma": 0.05,
         "first_eps": 1.0,
+        "levels": 256,
     }
 
     def __post_init__(self) -> None:
@@ -158,6 +167,8 @@ class DDN(AdaptiveNorm):
         self._numbers("first_eps", "step_size")
         if self.first_eps <= 0:
             raise UserError(f"{self.name}: expected first_eps > 0, got {self.first_eps}")
+        if self.levels is not None:
+            self._whole(levels=2)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean, points = problem.engine, problem.clean, problem.clean
@@ -166,10 +177,11 @@ class DDN(AdaptiveNorm):
         for step in range(self.steps):
             measured = engine.gradient(points, WEIGHTS[self.loss], 0.0)
             success = closest.offer(points, measured.reached)
-            if step:
-                eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).clamp_max(widest)
+            eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).clamp_max(widest)
             length = torch.full_like(eps, self.decayed(self.step_size, self.step_size * self.last_step, step))
             delta = points + self.threat.step(points, measured.gradient, length) - clean
             scale = eps / self.threat.distance(delta).clamp_min(1e-12)  # finite: without a gradient it meets zeros
             points = (clean + delta * per_image(scale)).clamp_(0, 1)
+            if self.levels is not None:
+                points = (points * (self.levels - 1)).round_() / (self.levels - 1)
         closest.offer(points, engine.measure(points).reached)

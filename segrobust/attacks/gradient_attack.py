@@ -29,6 +29,7 @@ class GradientAttack(BoundedAttack):
             (Croce et al., 2024, arXiv 2306.12941).
         step_size: of PGD, in image units; None: 2.5 / steps of the radius, at most the radius.
         first_step: first step size of APGD, in radii of the stage.
+        halves_first: whether APGD's first look back may halve the step size; in the code of TsallisPGD it never does.
         step_schedule: of PGD: ``"constant"``, ``"linear"`` or ``"cosine"`` decay to zero.
         random_start: start from uniform noise in the first stage's ball.
         restarts: runs per image; the best one counts.
@@ -43,6 +44,7 @@ class GradientAttack(BoundedAttack):
     radius_reduction: bool = True
     step_size: float | str | None = None
     first_step: float = 2.0
+    halves_first: bool = True
     step_schedule: str = "constant"
     random_start: bool = True
     restarts: int = 1
@@ -57,6 +59,8 @@ class GradientAttack(BoundedAttack):
         self._one_of(handover=("error", "ce"), keep=("best", "last"), scope=("stage", "run"))
         self._whole(steps=1, restarts=1)
         self._numbers("first_step")
+        if not isinstance(self.halves_first, bool):
+            raise UserError(f"{self.name}: expected halves_first to be True or False, got {self.halves_first!r}")
         if self.first_step <= 0:
             raise UserError(f"{self.name}: expected first_step > 0, got {self.first_step}")
         if self.step_size is not None:
@@ -119,7 +123,7 @@ class GradientAttack(BoundedAttack):
         stage = Stage(problem, self.threat, eps, steps, gradient)
         points = stage.project(points)
         if self.optimiser == "apgd":
-            return apgd(stage, points, self.track, self.first_step)
+            return apgd(stage, points, self.track, self.first_step, self.halves_first)
         size = min(1.0, 2.5 / steps) * eps if self.step_size is None else torch.full_like(eps, self.step_size)
         return pgd(stage, points, size, self.step_schedule)
 

@@ -3,6 +3,9 @@
 attack = ALMAProx(steps=500)
 result = attack(model, images, labels)
 result.distance[result.found]       # norms in image units; an image that is not found counts as inf in a median
+
+Where a preset is called published, the search is the published one but for this: the points after the last step are
+measured too, and where nothing was found the image with the most pixels at their goal is returned.
 """
 
 from __future__ import annotations

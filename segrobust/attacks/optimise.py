@@ -124,19 +124,23 @@ MOMENTUM = 0.75
 ENOUGH_INCREASES = 0.75
 
 
-def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0) -> Outcome:
+def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halves_first: bool = True) -> Outcome:
     """APGD (Croce & Hein, 2020, arXiv 2003.01690): momentum, and a step size that is halved, per image, where a
     look back finds too few increases of the tracked value or no new best; such images go back to their best point.
-    The first step size is ``first_step`` radii.
+    The first step size is ``first_step`` radii; ``halves_first``: whether the first look back may halve it.
+
+    As in AutoAttack's code, increases are those from one iterate to the next, going back or not, and the first iterate
+    counts as one. Of equal values the latest is the best; the nearest point of ball and box is taken in L2 and L1.
     """
     problem = stage.problem
     look_back = checkpoints(stage.steps)
     measured = stage.gradient(points, 0)
     outcome = begin(problem, points, measured)
-    value = _tracked(problem, measured, track)
-    best, best_gradient = Record(points, value), measured.gradient
+    start = _tracked(problem, measured, track)
+    value = torch.full_like(start, -math.inf)
+    best, best_gradient = Record(points, start), measured.gradient
     gradient, previous, size = measured.gradient, points, first_step * stage.eps
-    increases, best_before, halved, since = torch.zeros_like(value), value, torch.ones_like(value, dtype=bool), 0
+    increases, best_before, halved, since = torch.zeros_like(start), start, torch.ones_like(start, dtype=bool), 0
     for step in range(1, stage.steps + 1):
         ahead = stage.move(points, gradient, size)
         if step > 1:
@@ -152,10 +156,11 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0) -> O
         best_gradient = torch.where(better, gradient, best_gradient)
         if step in look_back:
             halved = (increases <= ENOUGH_INCREASES * since) | (~halved & (best.score <= best_before))
+            if step == look_back[0] and not halves_first:
+                halved = torch.zeros_like(halved)
             size = torch.where(halved, size / 2, size)
             points = torch.where(per_image(halved), best.points, points)
             gradient = torch.where(per_image(halved), best_gradient, gradient)
-            value = torch.where(halved, best.score, value)
             increases, best_before, since = torch.zeros_like(value), best.score, 0
     return outcome
 

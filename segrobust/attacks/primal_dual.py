@@ -20,7 +20,8 @@ from segrobust.attacks.prox import PROXES
 from segrobust.errors import UserError
 from segrobust.threats import per_image
 
-SMALLEST = 1e-12  # of a weight; its logarithm bounds the dual logits
+SMALLEST = 1e-12  # of a weight
+INNER_STEPS, ENOUGH = 5, 1e-2  # of the published prox: at most so many, until the change is that share of the length
 
 
 class Duals:
@@ -29,9 +30,9 @@ class Duals:
     The norm's weight is an entry of the softmax and not 1 minus the rest, so that float32 is enough.
     """
 
-    def __init__(self, problem: Problem, average: float) -> None:
+    def __init__(self, problem: Problem, average: float, least_ratio: float) -> None:
         goal = problem.engine.goal
-        self.average, self.void = average, ~goal.valid
+        self.average, self.bound, self.void = average, -math.log(least_ratio), ~goal.valid
         share = -goal.pixels.clamp_min(1).float().log()
         self.logits = share.view(-1, 1, 1).expand(goal.valid.shape).masked_fill(self.void, -math.inf)
         self.norm, self.pixels = self._weights()
@@ -54,8 +55,7 @@ class Duals:
         return self.pixels / (1 + margins.gap.neg().exp())
 
     def ascend(self, margins: Margins, rate: float) -> None:
-        bound = -math.log(SMALLEST)
-        moved = (self.logits + rate * margins.gap.sign().to(self.logits)).clamp_(-bound, bound)
+        moved = (self.logits + rate * margins.gap.sign().to(self.logits)).clamp_(-self.bound, self.bound)
         self.logits = moved.masked_fill_(self.void, -math.inf)
         norm, pixels = self._weights()
         self.norm = torch.lerp(norm, self.norm, self.average)
@@ -103,6 +103,7 @@ class PrimalDual(MinNormAttack):
     paper: ClassVar[str] = "arXiv 2106.01538"
     can_target: ClassVar[bool] = True
     published: ClassVar = {}
+    least_ratio: ClassVar[float] = 1e-12  # of a pixel's weight to the norm's, and the other way round
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,16 +123,16 @@ class PrimalDual(MinNormAttack):
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean
-        duals, adam = Duals(problem, self.average), Adam(clean)
+        duals, adam = Duals(problem, self.average, self.least_ratio), Adam(clean)
         box = Box(-clean, 1 - clean)
         delta, points = torch.zeros_like(clean), clean
         for step in range(self.steps):
-            progress = step / self.steps
             gradient, margins = pull_margins(engine, points, duals.slope)
             closest.offer(points, margins.reached)
-            lr = self.lr * self.lr_reduction**progress
+            lr = self.lr * self.lr_reduction ** (step / self.steps)
             delta = self.move(delta, gradient, duals, adam, lr, box)
-            duals.ascend(margins, self.dual_lr * (1 - (1 - self.dual_lr_reduction) * progress))
+            left = 1 - step / max(self.steps - 1, 1)
+            duals.ascend(margins, self.dual_lr * (self.dual_lr_reduction + (1 - self.dual_lr_reduction) * left))
             points = (clean + delta).clamp_(0, 1)
         closest.offer(points, engine.measure(points).reached)
 
@@ -153,6 +154,7 @@ class PDGD(PrimalDual):
 
     norm: str = "L2"
     norms: ClassVar[tuple[str, ...]] = ("L2",)
+    least_ratio: ClassVar[float] = 1e-6
 
     def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
         shrink = duals.norm / self.threat.distance(delta).clamp_min(SMALLEST)
@@ -165,12 +167,32 @@ class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: Adam on the constraints, then the norm's prox in Adam's metric
     (Matyasko & Chau, 2021, arXiv 2106.01538).
 
-    The prox is solved exactly, where the published code approaches it in up to five inner iterations.
+    Args:
+        reference: the behaviour of the code published with arXiv 2206.07179: the prox is approached in up to five inner
+            steps, and the constraints' gradient shrinks with their weight against the norm, which counts it twice.
+            Without, the prox is exact, and the gradient is that of weights which sum to 1.
     """
 
+    reference: bool = False
+    published: ClassVar = {"reference": True}
+
     def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
-        direction, scale = adam(gradient / per_image(duals.total))  # as if the pixels' weights summed to 1
+        direction, scale = adam(gradient if self.reference else gradient / per_image(duals.total))
         largest = scale.flatten(1).amax(1)
         strength = duals.norm / duals.total * lr / largest
-        ahead = delta - lr * direction / scale
-        return PROXES[self.norm](ahead, scale / per_image(largest), strength, box.low, box.high)
+        ahead, metric = delta - lr * direction / scale, scale / per_image(largest)
+        if self.reference:
+            return self._approach(box.clip(ahead), metric, strength, box)
+        return PROXES[self.norm](ahead, metric, strength, box.low, box.high)
+
+    def _approach(self, target: Tensor, metric: Tensor, strength: Tensor, box: Box) -> Tensor:
+        """Proximal gradient steps from ``target`` towards the prox in ``metric`` there."""
+        plain, free = torch.ones_like(metric), torch.full_like(metric, math.inf)
+        found, goes_on = target, torch.ones_like(strength, dtype=torch.bool)
+        for _ in range(INNER_STEPS):
+            ahead = found - metric * (found - target)
+            new = box.clip(PROXES[self.norm](ahead, plain, strength, -free, free))
+            change = (new - found).flatten(1).norm(dim=1)
+            found = torch.where(per_image(goes_on), new, found)
+            goes_on = goes_on & (change > ENOUGH * new.flatten(1).norm(dim=1))
+        return found

@@ -55,6 +55,7 @@ from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
 from segrobust.processes import together
 from segrobust.report import build_report
+from segrobust.units import DEFAULT_EPS
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def evaluate(
     model: Segmenter,
     dataset: Source,
     attacks: Any = ("TsallisPGD",),
-    eps: float | str | Sequence[float | str] = ("4/255",),
+    eps: float | str | Sequence[float | str] = DEFAULT_EPS,
     *,
     work_dir: str | Path,
     steps: int | None = None,

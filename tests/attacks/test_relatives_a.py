@@ -144,8 +144,8 @@ def test_first_steps_of_ddn_are_its_formula():
         points = points.detach().requires_grad_()
         loss = torch.nn.functional.cross_entropy(model(points), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, points)
-        eps = eps if step == 0 else eps * 1.05  # nothing is found
-        size = 1.0 * (0.01 + 0.99 * (1 + torch.cos(torch.tensor(torch.pi * step / 2))) / 2)
+        eps = eps * 1.05  # nothing is found
+        size = 1.0 * (0.01 + 0.99 * (1 + torch.cos(torch.tensor(torch.pi * step / 3))) / 2)
         delta = points + size * gradient / gradient.norm() - images
         points = (images + eps * delta / delta.norm()).clamp(0, 1).detach()
         with torch.no_grad():
@@ -172,8 +172,8 @@ def test_a_warm_start_ends_closer_than_a_cold_one():
     model = SmallNet().eval()
     images, labels = batch(model, size=24)
     warm, cold = (
-        build_attack("PGDBisection", steps=100, apsr=APSR, warm_start=warm)(model, images, labels)
-        for warm in (True, False)
+        build_attack("PGDBisection", steps=100, apsr=APSR, **fields)(model, images, labels)
+        for fields in ({}, {"warm_start": False, "start_eps": 1.0})
     )
     assert warm.found.all() and cold.found.all()
     assert (warm.distance < 0.97 * cold.distance).all()

@@ -157,7 +157,7 @@ def test_asma_iou_is_per_image_and_without_void():
     valid = torch.tensor([[[True, True, True, True]], [[True, True, True, False]]])
     predicted = torch.nn.functional.one_hot(seen, 3).movedim(-1, 1).bool()
     iou = mean_iou(Goal(wanted, valid, True), predicted, (wanted == seen) & valid)
-    torch.testing.assert_close(iou, torch.tensor([(1 / 2 + 2 / 3) / 2, (0 / 1 + 2 / 3) / 2]))
+    torch.testing.assert_close(iou, torch.tensor([(1 / 2 + 2 / 3 + 0) / 3, (0 / 1 + 0 + 2 / 3) / 3]))
 
 
 def test_alma_first_step_has_its_length():

@@ -87,7 +87,7 @@ def test_forms_of_the_attacked_model():
 
 def test_defaults_of_evaluate():
     options = build_parser().parse_args(["evaluate", "c.py"])
-    assert (options.attack, options.eps) == (["tsallis-pgd", "segpgd", "cospgd"], ["1/255", "2/255", "4/255"])
+    assert (options.attack, options.eps) == (["tsallis-pgd", "segpgd", "cospgd"], ["4/255"])
     assert (options.steps, options.num_images, options.checkpoint, options.work_dir) == (None, None, None, None)
     assert not (options.fresh or options.amp or options.save_adversarial or options.trust_checkpoint)
     assert not options.no_pictures
