@@ -14,7 +14,8 @@ def print_attacks() -> None:
 
     caption = (
         "bounded attacks run at every --eps, minimum-norm ones once; "
-        "passes: forwards / backwards per image; NAME:published takes the settings of the paper"
+        "passes: forwards / backwards per image; NAME:published takes the settings of the paper; "
+        "your own: @segrobust.register_attack in a module that the config's custom_imports name"
     )
     table = Table(caption=caption)
     for title in ("name", "in Python", "kind", "norms", "targeted", "published", "passes", "paper"):

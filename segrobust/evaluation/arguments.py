@@ -44,6 +44,8 @@ def check_segmenter(what: str, model: Any) -> None:
             f"{what}: expected a Segmenter, got {type(model).__name__}; Segmenter.wrap(net, num_classes=..., mean=..., "
             "std=...) makes one of a network, load_segmenter(config, checkpoint) of files"
         )
+    if next(model.parameters(), None) is None:
+        raise UserError(f"{what}: {model.name} has no parameters, so its device is not known; make a weight of it one")
 
 
 def checked_source(dataset: Any) -> Source:

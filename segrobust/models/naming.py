@@ -25,7 +25,9 @@ def renamed(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str,
         given: the weights; counters of wrappers (``n_averaged``, ``steps``) beside prefixed names are left out.
     """
     names = {short: key for key, short in _short_names(own, OF_TRAINERS).items()}
-    forms = dict(given), {names.get(key, key): value for key, value in without_wrappers(given, OF_TRAINERS).items()}
+    bare = without_wrappers(given, OF_TRAINERS)
+    other = {names.get(key, key): value for key, value in bare.items()}
+    forms = [dict(given), *([other] if len(other) == len(bare) else [])]  # no two under one name
     return max(forms, key=lambda form: (form.keys() <= own.keys(), len(form.keys() & own.keys())))
 
 

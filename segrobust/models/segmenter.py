@@ -62,7 +62,9 @@ class Segmenter(nn.Module):
         self.class_names = _per_class("class_names", class_names, num_classes) or default_class_names(num_classes)
         colours = _per_class("palette", palette, num_classes) or default_palette(num_classes)
         self.palette = [tuple(int(value) for value in colour) for colour in colours]
-        self.ignore_index = int(ignore_index)
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise UserError(f"ignore_index: expected the id of void pixels, such as 255 or -1, got {ignore_index!r}")
+        self.ignore_index = ignore_index
         self.name = name or type(self).__name__
 
     def logits(self, images: Tensor) -> Tensor:
@@ -238,7 +240,10 @@ def _per_class(what: str, values: Sequence | None, num_classes: int) -> tuple:
 
 
 def _channels(what: str, values: Sequence[float] | None, default: float, device: torch.device) -> Tensor:
-    values = [default] * 3 if values is None else [float(value) for value in values]
+    try:
+        values = [default] * 3 if values is None else [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise UserError(f"{what}: expected three values (R, G, B), got {values!r}") from None
     if len(values) != 3:
         raise UserError(f"{what}: expected three values (R, G, B), got {len(values)}")
     if max(values) > 1:

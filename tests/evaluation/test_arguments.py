@@ -13,6 +13,7 @@ from segrobust.datasets.source import Sample
 from segrobust.errors import UserError
 from segrobust.evaluation.arguments import listed_attacks, listed_radii
 from segrobust.evaluation.runner import evaluate
+from segrobust.models.segmenter import Segmenter
 from tests.evaluation.toy_run import ToySource, lines, toy_model
 
 QUIET = {"checks": "off", "pictures": False}
@@ -44,6 +45,7 @@ def loader() -> DataLoader:
 SLIPS = {
     "a raw network": (dict(model=torch.nn.Conv2d(3, 4, 1)), "model: expected a Segmenter, got Conv2d; Segmenter.wrap"),
     "a config": (dict(model="configs/x.py"), r"got str; .*load_segmenter\(config, checkpoint\)"),
+    "no weights": (dict(model=Segmenter.wrap(torch.nn.Identity(), num_classes=4)), "Identity has no parameters"),
     "a raw surrogate": (dict(surrogate=torch.nn.Conv2d(3, 4, 1)), "surrogate: expected a Segmenter, got Conv2d"),
     "a path as data": (dict(dataset="data/camvid"), "dataset: expected a Source, got str, which lacks num_classes, "),
     "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*fingerprint; source_from_config\(config\)"),

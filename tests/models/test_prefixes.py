@@ -101,6 +101,16 @@ def test_names_that_fit_as_they_are_stay():
     assert equal(inner.state_dict(), own)
 
 
+def test_two_weights_never_become_one():
+    with pytest.raises(UserError, match="no place for weight"):
+        load_strict(Holder("model", nn.Linear(1, 1, bias=False)), {
+            "weight": torch.ones(1, 1), "model.weight": torch.zeros(1, 1)}, "x")  # fmt: skip
+    weights = TinyNet().state_dict()
+    doubled = {prefix + key: value for key, value in weights.items() for prefix in ("", "_orig_mod.")}
+    with pytest.raises(UserError, match="no place for _orig_mod"):
+        load_strict(TinyNet(), doubled, "x")
+
+
 @pytest.mark.parametrize(
     ("rename", "words"),
     [
