@@ -29,9 +29,10 @@ EPOCHS = dict(by_epoch=True, max_epochs=2)  # of three iterations each: five ima
 
 @pytest.fixture(autouse=True)
 def on_the_cpu_without_waiting(monkeypatch):
-    """Not every operation of a GPU repeats itself; mmengine waits two seconds at the end of every pass."""
+    """Not every operation of a GPU repeats itself; mmengine waits after a pass, torch for its workers to end."""
     monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "cpu")
     monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda _: None)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
 def ordinary(loop=ITERATIONS, sampler="InfiniteSampler", interval=4, by_epoch=False, **changes):
