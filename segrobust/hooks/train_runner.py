@@ -49,7 +49,7 @@ class TrainRunner(Runner):
         plain = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
         images = self._train_dataloader.get("batch_size", 1) if isinstance(self._train_dataloader, dict) else None
         if plain and not synchronised and self.world_size > 1 and images and images <= SMALL_BATCH:
-            self.logger.warning("batch normalisation sees only the %d images of each of %d processes; SyncBN (on GPUs) "
+            self.logger.warning("batch normalisation sees a batch of %d in each of %d processes; SyncBN (on GPUs) "
                                 "takes them together", images, self.world_size)  # fmt: skip
         return model
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import CheckpointLoader, IterBasedTrainLoop
 
-from segrobust.hooks import SeededDataset, SeededSampler
+from segrobust.hooks import EqualBuffersHook, SeededDataset, SeededSampler
 from segrobust.hooks.exact_resume import Draw
-from segrobust.hooks.make_exact import make_exact
+from segrobust.hooks.make_exact import ExactResumeHook, make_exact
 from segrobust.training import train
 from tests.hooks.toys import ToyScenes, same, toy_config
 
@@ -25,9 +28,11 @@ EPOCHS = dict(by_epoch=True, max_epochs=2)  # of three iterations each: five ima
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    """mmengine waits two seconds at the end of every pass over the data."""
+def on_the_cpu_without_waiting(monkeypatch):
+    """Not every operation of a GPU repeats itself; mmengine waits after a pass, torch for its workers to end."""
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "cpu")
     monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda _: None)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
 def ordinary(loop=ITERATIONS, sampler="InfiniteSampler", interval=4, by_epoch=False, **changes):
@@ -189,6 +194,23 @@ def test_a_pipeline_with_random_numbers_of_its_own_is_noticed(tmp_path, capfd):
     assert "the pipeline has random numbers of its own" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("interval", "by_epoch", "told"), [(3, False, True), (4, False, False), (1, True, True)])
+def test_sums_of_gradients_on_several_processes_need_a_fitting_interval(interval, by_epoch, told):
+    """Three iterations are an epoch, and every two are summed: rank 0 could save its own part only."""
+    runner = SimpleNamespace(
+        hooks=[CheckpointHook(interval=interval, by_epoch=by_epoch)],
+        world_size=2,
+        rank=0,
+        train_dataloader=torch.utils.data.DataLoader(ToyScenes(5), batch_size=2),
+        optim_wrapper=SimpleNamespace(_accumulative_counts=2),
+        model=torch.nn.Conv2d(1, 1, 1),
+        logger=Mock(),
+    )
+    ExactResumeHook([]).before_train(runner)
+    calls = runner.logger.warning.mock_calls
+    assert [("choose their interval a multiple of 2" in str(call)) for call in calls] == [True] * told
+
+
 def indices(sampler, count=None):
     return [draw.index if isinstance(draw, Draw) else draw for draw in itertools.islice(sampler, count)]
 
@@ -256,3 +278,22 @@ def test_a_seeded_data_set_answers_for_the_one_inside():
     assert data.get_data_info(1) == {"img_path": "1.png"}
     assert not hasattr(data, "pipeline")
     assert copy.deepcopy(data).metainfo == ToyScenes.metainfo
+
+
+def test_buffers_become_the_mean_and_constants_stay(monkeypatch):
+    """Three processes; the sum over them is played by a function. Whole numbers and parameters are not touched."""
+    norm = torch.nn.BatchNorm2d(2)
+    norm.running_mean.copy_(torch.tensor([1.0, 0.1]))
+    norm.running_var.copy_(torch.tensor([4.0, 1e-3]))
+    norm.num_batches_tracked.fill_(5)
+
+    def sum_of_three(values):
+        assert values.dtype == torch.float64
+        values *= 3
+        values[0] += 6
+
+    monkeypatch.setattr("segrobust.hooks.distributed.all_reduce", sum_of_three)
+    EqualBuffersHook().after_train_iter(SimpleNamespace(model=norm, world_size=3), 0)
+    assert norm.running_mean.tolist() == torch.tensor([3.0, 0.1]).tolist()
+    assert norm.running_var.tolist() == torch.tensor([4.0, 1e-3]).tolist()
+    assert (norm.num_batches_tracked, norm.weight.tolist()) == (5, [1.0, 1.0])
