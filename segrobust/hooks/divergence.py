@@ -50,6 +50,10 @@ class DivergenceHook(Hook):
             raise UserError(f"DivergenceHook: expected patience to be an integer >= 0, got {patience!r}")
         self.patience = patience
         self.in_a_row = 0
+        self.training = False
+
+    def before_train(self, runner: Any) -> None:
+        self.training = True
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         if broken := _first_broken(checkpoint.get("state_dict", {})):
@@ -77,7 +81,8 @@ class DivergenceHook(Hook):
         self._check_weights(runner, done=1)
 
     def before_val_epoch(self, runner: Any) -> None:
-        self._check_weights(runner, done=1)
+        if self.training:  # a Runner can validate alone, too
+            self._check_weights(runner, done=1)
 
     def _finite(self, runner: Any) -> bool:
         return not _anywhere(runner, _first_broken(_plain(runner.model).state_dict()) is not None)

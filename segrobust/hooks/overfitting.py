@@ -74,7 +74,7 @@ class OverfittingHook(Hook):
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
             raise UserError(f"OverfittingHook: expected interval to be an integer >= 1, got {interval!r}")
         self.interval = interval
-        self.trainer: AdversarialTrainingHook | None = None
+        self.trainer: AdversarialTrainingHook | None = None  # of a training, once it has begun
 
     def before_train(self, runner: Any) -> None:
         self.trainer = next((hook for hook in runner.hooks if isinstance(hook, AdversarialTrainingHook)), None)
@@ -83,8 +83,10 @@ class OverfittingHook(Hook):
         self.warned = {"catastrophic": False, "robust": False}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
-        attack = self.trainer and self.trainer.attack_at(runner.iter)
-        if not attack or attack.minimum_norm or attack.passes()[1] > FEW or (runner.iter + 1) % self.interval:
+        if self.trainer is None or (runner.iter + 1) % self.interval:
+            return
+        attack = self.trainer.attack_at(runner.iter)
+        if attack is None or attack.minimum_norm or attack.passes()[1] > FEW:
             return
         weak, strong = self._probe(runner, attack, data_batch)
         runner.message_hub.update_scalar("train/adv_probe_error", strong)
@@ -120,8 +122,8 @@ class OverfittingHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         miou = (metrics or {}).get("robust/mIoU")
-        losses = _losses(runner) if self.trainer else np.empty(0)
-        if miou is None or losses.size <= self.seen:
+        losses = _losses(runner)
+        if self.trainer is None or miou is None or losses.size <= self.seen:
             return
         self.history.append(Validation(runner.iter, miou, float(losses[self.seen :].mean())))
         self.seen = losses.size

@@ -258,3 +258,14 @@ def test_the_careless_world_is_careless(tmp_path):
     (tmp_path / "marker").unlink()
     get_object_from_string("evil")
     assert sys.modules.pop("evil") and marker.exists()
+
+
+def test_objects_named_by_a_diffusion_config_are_not_built(monkeypatch):
+    import mmseg.models.backbones.vpd as vpd
+    from mmseg.registry import MODELS
+
+    monkeypatch.setattr(vpd, "has_ldm", True)
+    diffusion = dict(target="os.system", params=dict(command="touch marker"))
+    with pytest.raises(UserError, match="can name any Python object"):
+        MODELS.build(dict(type="VPD", diffusion_cfg=diffusion, class_embed_path="x.pth", unet_cfg={}))
+    assert not Path("marker").exists()
