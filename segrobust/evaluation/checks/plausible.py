@@ -82,7 +82,7 @@ def clean_plausible(context: Context) -> Verdict:
         text += f"; none of {len(tries)} usual mistakes explains it"
         return verdict(WARN if poor else PASS, text, f"the clean score is that of chance: {NO_HELP}", **numbers)
     few = min(IMAGES, len(context.ids))
-    text += f"; mIoU of {few} images is {as_is.score:.2f}, but {best.score:.2f} with {best.what}"
+    text += f"; mIoU on {few} of the images is {as_is.score:.2f}, but {best.score:.2f} with {best.what}"
     return verdict(FAIL if poor else WARN, text, best.remedy, **numbers)
 
 
@@ -104,7 +104,11 @@ def _tries(context: Context, poor: bool) -> list[Try]:
     tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in _orders(context)]
     if poor:
         rows = _matched(as_is)
-        matched = Try("", as_is[rows], "the classes have another order in training: follow that")
+        matched = Try(
+            "",
+            as_is[rows],
+            "the labels have other ids than in training, or the classes another order: follow it (labelTrainIds, say)",
+        )
         if matched.score >= MATCHED:
             moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
             what = f"the labels {', '.join(moved[:SHOWN])}{' and more' * (len(moved) > SHOWN)}"

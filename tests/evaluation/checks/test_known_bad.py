@@ -13,9 +13,11 @@ import torch
 
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient import ModelError
+from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
 from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import trust_of
+from segrobust.evaluation.checks.gradient import correct
 from segrobust.evaluation.checks.registry import CHECKS
 from segrobust.evaluation.checks.strength import planted_found
 from segrobust.evaluation.store import RunFolder
@@ -48,7 +50,7 @@ from tests.evaluation.checks.looking import (
     look,
     verdicts,
 )
-from tests.evaluation.checks.models import HONEST, segmenter
+from tests.evaluation.checks.models import HONEST, Changed, segmenter
 from tests.evaluation.toy_run import K, ToySource
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +60,6 @@ class LinearSource(ToySource):
     """Images whose labels are those of the linear model, but for a few."""
 
     def __init__(self) -> None:
-        from segrobust.datasets.source import Sample
         from tests.attacks.toys import PixelLinear, batch
 
         super().__init__(0)
@@ -120,6 +121,20 @@ def test_images_without_a_label_do_not_weigh(tmp_path, monkeypatch):
 def test_a_saturated_model_is_told_from_a_flat_one(tmp_path):
     numbers = look(segmenter("saturated"), tmp_path)[USABLE]["numbers"]
     assert numbers["saturated_pixels_percent"] > 80
+
+
+def whole_images_only(images):
+    if images.shape[-1] < 80:
+        raise ValueError("expected images of 80 x 80")
+    return images
+
+
+def test_a_model_of_one_size_has_its_gradient_checked_on_whole_images(tmp_path):
+    source = ToySource(2)
+    source.samples = [Sample(s.image.repeat(1, 5, 5), s.label.repeat(5, 5), s.name) for s in ToySource(3).samples[1:]]
+    net = Segmenter.wrap(Changed(before=whole_images_only), num_classes=K).eval()
+    look(net, tmp_path, source, checks="off", steps=1, eps=["8/255"])
+    assert correct(context(net, tmp_path, source)).level == "pass"
 
 
 def test_a_planted_adversary_is_hidden_by_quantisation(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segrobust.attacks.bounded import CEPGD
+from segrobust.attacks.bounded import CEPGD, MaskedPGD
 from segrobust.evaluation.checks.base import NotApplicable
 from segrobust.evaluation.checks.steps import _gain, enough_steps
 from tests.evaluation.checks.looking import context, look
@@ -45,6 +45,13 @@ def test_many_steps_are_enough_and_are_not_repeated(tmp_path):
 def test_many_steps_that_are_too_small(tmp_path):
     found = judged(tmp_path, CEPGD(step_size=0.0008, random_start=False, **SLOW), steps=120, eps=["64/255"])
     assert found.level == "warn" and "so that 240 may win" in found.evidence
+
+
+def test_what_is_left_is_all_that_can_be_won(tmp_path):
+    """All but a few pixels fall, half of them late; twice the steps cannot win what the gain so far promises."""
+    attack = MaskedPGD(step_size=0.004, random_start=False, **{**SLOW, "keep": "best"})
+    found = judged(tmp_path, attack, steps=120, eps=["255/255"])
+    assert found.numbers["gain"] * 25 / 190 > 1.5 > found.numbers["expected_gain"] and found.level == "pass"
 
 
 def test_minimum_norm_attacks(tmp_path):
