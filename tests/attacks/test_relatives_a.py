@@ -156,6 +156,25 @@ def test_first_steps_of_ddn_are_its_formula():
     torch.testing.assert_close(attack(model, images, labels).images, iterates[most], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("norm", "share"), [("Linf", 0.3), ("L2", 0.3), ("L1", 1.0)])
+def test_first_step_of_fmn_is_a_share_of_the_estimated_distance(norm, share):
+    model, images, labels = linear_problem(count=1)
+    points = images.clone().requires_grad_()
+    logits = model(points)
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    gap = own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+    (gradient,) = torch.autograd.grad(gap.sum(), points)
+    order = {"Linf": 1, "L2": 2, "L1": torch.inf}[norm]
+    radius = gap.sum() / gradient.flatten().norm(p=order)
+    even = torch.ones_like(images).flatten()
+    size = share * radius * even.norm() / even.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm])
+    ideal = -size * gradient / gradient.norm()
+    attack = build_attack("FMN", norm=norm, steps=1, apsr=1.0)
+    expected = attack.threat.project(images + ideal, images, radius.detach().view(1))
+    torch.testing.assert_close(attack(model, images, labels).images, expected.detach(), rtol=0, atol=1e-5)
+    assert norm != "L2" or attack.threat.distance(ideal) < radius
+
+
 @pytest.mark.parametrize("name", ["PGDBisection", "MIFGSMBisection"])
 def test_published_bisection_halves_from_eps_one(name):
     model, images, labels = linear_problem(count=1)
