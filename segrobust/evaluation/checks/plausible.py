@@ -26,7 +26,10 @@ MATCHED = 30.0  # mIoU that a reordering without any rule must reach: some fits 
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "red and blue swapped": (lambda x: x.flip(1), "the network wants BGR: set bgr_to_rgb=False, or swap its channels"),
+    "red and blue swapped": (
+        lambda x: x.flip(1),
+        "the network has its channels the other way round: change bgr_to_rgb, or flip them in front of it",
+    ),
     "images normalised by ImageNet's mean and std": (
         lambda x: (x - MEAN.to(x)) / STD.to(x),
         "the network wants normalised images: give its mean and std",
@@ -43,6 +46,8 @@ INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 NO_HELP = "look at one image with its label and prediction: weights, normalisation, or ids of another labelling \
 (labelIds in place of labelTrainIds, say)"
+
+OTHER_IDS = "the labels have other ids than in training (labelIds?), or the classes another order: follow training"
 
 
 class Try(NamedTuple):
@@ -107,7 +112,7 @@ def _tries(context: Context, poor: bool) -> list[Try]:
         matched = Try(
             "",
             as_is[rows],
-            "the labels have other ids than in training, or the classes another order: follow it (labelTrainIds, say)",
+            OTHER_IDS,
         )
         if matched.score >= MATCHED:
             moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
