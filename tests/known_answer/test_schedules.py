@@ -125,6 +125,13 @@ def test_losses_of_sea_and_tsallis_pgd_as_published(name):
     assert attack.first_step == 2.0 and attack.keep == "best" and attack.scope == "stage"
 
 
+def test_losses_of_sea():
+    """Section 4 of the paper's final version, and of its first."""
+    names = {v: [member.attack.name for member in build_attack("SEA", losses=v).members()] for v in ("v1", "v2")}
+    assert names["v2"] == ["BalancedPGD", "MaskedPGD", "JSPGD"]
+    assert names["v1"] == ["MaskedPGD", "SegPGD", "JSPGD", "SphericalPGD"]
+
+
 def test_budgets_of_the_ensembles():
     assert [member.attack.passes() for member in build_attack("SEA").members()] == [(303, 300)] * 3
     standard = build_attack("Standard", steps=400)
