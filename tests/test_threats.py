@@ -60,6 +60,20 @@ def test_projection_is_the_nearest_point_of_ball_and_box(norm, spread):
         np.testing.assert_allclose(found[n].numpy().ravel(), exact, atol=2e-5)
 
 
+def test_l2_projection_where_one_value_after_the_other_meets_the_box():
+    """clip(t delta) has the length of the radius: t by bisection."""
+    room = 0.6 ** torch.arange(12, dtype=torch.float64)
+    clean = (1 - room).view(1, 3, 2, 2)
+    for share in (0.5, 0.9, 0.99, 0.999):
+        eps = share * room.norm()
+        low, high = 0.0, 1.0
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (middle * torch.ones(12)).minimum(room).norm() < eps else (low, middle)
+        found = THREATS["L2"].project(clean + 1, clean, eps.view(1)) - clean
+        torch.testing.assert_close(found.flatten(), room.clamp(max=low), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_projection_has_a_radius_per_image_and_keeps_inner_points(norm):
     clean, points = sample(1)

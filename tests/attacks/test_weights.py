@@ -112,6 +112,16 @@ def test_closed_form_is_the_gradient_of_the_published_loss(name, progress, targe
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_cross_entropy_is_the_mean_over_valid_pixels():
+    logits, goal = logits_and_goal()
+    engine = Engine(torch.nn.Identity(), goal)
+    expected = torch.stack([cross_entropy(logits, goal)[n][goal.valid[n]].mean() for n in range(2)])
+    wrong = torch.stack([reached(logits, goal)[n][goal.valid[n]].double().mean() for n in range(2)])
+    for measured in (engine.measure(logits), engine.gradient(logits, build_attack("CEPGD").weight, 0.0)):
+        torch.testing.assert_close(measured.ce, expected)
+        torch.testing.assert_close(measured.error.double(), wrong, rtol=1e-6, atol=0)
+
+
 def test_q_of_one_is_cross_entropy_exactly():
     logits, goal = logits_and_goal()
     tsallis = closed_form(build_attack("TsallisPGD", schedule="fixed", q_start=1.0), logits, goal, 0.3)

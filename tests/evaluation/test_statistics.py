@@ -236,6 +236,12 @@ def test_the_interval_of_the_median_equals_direct_resampling(images):
     )
 
 
+@pytest.mark.parametrize(("values", "median"), [([4.0, 1.0, 8.0, 3.0], 3.5), ([5.0, 1.0, 2.0], 2.0)])
+def test_a_sample_with_every_image_once_has_the_median_of_all(values, median, monkeypatch):
+    monkeypatch.setattr(statistics, "draw_weights", lambda *_: [np.ones((2, len(values)))])
+    assert median_interval(np.array(values)) == [median, median]
+
+
 def test_intervals_of_the_median_that_are_open_or_do_not_exist():
     far = np.array([0.1] * 6 + [math.inf] * 5)
     low, high = median_interval(far)

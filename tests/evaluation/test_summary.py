@@ -124,7 +124,7 @@ def test_images_without_labels_are_no_worst_case_trouble():
     rows = [row(0, "CEPGD", 0.1), *accuracies([0, 40], "CEPGD", 0.1)[1:]]
     record = summarise(rows, 2)[-1]
     assert (record["images"], record["aAcc"]) == (2, 40.0)
-    assert np.isnan(per_image_accuracy(rows)[0])
+    assert np.isnan(per_image_accuracy(rows)[0]) and per_image_accuracy(rows)[1] == 40.0
     alone = summarise(rows[:1], 2)[0]
     assert (alone["aAcc"], alone["mIoU"], alone["iou"], alone["ci"]["aAcc"]) == (None, None, [None, None], None)
 

@@ -9,7 +9,7 @@ import pytest
 
 from segrobust.evaluation.metrics import pooled
 from segrobust.evaluation.summary import summarise
-from segrobust.evaluation.worst_case import choose, worst_choices
+from segrobust.evaluation.worst_case import Candidates, choose, worst_choices
 from tests.evaluation.test_summary import accuracies, row
 
 
@@ -65,6 +65,33 @@ def test_no_single_exchange_lowers_what_the_greedy_search_returns():
             assert miou(exchanged, 5) >= at - 1e-9
 
 
+def test_the_search_goes_on_for_as_long_as_it_finds_something():
+    """In seed 79 an exchange in the first round makes another one worth while."""
+    for seed in range(70, 90):
+        rows = random_rows(seed, images=5, candidates=4, classes=5)
+        at = miou(chosen := choose(rows, 5).greedy, 5)
+        for one in rows:
+            exchanged = [one if one["image"] == kept["image"] else kept for kept in chosen]
+            assert miou(exchanged, 5) >= at - 1e-9
+
+
+def test_the_lowest_of_all_starts_counts_and_what_is_known_already_is_one(monkeypatch):
+    monkeypatch.setattr(Candidates, "greedy", lambda self, pool, start: start)  # every start a local optimum
+    differ = set()
+    for seed in range(20):
+        candidates = Candidates(random_rows(seed, classes=5), 5)
+        pool = np.arange(len(candidates.rows))
+        by_accuracy, by_image, lowest = candidates.choose(pool)
+        at = candidates.miou(by_accuracy), candidates.miou(by_image)
+        assert candidates.miou(lowest) == min(at)
+        differ.add(np.sign(round(at[0] - at[1], 9)))
+    assert {-1.0, 1.0} <= differ
+    monkeypatch.setattr(Candidates, "lowest", lambda self, pool, score: np.arange(0, 12, 3))  # the first of each image
+    optimum = min(map(np.array, itertools.product(*np.arange(12).reshape(4, 3))), key=candidates.miou)
+    assert candidates.miou(candidates.choose(pool)[2]) > candidates.miou(optimum)
+    assert np.array_equal(candidates.choose(pool, optimum)[2], optimum)
+
+
 def test_the_candidate_with_the_higher_accuracy_may_be_the_one_that_costs_the_set_more():
     # class 1 is rare: to lose its ten pixels costs the set half of its mIoU, to lose fifty of class 0 next to nothing
     common = row(0, "A", 0.1, (40, 10), (0, 50), (50, 0))
@@ -86,6 +113,8 @@ def test_a_class_without_ground_truth_never_counts():
     elsewhere = row(0, "A", 0.1, (5, 10, 0), (0, 0, 5), (5, 0, 0))
     worse = row(0, "A", 0.1, (4, 10, 0), (0, 6, 0), (6, 0, 0), candidate="b")
     assert choose([elsewhere, worse], 3).greedy == [worse]
+    last = {**elsewhere, "candidate": "c"}  # the last row of an image says no more about its labels than the first
+    assert Candidates([worse, last], 3).miou(np.array([0])) == pytest.approx((4 / 10 + 10 / 16) / 2)
 
 
 def test_order_of_the_rows_changes_nothing_and_single_candidates_have_no_second_reading():
