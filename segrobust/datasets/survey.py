@@ -40,7 +40,7 @@ def survey(source: Source, metric_size: str = INPUT, count: int = LOOKED_AT) -> 
     if metric_size not in METRIC_SIZES:
         raise UserError(f"metric_size: expected one of {', '.join(METRIC_SIZES)}, got {metric_size!r}")
     if metric_size == ORIGINAL and not all(hasattr(source, name) for name in ("original_label", "file_size")):
-        raise UserError(f"metric size original: {type(source).__name__} does not tell labels as their files have them")
+        raise UserError("metric size original: this data set does not tell labels as their files have them")
     chosen = evenly_spaced(len(source), count)
     samples = [source[index] for index in chosen]
     ids = [_ids(sample.label) for sample in samples]

@@ -134,5 +134,5 @@ def test_what_does_not_show_the_whole_image_is_refused(root, pipeline, message):
 def test_other_words_and_other_data():
     with pytest.raises(UserError, match="metric_size: expected one of input, original, got 'file'"):
         survey(ToySource(), "file")
-    with pytest.raises(UserError, match="ToySource does not tell labels as their files have them"):
+    with pytest.raises(UserError, match="this data set does not tell labels as their files have them"):
         evaluate(toy_model(), ToySource(), work_dir="nowhere", metric_size="original")

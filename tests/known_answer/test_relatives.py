@@ -32,6 +32,7 @@ def test_asma(spec, scale):
             net.last.bias *= scale
     images, labels = batch(net, size=6)
     targets = (labels + 1).remainder(4).where(labels != 255, 255)
+    targets[:, :2] = labels[:, :2]  # some are there from the beginning, which the first step does not count
     valid, wanted = labels != 255, targets.masked_fill(targets == 255, 0)
     exact, clean, points, path = in_float64(net), images.double(), images.double(), []
     factor = torch.ones(3, dtype=torch.float64)

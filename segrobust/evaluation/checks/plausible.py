@@ -14,8 +14,7 @@ from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, NotA
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.metrics import dense_counts, pooled
 from segrobust.evaluation.summary import CLEAN
-from segrobust.models.reading import file_kind, read_checkpoint
-from segrobust.models.segmenter import default_class_names
+from segrobust.models.noted import noted_classes
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
@@ -128,10 +127,9 @@ def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]
     yield "labels one lower", [*range(1, count), None], shift
     yield "labels one higher", [None, *range(count - 1)], shift
     yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
-    for whose, names in _known_names(context).items():
-        own = list(context.source.class_names)
-        if sorted(names) == sorted(own) and list(names) != own and len(set(own)) == count:
-            yield f"classes in the order of the {whose}", [own.index(name) for name in names], f"follow the {whose}"
+    names, own = _noted_names(context), list(context.source.class_names)
+    if names != own and sorted(names) == sorted(own) and len(set(own)) == count:
+        yield "classes in the order of the checkpoint", [own.index(name) for name in names], "follow the checkpoint"
 
 
 def _confusion(context: Context, change: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -169,45 +167,33 @@ def _matched(confusion: np.ndarray) -> list[int]:
 
 
 def same_classes(context: Context) -> Verdict:
-    """Model, checkpoint and data name the same classes in the same order."""
-    own, known = list(context.source.class_names), _known_names(context)
-    if not known:
-        raise NotApplicable("neither model nor checkpoint names its classes")
-    for whose, names in known.items():
-        if names != own and sorted(names) == sorted(own):
-            first = next(n for n in range(len(own)) if names[n] != own[n])
-            text = f"class {first} is {names[first]!r} in the {whose} and {own[first]!r} in the data"
-            return verdict(WARN, text, "give the classes in the order of training", order=names)
-    differing = [whose for whose, names in known.items() if names != own]
-    if differing:
-        return verdict(INFO, f"the {' and the '.join(differing)} and the data have other names for the classes")
-    return verdict(PASS, f"the {' and the '.join(known)} and the data name the same {len(own)} classes")
-
-
-def _known_names(context: Context) -> dict[str, list[str]]:
-    """The class names of the model and of the checkpoint's own notes, where they have any."""
-    count, found = context.source.num_classes, {}
-    names = getattr(context.model, "class_names", ())
-    if len(names) == count and tuple(names) != default_class_names(count):
-        found["model"] = [str(name) for name in names]
-    noted = _noted_names(context)
-    return found | ({"checkpoint": noted} if len(noted) == count else {})
+    """Checkpoint and data name the same classes in the same order."""
+    own, names = list(context.source.class_names), _noted_names(context)
+    if not names:
+        raise NotApplicable("the checkpoint names no classes")
+    if names == own:
+        return verdict(PASS, f"the checkpoint and the data name the same {len(own)} classes")
+    if sorted(names) != sorted(own):
+        return verdict(INFO, "the checkpoint and the data have other names for the classes")
+    first = next(n for n in range(len(own)) if names[n] != own[n])
+    text = f"class {first} is {names[first]!r} in the checkpoint and {own[first]!r} in the data"
+    return verdict(WARN, text, "give the classes in the order of training", order=names)
 
 
 def _noted_names(context: Context) -> list[str]:
-    """The classes that mmengine noted in the checkpoint; none where it is another kind of file."""
+    """The classes noted in the checkpoint; none where there are not as many as in the data.
+
+    Those of the model need no look here: a run under other names does not begin.
+    """
     path = context.files.get("checkpoint_sha256")
     try:
-        content = read_checkpoint(path) if path and file_kind(path) == "pickle" else None
+        noted = noted_classes(path) if path else ()
     except UserError:  # a file that only --trust-checkpoint reads
         return []
-    meta = content.get("meta") if isinstance(content, dict) else None
-    meta = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    classes = meta.get("classes") if isinstance(meta, dict) else None
-    return [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+    return list(noted) if len(noted) == context.source.num_classes else []
 
 
 CHECKS = (
     Check("clean score is plausible", clean_plausible, essential=True),
-    Check("model and data name the same classes", same_classes),
+    Check("checkpoint and data name the same classes", same_classes),
 )

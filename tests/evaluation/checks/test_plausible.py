@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from segrobust.datasets.source import Sample
+from segrobust.datasets.survey import Survey
+from segrobust.evaluation.checks.base import NotApplicable
 from segrobust.evaluation.checks.plausible import _kappa, clean_plausible, same_classes
 from segrobust.models.segmenter import Segmenter
 from tests.evaluation.checks.looking import context, look
@@ -155,32 +157,39 @@ def test_one_class_and_void(tmp_path):
     assert found.remedy == "is 255 a class there, such as the foreground?"
 
 
-def test_void_alone_is_left_open(tmp_path):
+def test_void_alone_is_left_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("segrobust.evaluation.runner.survey", lambda *_: Survey(""))  # which refuses it at the start
     found = look(model(), tmp_path, Painted(lambda truth: torch.full_like(truth, 255)))["clean score is plausible"]
     assert (found["verdict"], found["open"]) == ("skipped", True) and "nothing was measured" in found["evidence"]
 
 
-def test_class_names_in_another_order(tmp_path):
+def noting(folder, names):
+    """A checkpoint of mmengine's that notes these classes, as the run's files."""
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": {"x": torch.ones(1)}, "meta": {"dataset_meta": {"classes": names}}}, folder / "w.pth")
+    return {"checkpoint_sha256": folder / "w.pth"}
+
+
+def test_class_names_in_another_order_than_the_checkpoint_notes(tmp_path):
     source = Painted(lambda truth: torch.tensor(CYCLE)[truth], names=tuple(NAMES[CYCLE.index(n)] for n in range(K)))
-    named = model(class_names=NAMES)
-    found = plausible(tmp_path, named, source)
-    assert found.level == "fail" and "with classes in the order of the model" in found.evidence
-    order = same_classes(context(named, tmp_path, source))
-    assert order.level == "warn" and "class 0 is 'red' in the model and 'blue' in the data" in order.evidence
-    # a data set that lists its names in reverse scores as before
-    reversed_names = plausible(tmp_path / "names", named, Painted(names=NAMES[::-1]), same_classes)
-    assert reversed_names.level == "warn"
-    assert plausible(tmp_path / "same", named, Painted(), same_classes).level == "pass"
-    other = plausible(tmp_path / "other", named, Painted(names=tuple("abcdefg")), same_classes)
-    assert other.level == "info"
+    files = noting(tmp_path, NAMES)
+    found = plausible(tmp_path / "run", model(), source, files=files)
+    assert found.level == "fail" and "with classes in the order of the checkpoint" in found.evidence
+    order = same_classes(context(model(), tmp_path / "run", source, files=files))
+    assert order.level == "warn" and "class 0 is 'red' in the checkpoint and 'blue' in the data" in order.evidence
 
 
-def test_the_classes_that_the_checkpoint_notes(tmp_path):
-    weights = tmp_path / "weights.pth"
-    net = model()
-    torch.save({"state_dict": net.state_dict(), "meta": {"dataset_meta": {"classes": NAMES[::-1]}}}, weights)
-    found = plausible(tmp_path / "run", net, Painted(), same_classes, files={"checkpoint_sha256": weights})
-    assert found.level == "warn" and "class 0 is 'bright' in the checkpoint" in found.evidence
+@pytest.mark.parametrize(
+    ("names", "level"), [(NAMES, "pass"), (NAMES[::-1], "warn"), (tuple("abcdefg"), "info"), (NAMES[:3], None)]
+)
+def test_the_classes_that_the_checkpoint_notes(tmp_path, names, level):
+    """Names in reverse are told where the score does not show them."""
+    files = noting(tmp_path / "weights", names)
+    if level is None:
+        with pytest.raises(NotApplicable):
+            plausible(tmp_path / "run", model(), Painted(), same_classes, files=files)
+    else:
+        assert plausible(tmp_path / "run", model(), Painted(), same_classes, files=files).level == level
 
 
 def test_kappa():
