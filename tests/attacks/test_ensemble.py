@@ -11,6 +11,7 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
+from segrobust.attacks.inputs import goal_of
 from segrobust.attacks.sea import LOSSES
 from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
