@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.errors import UserError, unknown_name
-from segrobust.shipped import config_file
+from segrobust.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -139,7 +139,8 @@ def _read(file: Path) -> Config:
 
     if file.suffix in DATA_SUFFIXES:
         _check_is_data(file)
-        close_imports_by_name()
+        if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
+            close_imports_by_name()
     return Config.fromfile(file)
 
 

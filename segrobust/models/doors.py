@@ -17,6 +17,7 @@ from segrobust.errors import UserError
 from segrobust.models.checkpoint import load_from_strict
 from segrobust.models.pretrained import NOTHING_DOWNLOADED, StrictPretrained, create_timm_model
 
+MM_PACKAGES = ("mmcv", "mmengine", "mmseg", "mmdet", "mmpretrain")
 NO_PICKLE = "data in a pickle is not read, since a pickle can run any program; use JSON or text instead"
 
 
@@ -124,12 +125,17 @@ def close_imports_by_name() -> None:
     """
     import mmengine.registry.registry as registry
 
-    registry.get_object_from_string = _find_nothing
+    registry.get_object_from_string = _known_class
     registry.import_module = _import_known
 
 
-def _find_nothing(_: str) -> None:
-    """mmengine then says that the name is in no registry."""
+def _known_class(name: str) -> type | None:
+    """The class that a package of OpenMMLab's gives this name (``mmcv.LoadImageFromFile``); of any other name, mmengine
+    then says that it is in no registry."""
+    package, _, rest = name.partition(".")
+    found = getattr(sys.modules.get(package), rest, None) if package in MM_PACKAGES and "." not in rest else None
+    own = isinstance(found, type) and found.__module__.partition(".")[0] == package
+    return found if own else None
 
 
 def _import_known(name: str) -> ModuleType:

@@ -40,7 +40,11 @@ def without(weights, key):
 
 
 MISFITS = {
-    "another model": (lambda weights: {f"net.inner.{key}": value for key, value in weights.items()}, "no key fits"),
+    "another model": (lambda weights: {f"{key}.other": value for key, value in weights.items()}, "no key fits"),
+    "another prefix": (
+        lambda weights: {f"student.{key}": value for key, value in weights.items()},
+        "'student.' before the names of weights is in the way",
+    ),
     "other classes": (
         lambda weights: {**weights, f"{CONV}.weight": weights[f"{CONV}.weight"][:2], f"{CONV}.bias": torch.zeros(2)},
         rf"wrong number of classes: 2 in the checkpoint, 3 in the model.*set load_from_except=\['{CONV}'\]",

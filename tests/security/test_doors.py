@@ -21,6 +21,7 @@ from segrobust.datasets import source_from_config
 from segrobust.errors import UserError
 from segrobust.mm import load_config
 from segrobust.models import doors, load_segmenter
+from segrobust.shipped import zoo
 from segrobust.training import train
 from tests.hooks.toys import toy_config
 from tests.security.payloads import PAYLOADS
@@ -269,3 +270,25 @@ def test_objects_named_by_a_diffusion_config_are_not_built(monkeypatch):
     with pytest.raises(UserError, match="can name any Python object"):
         MODELS.build(dict(type="VPD", diffusion_cfg=diffusion, class_embed_path="x.pth", unet_cfg={}))
     assert not Path("marker").exists()
+
+
+@pytest.mark.parametrize("name", ["mmcv.LoadImageFromFile", "mmseg.BaseSegDataset", "mmengine.Config"])
+def test_classes_of_the_mm_packages_keep_their_names_behind_closed_doors(name):
+    doors.close_imports_by_name()
+    assert registry.get_object_from_string(name).__name__ == name.partition(".")[2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", "mmengine.load", "mmengine.fileio.load", "mmcv.cv2", "mmcv.np.load", "evil", "evil.x", "mmseg"],
+)
+def test_nothing_else_is_found_by_its_name(name, tmp_path):
+    doors.close_imports_by_name()
+    assert registry.get_object_from_string(name) is None
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_shipped_model_closes_nothing_for_other_configs_of_the_process():
+    """A notebook may evaluate a shipped model and then train a config that names torch's own classes."""
+    load_config(next(iter(zoo())))
+    assert registry.get_object_from_string("torch.optim.SGD") is torch.optim.SGD
