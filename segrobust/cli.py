@@ -202,6 +202,8 @@ def _evaluate(commands) -> None:
     parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
     what = "where to measure: at the network's input, which is attacked, or at the labels' own size (default: input)"
     parser.add_argument("--metric-size", choices=("input", "original"), default="input", help=what)
+    what = "PNG of one channel at the network's input size: attacks may write where it is not 0 (default: everywhere)"
+    parser.add_argument("--mask", type=file, metavar="FILE", help=what)
     parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
     what = "go on with a run of another segrobust (CODE) or other libraries (VERSIONS); run.json then tells of both"
     parser.add_argument(

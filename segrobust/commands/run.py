@@ -79,6 +79,7 @@ def evaluate(options: Namespace) -> None:
         surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
         eot=options.eot,
         metric_size=options.metric_size,
+        mask=options.mask,
         checks=options.checks,
         accept_different=options.accept_different,
     )

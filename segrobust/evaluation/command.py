@@ -61,6 +61,7 @@ def evaluate_command(
     surrogate: tuple[str, str | Path | None] | None = None,
     eot: int = 1,
     metric_size: str = "input",
+    mask: Path | None = None,
     checks: str = "quick",
     accept_different: Sequence[str] = (),
 ) -> Path:
@@ -100,6 +101,7 @@ def evaluate_command(
         surrogate=surrogate and _segmenter(*surrogate, **loading),
         eot=eot,
         metric_size=metric_size,
+        mask=mask,
         checks=checks,
         accept_different=accept_different,
         declared=cfg.get("declared"),

@@ -53,6 +53,7 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
         **({"fold_bn": True} if settings.get("fold_bn") else {}),
         **({"target": target.identity()} if (target := settings["target"]) else {}),
+        **({"mask_sha256": _digest(mask)} if (mask := settings.get("mask")) is not None else {}),
         **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
         **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
         **({"surrogate": _named(surrogate)} if (surrogate := settings.get("surrogate")) else {}),

@@ -27,6 +27,7 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
+from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import INPUT, survey
 from segrobust.datasets.targets import Target, build_target
@@ -82,6 +83,7 @@ def evaluate(
     surrogate: Segmenter | None = None,
     eot: int = 1,
     metric_size: str = INPUT,
+    mask: Any = None,
     checks: str = "quick",
     accept_different: str | Sequence[str] = (),
     declared: Mapping[str, Any] | None = None,
@@ -114,6 +116,8 @@ def evaluate(
             a pass; what is reported is one draw per batch, as in use, the same in every start.
         metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
             ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
+        mask: where attacks may write (not 0), ``[H, W]``: a tensor, an array or a PNG's path. Every pixel counts all
+            the same, and all images must have this size.
         checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
             ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
         accept_different: ``"CODE"`` or ``"VERSIONS"``, or both: go on with rows of another segrobust or of other
@@ -153,6 +157,7 @@ def evaluate(
         check_segmenter("surrogate", surrogate)
         jobs = transferred(jobs, surrogate, model)
     found = survey(dataset, metric_size)
+    mask = None if mask is None else read_mask(mask, dataset)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {
         "batch_size": batch_size,
@@ -162,6 +167,7 @@ def evaluate(
         "surrogate": surrogate,
         "eot": eot,
         "metric_size": metric_size,
+        "mask": mask,
     }
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))

@@ -45,6 +45,7 @@ class Evaluation:
         self.attacked = settings.get("surrogate") or model
         self.eot: int = settings.get("eot", 1)
         self.metric_size: str = settings.get("metric_size", INPUT)
+        self.mask: Tensor | None = settings.get("mask")
         if self.eot > 1:
             self.attacked = Expectation(self.attacked, self.eot)
 
@@ -122,6 +123,7 @@ class Evaluation:
                 targets=group.targets,
                 seeds=seeds,
                 budgets=job.budgets,
+                mask=self.mask,
             )
         return outcomes_of(job, result)
 

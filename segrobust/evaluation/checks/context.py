@@ -146,9 +146,14 @@ class Context:
         return image_seeds(self.evaluation.seed if seed is None else seed, group.ids)
 
     def call(
-        self, attack: Attack, group: Group, model: nn.Module | None = None, seed: int | None = None
+        self,
+        attack: Attack,
+        group: Group,
+        model: nn.Module | None = None,
+        seed: int | None = None,
+        masked: bool = True,
     ) -> AttackResult:
-        """Run an attack on a group, on the model itself unless another is given, in float32."""
+        """Run an attack on a group, on the model itself unless another is given, in float32, behind the run's mask."""
         return attack(
             self.white_box(group, seed) if model is None else model,
             group.images,
@@ -156,6 +161,7 @@ class Context:
             ignore_index=self.void,
             targets=group.targets if attack.targeted else None,
             seeds=self.seeds(group, seed),
+            mask=self.evaluation.mask if masked else None,
         )
 
     def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:

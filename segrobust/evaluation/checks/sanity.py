@@ -126,11 +126,11 @@ def large_radius_breaks(context: Context) -> Verdict:
     settings = {"steps": 40, "optimiser": "pgd", "step_schedule": "cosine", "radius_reduction": False}
     far, unbounded = (build_attack("MaskedPGD", eps=eps, **settings) for eps in ("64/255", 1.0))
     images = context.singles(FEW, judged=True)
-    at_64 = mean(100 * float(context.call(far, one).pixel_error) for one in images)
+    at_64 = mean(100 * float(context.call(far, one, masked=False).pixel_error) for one in images)
     text = f"{at_64:.2f} % of the pixels of {len(images)} images fall at Linf 64/255"
     everywhere = at_64  # where that is not yet all, the bound may be the reason
     if at_64 < ALL:
-        everywhere = mean(100 * float(context.call(unbounded, one).pixel_error) for one in images)
+        everywhere = mean(100 * float(context.call(unbounded, one, masked=False).pixel_error) for one in images)
         text += f", {everywhere:.2f} % without a bound"
     return verdict(
         graded(ALL - everywhere, fail=0),
