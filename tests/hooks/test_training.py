@@ -123,3 +123,10 @@ def test_one_process_trains_sync_bn_as_bn(tmp_path):
     norm = train(config, work_dir=tmp_path).model.backbone.stem[1]
     assert not isinstance(norm, torch.nn.SyncBatchNorm)
     assert norm.num_batches_tracked == 1
+
+
+def test_processes_of_torchrun_need_its_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun started 2 processes.*say --launcher pytorch"):
+        train(toy_config(iters=1), work_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
