@@ -106,7 +106,7 @@ def prepare(
 ) -> Config:
     """The config with the arguments of :func:`train` in it; a given config object is left as it is."""
     if launcher == "none" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        raise UserError(f"torchrun started {os.environ['WORLD_SIZE']} processes, and each would train a model of its own "
+        raise UserError(f"torchrun started {os.environ['WORLD_SIZE']} processes, and each would train its own model "
                         "in the same folder; say --launcher pytorch")  # fmt: skip
     if isinstance(config, str | os.PathLike):
         config = load_config(config, cfg_options)

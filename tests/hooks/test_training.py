@@ -127,6 +127,6 @@ def test_one_process_trains_sync_bn_as_bn(tmp_path):
 
 def test_processes_of_torchrun_need_its_launcher(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="torchrun started 2 processes.*say --launcher pytorch"):
+    with pytest.raises(UserError, match=r"torchrun started 2 processes.*say --launcher pytorch"):
         train(toy_config(iters=1), work_dir=tmp_path)
     assert not list(tmp_path.iterdir())
