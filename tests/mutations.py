@@ -31,7 +31,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/fmn.py", "parity/test_min_norm.py"): [
         ('"levels": 256', '"levels": 128'),
-        ("(points * (self.levels - 1)).round_() / (self.levels - 1)", "(points * self.levels).round_() / self.levels"),
+        ("((points * (self.levels - 1)).round_() / (self.levels - 1), clean)", "((points * self.levels).round_() / self.levels, clean)"),
     ],
     ("attacks/gradient.py", "attacks/test_mask.py"): [
         ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),

@@ -183,5 +183,5 @@ class DDN(AdaptiveNorm):
             scale = eps / self.threat.distance(delta).clamp_min(1e-12)  # finite: without a gradient it meets zeros
             points = (clean + delta * per_image(scale)).clamp_(0, 1)
             if self.levels is not None:
-                points = (points * (self.levels - 1)).round_() / (self.levels - 1)
+                points = engine.goal.restrict((points * (self.levels - 1)).round_() / (self.levels - 1), clean)
         closest.offer(points, engine.measure(points).reached)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from segrobust.attacks import build_attack
+from segrobust.attacks import ATTACKS, build_attack
 from segrobust.errors import UserError
 from segrobust.threats import THREATS
 from tests.attacks.test_table import BOUNDED, MINIMUM, RADII, call, in_every_norm, make, share_reached
@@ -29,6 +31,19 @@ def test_nothing_changes_outside_the_mask_and_the_books_are_right(name, norm):
     assert torch.equal(result.images[outside], images[outside])
     assert (THREATS[norm].distance(result.images - images) > 0).all()
     torch.testing.assert_close(result.pixel_error, share_reached(attack, model, result.images, labels, images))
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ATTACKS.items() if cls.published is not None])
+def test_published_presets_leave_what_is_outside_as_it_is(name):
+    """Images off the 8-bit grid: rounding would change them everywhere."""
+    model = SmallNet()
+    images, labels = batch(model)
+    cls = ATTACKS[name]
+    few = {"steps": 12} if "steps" in {field.name for field in fields(cls)} else {}
+    attack = build_attack(f"{name}:published", **few)
+    result = call(attack, model, images, labels, mask=half(images))
+    outside = ~half(images).unsqueeze(1).expand_as(images)
+    assert torch.equal(result.images[outside], images[outside])
 
 
 @pytest.mark.parametrize("name", ["CEPGD", "FMN"])
