@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -16,6 +17,12 @@ import torch
 import segrobust
 
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
+DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
+SAME = {
+    "opencv-python": tuple(
+        f"opencv-{name}" for name in ("python-headless", "contrib-python", "contrib-python-headless")
+    )
+}
 NO_ROWS = ("__main__.py", "cli.py", "commands", "demo.py", "demo_config.py", "hooks", "report", "training.py")
 NO_ROWS += tuple(f"evaluation/{name}" for name in ("checks", "command.py", "pictures.py", "progress.py", "summary.py"))
 
@@ -33,11 +40,11 @@ def code_sha256(root: Path = Path(segrobust.__file__).parent) -> str:
 
 @functools.cache
 def version_of(package: str) -> str:
-    """The installed version of a distribution."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed as a package"
+    """The installed version of a distribution, or of another one that holds the same package."""
+    for name in (package, *SAME.get(package, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "not installed as a package"
 
 
 def device_name(device: torch.device) -> str:
