@@ -48,15 +48,14 @@ def together() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    if getattr(_inside, "now", False):
+    if getattr(_inside, "bond", None):
         yield
         return
     refuse_missing_processes()
     if not all(os.environ.get(name) for name in _PLACE) or int(os.environ["WORLD_SIZE"]) < 2:
         yield
         return
-    bond = _Bond()
-    _inside.now = True
+    bond = _inside.bond = _Bond()
     try:
         yield
         bond.leave()
@@ -65,8 +64,28 @@ def _together() -> Iterator[None]:
             bond.fail(error)
         raise
     finally:
-        _inside.now = False
+        _inside.bond = None
         bond.left.set()
+
+
+class Signal:
+    """What any process of a ``together()`` can give and all of them see, such as that they may stop.
+
+    Every process makes as many of them in the same order. Where there is no ``together()``, a process sees its own.
+    """
+
+    def __init__(self) -> None:
+        self._given = False
+        self._bond: _Bond | None = getattr(_inside, "bond", None)
+        self._name = f"signal-{next(self._bond.signals)}" if self._bond else ""
+
+    def give(self) -> None:
+        self._given = True
+        if self._bond:
+            self._bond.store.set(self._name, "given")
+
+    def is_given(self) -> bool:
+        return self._given or bool(self._bond and self._bond.store.check([self._name]))
 
 
 def refuse_missing_processes() -> None:
@@ -86,7 +105,8 @@ class _Bond:
     """One process's part in a ``together()``.
 
     In the store, which may live in the main process: ``failed``, the first error; ``seen``, how many other processes
-    know of it; ``done``, how many have come to the end; ``gone``, how many of these need the store no more.
+    know of it; ``done``, how many have come to the end; ``gone``, how many of these need the store no more;
+    ``signal-0`` and so on, every :class:`Signal` that was given.
     """
 
     def __init__(self) -> None:
@@ -95,6 +115,7 @@ class _Bond:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.left, self.known = threading.Event(), threading.Event()
         self.first: dict[str, Any] = {}
+        self.signals = itertools.count()
         self.store = PrefixStore(f"together-{next(_uses)}", _meeting_place())
         threading.Thread(target=self._watch, args=(self.store.clone(),), daemon=True, name="together").start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import signal
@@ -17,10 +18,11 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from segrobust import cli, processes
+from segrobust.attacks.gradient import ModelError
 from segrobust.errors import RunFailed, UserError
 from segrobust.evaluation.runner import evaluate
 from segrobust.models.segmenter import Segmenter
-from segrobust.processes import refuse_missing_processes, together
+from segrobust.processes import Signal, refuse_missing_processes, together
 from tests.attacks.toys import PixelLinear
 from tests.evaluation.killable import SERVER, free_port, join_others
 from tests.evaluation.toy_run import RUN, K, ToySource, lines, toy_model
@@ -145,7 +147,12 @@ def is_killed(rank: int, _: Path) -> None:
 def all_is_well(rank: int, _: Path) -> None:
     with together():  # nested
         join()
+        first, second = Signal(), Signal()
+        if rank == 1:
+            first.give()
         distributed.all_reduce(torch.ones(1))
+        if not first.is_given() or second.is_given():
+            raise RunFailed("expected the first of two signals alone")
         time.sleep(rank)
 
 
@@ -229,6 +236,31 @@ def memory_is_full_when_the_batch_size_is_sought(rank: int, folder: Path) -> Non
     _evaluate(folder, model=model, batch_size="auto")
 
 
+def _cannot_be_attacked(rank: int, folder: Path, failing: int) -> None:
+    """The other process takes 3 s for each of its batches."""
+    model = toy_model()
+
+    def spoil(_, __, logits: torch.Tensor) -> torch.Tensor:
+        if rank == failing:
+            return logits * float("nan")
+        time.sleep(0.1)
+        return logits
+
+    model.net.register_forward_hook(spoil)
+    try:
+        _evaluate(folder, model=model, attacks=["TsallisPGD"], steps=30, checks="quick" if failing == 0 else "off")
+    except ModelError as error:
+        raise RunFailed(str(error)) from error
+
+
+def an_attack_fails(rank: int, folder: Path) -> None:
+    _cannot_be_attacked(rank, folder, 1)
+
+
+def an_attack_of_the_main_process_fails(rank: int, folder: Path) -> None:
+    _cannot_be_attacked(rank, folder, 0)
+
+
 class Dropped(nn.Module):
     """Draws random numbers in every forward, in whatever mode."""
 
@@ -258,6 +290,7 @@ RUNS = {
     memory_is_full: "out of memory with batches of 3",
     memory_is_full_when_the_batch_size_is_sought: "does not fit into memory",
 }
+NOT_FINITE = "the model returns logits that are not finite on the images it starts from"
 
 
 def test_an_evaluation_ends_with_the_error_of_any_process(tmp_path):
@@ -273,6 +306,26 @@ def test_an_evaluation_ends_with_the_error_of_any_process(tmp_path):
     torch.manual_seed(1)
     evaluate(dropped(), ToySource(), work_dir=tmp_path / "alone", **{**RUN, **DRAWS})
     assert lines(tmp_path / "alone") == lines(start.folder / "run") != []
+
+
+def test_an_attack_that_fails_stops_the_other_process_after_its_batch(tmp_path):
+    starts = [Start(task, tmp_path / task.__name__) for task in (an_attack_of_the_main_process_fails, an_attack_fails)]
+    for failing, start in enumerate(starts):
+        start.finish()
+        assert start.statuses == [1, 1], start.told
+        assert "".join(start.told).count(f"segrobust: {NOT_FINITE}") == 1, start.told
+        rows = [json.loads(line) for line in lines(start.folder / "run", 1 - failing)]
+        assert {row["eps"] for row in rows} <= {None, 2 / 255}
+        assert any(row["eps"] is None for row in rows)
+    stored = json.loads((starts[0].folder / "run" / "checks.json").read_text())
+    assert stored["failed"] == NOT_FINITE and stored["trust"] == "not trustworthy"
+
+
+def test_a_process_alone_sees_its_own_signal():
+    alone = Signal()
+    assert not alone.is_given()
+    alone.give()
+    assert alone.is_given() and not Signal().is_given()
 
 
 def a_training_meets_a_broken_image(rank: int, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -16,28 +17,34 @@ import torch
 import segrobust
 
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
+DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
+SAME = {
+    "opencv-python": tuple(
+        f"opencv-{name}" for name in ("python-headless", "contrib-python", "contrib-python-headless")
+    )
+}
 NO_ROWS = ("__main__.py", "cli.py", "commands", "demo.py", "demo_config.py", "hooks", "report", "training.py")
 NO_ROWS += tuple(f"evaluation/{name}" for name in ("checks", "command.py", "pictures.py", "progress.py", "summary.py"))
 
 
 @functools.cache
-def code_sha256(root: Path = Path(segrobust.__file__).parent) -> str:
+def code_sha256(root: Path = Path(segrobust.__file__).parent, leave_out: tuple[str, ...] = NO_ROWS) -> str:
     """Digest of the names and contents of all Python files below ``root`` but those that decide no row."""
     digest = hashlib.sha256()
     names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     for name, path in sorted(names.items()):
-        if not any(f"{name}/".startswith(f"{part}/") for part in NO_ROWS):
+        if not any(f"{name}/".startswith(f"{part}/") for part in leave_out):
             digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
 @functools.cache
 def version_of(package: str) -> str:
-    """The installed version of a distribution."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed as a package"
+    """The installed version of a distribution, or of another one that holds the same package."""
+    for name in (package, *SAME.get(package, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "not installed as a package"
 
 
 def device_name(device: torch.device) -> str:

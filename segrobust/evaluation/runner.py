@@ -54,7 +54,7 @@ from segrobust.evaluation.summary import Record, summarise
 from segrobust.evaluation.transfer import transferred
 from segrobust.evaluation.work import Evaluation
 from segrobust.models.segmenter import Segmenter
-from segrobust.processes import together
+from segrobust.processes import Signal, together
 from segrobust.report import build_report
 from segrobust.units import DEFAULT_EPS
 
@@ -221,12 +221,16 @@ def _state(evaluation: Evaluation) -> str:
 
 
 def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:
-    """The work of this process, and what an attack of any process failed with, for every process the same."""
-    error = None
+    """The work of this process, and what an attack of any process failed with, for every process the same.
+
+    The others then stop after their batch, so that the checks of the failed run need not wait for all rows.
+    """
+    error, failure = None, Signal()
     try:
-        evaluation.run(state.process_index, state.num_processes)
+        evaluation.run(state.process_index, state.num_processes, failure.is_given)
     except (AttackContractError, ModelError) as caught:
         error = caught
+        failure.give()
     return next((one for one in gather_object([error]) if one), None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class Evaluation:
         count = len(self.source)
         return [range(at, min(at + self.batch_size, count)) for at in range(0, count, self.batch_size)]
 
-    def run(self, rank: int = 0, world: int = 1) -> None:
-        """Compute the missing rows of batches rank, rank + world, ..."""
+    def run(self, rank: int = 0, world: int = 1, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Compute the missing rows of batches rank, rank + world, ..., or those until it is ``stopped``."""
         own = self.batches()[rank::world]
         done = {row_key(row) for row in self.folder.rows()}
         pairs = [(job, batch) for job in self.jobs for batch in own]
@@ -68,6 +68,8 @@ class Evaluation:
         work = sum(job.passes * len(batch) for job, batch in todo)
         with self.folder.writer(rank) as writer, ImageProgress(total, total - missing, work, rank == 0) as progress:
             for job, batch in todo:
+                if stopped():
+                    return
                 with measured(self.device) as cost, clear_memory_errors(self.batch_size):
                     rows = self.attack_batch(job, batch)
                 writer.append(rows, [cost.seconds / len(batch)] * len(rows), cost.peak_bytes)

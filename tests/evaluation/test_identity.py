@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 
 import pytest
@@ -41,13 +42,27 @@ def other_versions(monkeypatch, **versions: str) -> None:
     monkeypatch.setattr(environment, "version_of", lambda name: versions.get(name) or version_of(name))
 
 
-@pytest.mark.parametrize("name", ["torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmsegmentation"])
+DECIDING = ["torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmsegmentation", "numpy", "opencv-python", "pillow"]
+
+
+@pytest.mark.parametrize("name", DECIDING)
 def test_another_version_is_refused_and_named(begun, monkeypatch, name):
     other_versions(monkeypatch, **{name: "0.1"})
     with pytest.raises(
         UserError, match=rf'versions\.{name} is ".*" there and "0\.1" here; .*different VERSIONS to go on'
     ):
         start(begun)
+
+
+def test_a_version_is_found_under_each_name_of_its_package(monkeypatch):
+    def version(name: str) -> str:
+        if name == "opencv-contrib-python-headless":
+            return "4.9"
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert version_of.__wrapped__("opencv-python") == "4.9"
+    assert version_of.__wrapped__("pillow") == "not installed as a package"
 
 
 def test_another_code_device_precision_and_memory_format_are_refused_and_named(begun, monkeypatch):

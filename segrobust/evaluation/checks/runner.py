@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust import __version__
@@ -30,6 +31,7 @@ from segrobust.evaluation.checks.base import (
 from segrobust.evaluation.checks.basis import FILE, FORMAT, basis_of, digest_of, sealed
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.checks.registry import CHECKS
+from segrobust.evaluation.environment import code_sha256
 from segrobust.evaluation.progress import ImageProgress
 from segrobust.evaluation.summary import Record
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
 
 LOGGER = logging.getLogger(__name__)
+HERE = Path(__file__).parent
 TIERS = ("quick", "full", "off")
 
 
@@ -126,9 +129,10 @@ def _verdict(check: Check, context: Context) -> Verdict:
 
 
 def _settings(context: Context) -> str:
-    """Digest of what verdicts depend on besides the files: this version, what is declared, and what failed."""
+    """Digest of what verdicts depend on besides the files: the checks' code, what is declared, and what failed."""
     error = context.error and str(context.error)
-    return digest_of([__version__, context.run.get("about"), dict(context.declared or {}), error])
+    code = [__version__, code_sha256(HERE, leave_out=())]
+    return digest_of([*code, context.run.get("about"), dict(context.declared or {}), error])
 
 
 def _stored(context: Context, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

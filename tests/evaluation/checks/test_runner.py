@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from segrobust.attacks import build_attack
 from segrobust.errors import UserError
+from segrobust.evaluation.checks import runner
 from segrobust.evaluation.checks.base import Check, NotApplicable, Skip, graded, trust_of, verdict
 from segrobust.evaluation.checks.context import Context, shortened
 from segrobust.evaluation.checks.registry import CHECKS
-from segrobust.evaluation.checks.runner import run_checks
+from segrobust.evaluation.checks.runner import HERE, run_checks
 from segrobust.evaluation.checks.trace import Recorder
+from segrobust.evaluation.environment import code_sha256
 from segrobust.report.trust import load_trust
 from tests.evaluation.checks.looking import (
     BEST,
@@ -98,6 +103,21 @@ def test_changed_rows_or_claims_are_looked_at_anew(folder):
     changed = Counted()
     changed.run(folder, declared={"mIoU": 50.0})
     assert changed.made == ["one", "two", "three"]
+
+
+def test_a_mended_check_is_made_anew(folder, tmp_path_factory, monkeypatch):
+    code = tmp_path_factory.mktemp("code") / "checks"
+    shutil.copytree(runner.HERE, code)
+    monkeypatch.setattr(runner, "HERE", code)
+    first, again, mended = Counted(), Counted(), Counted()
+    first.run(folder)
+    again.run(folder)
+    assert first.made == ["one", "two", "three"] and again.made == []
+    code_sha256.cache_clear()  # as in another start
+    (code / "steps.py").write_text((code / "steps.py").read_text() + "\n")
+    mended.run(folder)
+    assert mended.made == first.made
+    assert all(Path(inspect.getfile(check.run)).is_relative_to(HERE) for check in CHECKS)
 
 
 def test_a_damaged_file_is_replaced(folder):
