@@ -11,16 +11,26 @@ from segrobust.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Names as they are compared: upper case, spaces, dashes and underscores make no difference."""
+    return [re.sub(r"[\s_-]+", " ", str(name)).strip().lower() for name in names]
+
+
+def made_up(names: Sequence[str]) -> bool:
+    """Whether the names say nothing: there are none, or all are numbers (``class_0``, ...)."""
+    return all(re.fullmatch(r"(class )?\d+", name) for name in plain_names(names))
+
+
 def check_class_order(data: Sequence[str], other: Sequence[str], owner: str) -> None:
     """Compare a data set's class names with those of ``owner`` (the model, its checkpoint); other names are warned of.
 
-    Upper case, spaces, dashes and underscores make no difference, and made-up names (``class_0``, ...) say nothing.
+    They are compared as :func:`plain_names`; :func:`made_up` ones say nothing.
 
     Raises:
         UserError: the same names in another order.
     """
-    ours, theirs = [_plain(name) for name in data], [_plain(name) for name in other]
-    if ours == theirs or not theirs or _made_up(ours) or _made_up(theirs):
+    ours, theirs = plain_names(data), plain_names(other)
+    if ours == theirs or made_up(data) or made_up(other):
         return
     if sorted(ours) == sorted(theirs):
         at = next(i for i, (own, given) in enumerate(zip(ours, theirs, strict=True)) if own != given)
@@ -30,11 +40,3 @@ def check_class_order(data: Sequence[str], other: Sequence[str], owner: str) -> 
     only = next((name for name, plain in zip(data, ours, strict=True) if plain not in theirs), data[0])
     _LOG.warning("the data set names its %d classes otherwise than %s its %d (%r, for one, is no class there); "
                  "are they the same?", len(ours), owner, len(theirs), only)  # fmt: skip
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", str(name)).strip().lower()
-
-
-def _made_up(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(class )?\d+", name) for name in names)

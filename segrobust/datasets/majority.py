@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from segrobust.datasets.classes import plain_names
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import class_ids
 from segrobust.datasets.resizing import resize_nearest
@@ -78,7 +79,7 @@ def majority_of_config(config: Any, source: Source) -> Tensor:
     if not dataset_config:
         raise UserError("target majority needs training labels; set train_dataloader in the config")
     dataset = open_dataset(dataset_config)
-    if tuple(dataset.metainfo.get("classes") or ()) != tuple(source.class_names):
+    if plain_names(dataset.metainfo.get("classes") or ()) != plain_names(source.class_names):
         raise UserError("target majority: the config's train_dataloader has other classes than its test data")
     size = tuple(source[0].label.shape)
     return majority_map(_training_labels(dataset, source), size, source.num_classes, source.ignore_index)

@@ -131,7 +131,9 @@ class Evaluation:
 
     @torch.no_grad()
     def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
-        """Logits ``[N, K, H, W]`` of one forward in float32; of a randomised model, one known draw for these ``ids``.
+        """Logits ``[N, K, H, W]`` in float32 of one forward on float32 images, without mixed precision.
+
+        Inside, a network works in the precision of its weights. A randomised model makes one known draw for these ids.
 
         Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
         """
@@ -139,7 +141,7 @@ class Evaluation:
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
-        """Class ids ``[N, H, W]`` from one forward in float32."""
+        """Class ids ``[N, H, W]``, the largest of ``logits``."""
         return self.logits(images, ids).argmax(1)
 
     def measured(self, images: Tensor, group: Group) -> Tensor:

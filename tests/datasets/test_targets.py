@@ -106,7 +106,7 @@ def test_majority_needs_training_labels_of_the_same_classes(trained, folder):
     trained["train_dataloader"]["dataset"]["metainfo"] = dict(classes=("a", "b", "c"))
     with pytest.raises(UserError, match="other classes"):
         build_target("majority", source, trained)
-    trained["train_dataloader"]["dataset"]["metainfo"] = dict(classes=source.class_names)
+    trained["train_dataloader"]["dataset"]["metainfo"] = dict(classes=[n.upper() for n in source.class_names])
     Image.fromarray(np.full((8, 10), 7, dtype=np.uint8)).save(folder / "labels/train/b.png")
     with pytest.raises(UserError, match=r"b\.png holds the id 7"):
         build_target("majority", source, trained)

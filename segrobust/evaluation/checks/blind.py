@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
+from segrobust.datasets.classes import plain_names
 from segrobust.evaluation.checks.base import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
 from segrobust.evaluation.checks.context import Context, mean, refuse_transfer
 from segrobust.evaluation.identity import weights_sha256
@@ -59,11 +60,12 @@ def _blind_attacks(context: Context, norm: str, eps: float) -> list[tuple[str, A
 def _relatives(context: Context) -> dict[str, Segmenter]:
     """The shipped models that know the data's classes, but for the run's own."""
     own, found = context.identity["weights_sha256"], {}
+    names = plain_names(context.source.class_names)
     for name in zoo():
         if load_config(name).model.decode_head.num_classes != context.source.num_classes:
             continue
         model = load_segmenter(name, device=context.evaluation.device)
-        if tuple(model.class_names) == tuple(context.source.class_names) and weights_sha256(model) != own:
+        if plain_names(model.class_names) == names and weights_sha256(model) != own:
             found[name] = model
     return found
 

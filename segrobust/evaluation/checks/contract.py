@@ -6,6 +6,7 @@ import torch
 
 from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.checks.probe import floating_types
 from segrobust.evaluation.identity import weights_sha256
 
 CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains
@@ -104,9 +105,11 @@ def one_path(context: Context) -> Verdict:
 
 
 def full_precision(context: Context) -> Verdict:
-    """Gradients and predictions in float32."""
+    """Gradients and predictions in float32. The logits do not tell: a segmenter casts them."""
     reduced = ["mixed precision in the attacks (--amp)"] if context.evaluation.amp else []
-    reduced += [f"the model returns {name}" for name in sorted(context.probe.dtypes - {"float32", "float64"})]
+    kinds = {"has weights": floating_types(context.model.parameters()), "computes": context.probe.dtypes}
+    for what, found in kinds.items():
+        reduced += [f"the model {what} in {name}" for name in sorted(found - {"float32", "float64"})]
     device = context.evaluation.device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         kinds = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}

@@ -49,7 +49,7 @@ MAY_KINK = 1  # direction in which a ReLU may turn within the difference
 
 
 def correct(context: Context) -> Verdict:
-    """Autograd's slope against finite differences of the loss, in float64."""
+    """Autograd's slope against finite differences of the loss, of a copy of the model in float64."""
     loss, gradient = _in_double(context)
     directions = _directions(gradient)
     slopes = [float((gradient * direction).sum()) for direction in directions]
@@ -66,7 +66,7 @@ def correct(context: Context) -> Verdict:
         return verdict(WARN if moves > 0 else PASS, text, MASKED, **numbers)
     return verdict(
         WARN if wrong > MAY_KINK else PASS,
-        f"slope and finite difference agree in {len(errors) - wrong} of {len(errors)} directions "
+        f"slope and finite difference of a float64 copy agree in {len(errors) - wrong} of {len(errors)} directions "
         f"(largest relative error {max(errors):.2g})",
         "the gradient is not that of the output (straight-through, hook, noise?): attack without gradients as well",
         **numbers,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.datasets.classes import made_up, plain_names
 from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, verdict
 from segrobust.evaluation.checks.context import Context
@@ -127,7 +128,7 @@ def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]
     yield "labels one lower", [*range(1, count), None], shift
     yield "labels one higher", [None, *range(count - 1)], shift
     yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
-    names, own = _noted_names(context), list(context.source.class_names)
+    names, own = plain_names(_noted_names(context)), plain_names(context.source.class_names)
     if names != own and sorted(names) == sorted(own) and len(set(own)) == count:
         yield "classes in the order of the checkpoint", [own.index(name) for name in names], "follow the checkpoint"
 
@@ -169,13 +170,15 @@ def _matched(confusion: np.ndarray) -> list[int]:
 def same_classes(context: Context) -> Verdict:
     """Checkpoint and data name the same classes in the same order."""
     own, names = list(context.source.class_names), _noted_names(context)
-    if not names:
-        raise NotApplicable("the checkpoint names no classes")
-    if names == own:
+    for who, given in (("the checkpoint", names), ("the data", own)):
+        if made_up(given):
+            raise NotApplicable(f"{who} names no classes")
+    ours, theirs = plain_names(own), plain_names(names)
+    if theirs == ours:
         return verdict(PASS, f"the checkpoint and the data name the same {len(own)} classes")
-    if sorted(names) != sorted(own):
+    if sorted(theirs) != sorted(ours):
         return verdict(INFO, "the checkpoint and the data have other names for the classes")
-    first = next(n for n in range(len(own)) if names[n] != own[n])
+    first = next(n for n in range(len(own)) if theirs[n] != ours[n])
     text = f"class {first} is {names[first]!r} in the checkpoint and {own[first]!r} in the data"
     return verdict(WARN, text, "give the classes in the order of training", order=names)
 

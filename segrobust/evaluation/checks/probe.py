@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segrobust.attacks.gradient import Engine, Goal, ModelError
 from segrobust.evaluation.identity import state_digests
@@ -52,6 +54,7 @@ class Probe:
     still: valid pixels without any input gradient; ``still_images``: images of only such pixels; ``saturated``: valid
         pixels whose cross-entropy has no gradient even with respect to the logits.
     broken: what the attack's forward or gradient failed with.
+    dtypes: floating types of what the operations inside a forward give, whatever the logits are cast to at its end.
     sampled, differentiated: operations that draw random numbers, and whether autograd records inside the forward.
     training: modules that a forward left in training mode.
     """
@@ -95,15 +98,14 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
     watch = Watch()
     with torch.no_grad():
         with watch:
-            raw = model(images)
-        seen.dtypes.add(str(raw.dtype).removeprefix("torch."))
-        logits = raw.float()
+            logits = model(images).float()
         seen.repeated.add(logits, model(images).float())
         if len(images) > 1:
             alone = torch.cat([model(image[None]).float() for image in images])
             seen.alone.add(logits, alone)
         else:
             seen.alone.add(logits, model(torch.cat([images, images.flip(-1)]))[:1].float())
+    seen.dtypes |= watch.dtypes
     seen.sampled |= watch.sampled
     seen.differentiated |= watch.differentiated
     seen.predictions.append(logits.argmax(1).to(torch.int16).cpu())
@@ -141,10 +143,12 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Notes what a forward without autograd should not do: draw random numbers, or switch autograd on."""
+    """Notes the types that a forward without autograd computes in, and what it should not do: draw random numbers, or
+    switch autograd on."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.dtypes: set[str] = set()
         self.sampled: set[str] = set()
         self.differentiated = False
 
@@ -152,4 +156,12 @@ class Watch(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in operation.tags:
             self.sampled.add(operation.name().removeprefix("aten::"))
         self.differentiated |= torch.is_grad_enabled()
-        return operation(*args, **(kwargs or {}))
+        given = operation(*args, **(kwargs or {}))
+        self.dtypes |= floating_types(tree_leaves(given))
+        return given
+
+
+def floating_types(values: Iterable[object]) -> set[str]:
+    """Names, such as ``"bfloat16"``, of the floating types among the tensors of ``values``."""
+    tensors = (value for value in values if isinstance(value, Tensor) and value.is_floating_point())
+    return {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}

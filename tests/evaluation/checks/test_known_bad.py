@@ -278,8 +278,41 @@ def test_the_same_attack_under_two_names(tmp_path):
     assert found[DIFFER]["verdict"] == "warn" and found[DIFFER]["numbers"]["most_equal_percent"] == 100
 
 
-def test_half_precision(tmp_path):
-    assert look(segmenter("small"), tmp_path, amp=True)["full precision"]["verdict"] == "warn"
+def autocast(net):
+    class Autocast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, images):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(images).float()
+
+    return Autocast()
+
+
+AMP, WEIGHTS, COMPUTES = (
+    "mixed precision in the attacks (--amp)",
+    "the model has weights in bfloat16",
+    "the model computes in bfloat16",
+)
+
+
+@pytest.mark.parametrize(
+    ("net", "amp", "reduced"),
+    [
+        (SmallNet(K), False, []),
+        (SmallNet(K).double(), False, []),
+        (SmallNet(K), True, [AMP]),
+        (SmallNet(K).bfloat16(), False, [WEIGHTS, COMPUTES]),
+        (Changed(net=autocast(SmallNet(K))), False, [COMPUTES]),
+    ],
+    ids=["float32", "float64", "amp", "half weights", "autocast inside"],
+)
+def test_half_precision_is_told_wherever_it_is(net, amp, reduced, tmp_path):
+    found = look(Segmenter.wrap(net, num_classes=K).eval(), tmp_path, amp=amp)["full precision"]
+    assert found["verdict"] == ("warn" if reduced else "pass") and found["numbers"]["reduced"] == reduced
+    assert found["evidence"] == ("; ".join(reduced) or "float32 throughout")
 
 
 def test_weights_that_change_during_the_run(tmp_path):

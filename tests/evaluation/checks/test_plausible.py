@@ -170,20 +170,32 @@ def noting(folder, names):
     return {"checkpoint_sha256": folder / "w.pth"}
 
 
-def test_class_names_in_another_order_than_the_checkpoint_notes(tmp_path):
-    source = Painted(lambda truth: torch.tensor(CYCLE)[truth], names=tuple(NAMES[CYCLE.index(n)] for n in range(K)))
+@pytest.mark.parametrize("written", [str, str.upper])
+def test_class_names_in_another_order_than_the_checkpoint_notes(written, tmp_path):
+    names = tuple(written(NAMES[CYCLE.index(n)]) for n in range(K))
+    source = Painted(lambda truth: torch.tensor(CYCLE)[truth], names=names)
     files = noting(tmp_path, NAMES)
     found = plausible(tmp_path / "run", model(), source, files=files)
     assert found.level == "fail" and "with classes in the order of the checkpoint" in found.evidence
     order = same_classes(context(model(), tmp_path / "run", source, files=files))
-    assert order.level == "warn" and "class 0 is 'red' in the checkpoint and 'blue' in the data" in order.evidence
+    assert order.level == "warn"
+    assert f"class 0 is 'red' in the checkpoint and '{names[0]}' in the data" in order.evidence
 
 
 @pytest.mark.parametrize(
-    ("names", "level"), [(NAMES, "pass"), (NAMES[::-1], "warn"), (tuple("abcdefg"), "info"), (NAMES[:3], None)]
+    ("names", "level"),
+    [
+        (NAMES, "pass"),
+        (tuple(f" {name.upper()}" for name in NAMES), "pass"),
+        (NAMES[::-1], "warn"),
+        (tuple(f"{name.title()}_" for name in NAMES[::-1]), "warn"),
+        (tuple("abcdefg"), "info"),
+        (NAMES[:3], None),
+        (tuple(f"class_{n}" for n in range(K)), None),
+    ],
 )
 def test_the_classes_that_the_checkpoint_notes(tmp_path, names, level):
-    """Names in reverse are told where the score does not show them."""
+    """As the start of a run compares them; names in reverse are told where the score does not show them."""
     files = noting(tmp_path / "weights", names)
     if level is None:
         with pytest.raises(NotApplicable):

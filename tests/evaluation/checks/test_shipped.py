@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from segrobust.datasets.source import source_from_config
+from segrobust.evaluation.checks.blind import _relatives
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
 from segrobust.models.segmenter import Segmenter
@@ -48,3 +52,14 @@ def test_every_shipped_model_declares_its_score():
     for entry in zoo().values():
         declared = load_config(entry.name).get("declared")
         assert set(declared) == {"mIoU", "images"} and 0 < declared["mIoU"] < 100 and declared["images"] == 233
+
+
+def test_relatives_are_the_shipped_models_of_the_same_classes_however_written():
+    def relatives(names):
+        source = SimpleNamespace(num_classes=len(names), class_names=names)
+        evaluation = SimpleNamespace(device=torch.device("cpu"))
+        return set(_relatives(SimpleNamespace(identity={"weights_sha256": ""}, source=source, evaluation=evaluation)))
+
+    names = load_segmenter(next(iter(zoo())), device="cpu").class_names
+    assert relatives([name.title().replace("_", " ") for name in names]) == set(zoo())
+    assert relatives(names[::-1]) == set()
