@@ -18,6 +18,7 @@ from torch import nn
 
 from segrobust.errors import UserError
 from segrobust.models.checkpoint import load_state_dict, load_strict
+from segrobust.models.naming import renamed
 
 
 @HOOKS.register_module()
@@ -55,7 +56,7 @@ class LoadFromHook(Hook):
                 raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
                                 f"{next(reversed(own))!r}")  # fmt: skip
         kept = {key: value for key, value in own.items() if any(_inside(key, name) for name in self.leave_out)}
-        given = {key: value for key, value in load_state_dict(source).items()
+        given = {key: value for key, value in renamed(own, load_state_dict(source)).items()
                  if not any(_inside(key, name) for name in self.leave_out)}  # fmt: skip
         other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)
         try:

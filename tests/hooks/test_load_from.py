@@ -75,6 +75,19 @@ def test_named_parts_begin_anew(weights, tmp_path):
     assert not torch.equal(state[f"{CONV}.weight"], fitting[f"{CONV}.weight"])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "model.module.", "_orig_mod.net."])
+def test_parts_are_named_as_in_the_model_whatever_wraps_the_file(prefix, weights, tmp_path):
+    other = {**weights, f"{CONV}.weight": weights[f"{CONV}.weight"][:2], f"{CONV}.bias": torch.ones(2)}
+    wrapped = {f"{prefix}{key}": value for key, value in other.items()}
+    state = begun(wrapped, tmp_path, load_from_except=[CONV])
+    assert {key for key, value in weights.items() if not torch.equal(state[key], value)} == {
+        f"{CONV}.weight",
+        f"{CONV}.bias",
+    }
+    with pytest.raises(UserError, match=rf"set load_from_except=\['{CONV}'\]$"):
+        begun(wrapped, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [(["decode_head.conv"], "has no 'decode_head.conv'"), (["head"], "has no 'head'"), ([1], "expected names such as")],
