@@ -135,15 +135,19 @@ def prepare(
 
 def _guard(config: Config) -> None:
     """Put in what watches every training, and make the weights that it starts from what the config says they are."""
+    from segrobust.hooks.load_from import listed_parts
+
+    left_out = listed_parts(config.get("load_from_except"))
+    elsewhere = () if config.get("resume") else left_out  # a checkpoint to go on from holds all weights
     if config.get("load_from"):
         refuse_downloads(config.load_from, "load_from")
-        config.model = without_pretrained(config.model.to_dict())  # all weights come from that file
-    else:
+        config.model = without_pretrained(config.model.to_dict(), elsewhere)
+    if elsewhere or not config.get("load_from"):
         refuse_downloads(config.model)
     hooks = list(config.get("custom_hooks") or [])
     given = {hook.get("type") for hook in hooks if isinstance(hook, Mapping)}
     hooks += [dict(type=kind) for kind in GUARDS if kind not in given]
-    hooks.append(dict(type="LoadFromHook", leave_out=config.get("load_from_except") or []))
+    hooks.append(dict(type="LoadFromHook", leave_out=list(left_out)))
     config.custom_hooks = hooks
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.inputs import as_tensor, check_range
@@ -72,7 +75,8 @@ class CheckedSource:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # of a copy that has nothing yet
             raise AttributeError(name)
-        return getattr(self._source, name)
+        found = getattr(self._source, name)  # a source may lack what is checked here
+        return {"original_label": self._original_label, "file_size": self._file_size}.get(name, found)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -86,22 +90,40 @@ class CheckedSource:
                 f"{type(sample).__name__}"
             )
         image = as_tensor(f"image of dataset[{index}]", sample.image)
-        label = as_tensor(f"label of dataset[{index}]", sample.label)
         if not image.is_floating_point() or image.ndim != 3 or image.shape[0] != 3:
             raise UserError(
                 f"image of dataset[{index}]: expected float [3, H, W], RGB in [0, 1], got {image.dtype} "
                 f"{tuple(image.shape)}"
             )
         check_range(image, f"image of dataset[{index}]")
-        own = self._source
-        if label.ndim != 2 or label.is_floating_point():
-            raise UserError(
-                f"label of dataset[{index}]: expected class ids [H, W], got {label.dtype} {tuple(label.shape)}"
-            )
-        label = label.long().cpu()
-        check_size(label.numpy(), tuple(image.shape[1:]), f"of dataset[{index}]")
-        check_ids(label.numpy(), own.num_classes, own.ignore_index, f"of dataset[{index}]")
+        label = self._class_ids(sample.label, tuple(image.shape[1:]), f"label of dataset[{index}]")
         return Sample(image.float().clamp(0, 1), label, str(sample.name))
+
+    def _original_label(self, index: int) -> Tensor:
+        """The source's own at the size of its file, int64 [H, W]; UserError: as for the labels of samples."""
+        given = self._source.original_label(index)
+        return self._class_ids(given, self._file_size(index), f"original_label({index}) of the dataset")
+
+    def _file_size(self, index: int) -> tuple[int, int]:
+        """The source's own; UserError: no two whole numbers."""
+        given = self._source.file_size(index)
+        try:
+            height, width = map(operator.index, given)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"file_size({index}) of the dataset: expected two whole numbers (height, width), got {given!r}"
+            ) from None
+        return height, width
+
+    def _class_ids(self, given: Any, size: tuple[int, int], what: str) -> Tensor:
+        """A label of the source as int64 [H, W], where all of it is classes or void and it has the size."""
+        label = as_tensor(what, given)
+        if label.ndim != 2 or label.is_floating_point():
+            raise UserError(f"{what}: expected class ids [H, W], got {label.dtype} {tuple(label.shape)}")
+        label, name = label.long().cpu(), what.removeprefix("label ")
+        check_size(label.numpy(), size, name)
+        check_ids(label.numpy(), self._source.num_classes, self._source.ignore_index, name)
+        return label
 
 
 def check_work_dir(work_dir: Any) -> None:

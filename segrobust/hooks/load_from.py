@@ -1,6 +1,7 @@
 """``load_from`` read as evaluation reads a checkpoint: every key, shape and number fits, or training does not begin.
 
-To fine-tune for other classes, name what starts from random weights; everything else must fit::
+To fine-tune for other classes, name what starts as without that file (from random weights, or those of its own
+``init_cfg``); everything else must fit::
 
     load_from = "cityscapes.pth"
     load_from_except = ["decode_head.conv_seg", "auxiliary_head.conv_seg"]
@@ -18,6 +19,7 @@ from torch import nn
 
 from segrobust.errors import UserError
 from segrobust.models.checkpoint import load_state_dict, load_strict
+from segrobust.models.naming import renamed
 
 
 @HOOKS.register_module()
@@ -25,7 +27,7 @@ class LoadFromHook(Hook):
     """Loads ``load_from`` strictly where mmengine would leave random weights in place; a resume is not touched.
 
     Args:
-        leave_out: names of modules (or tensors) of the model that keep their random weights.
+        leave_out: names of modules (or tensors) of the model that keep the weights they have.
 
     Raises:
         UserError: before training: the file does not fit, holds NaN, or a name is no part of the model.
@@ -33,12 +35,8 @@ class LoadFromHook(Hook):
 
     priority = "HIGHEST"  # before EMAHook copies the weights
 
-    def __init__(self, leave_out: Sequence[str] = ()) -> None:
-        if isinstance(leave_out, str):
-            leave_out = [leave_out]
-        if not all(isinstance(name, str) for name in leave_out):
-            raise UserError(f"load_from_except: expected names such as 'decode_head.conv_seg', got {leave_out!r}")
-        self.leave_out = tuple(leave_out)
+    def __init__(self, leave_out: str | Sequence[str] = ()) -> None:
+        self.leave_out = listed_parts(leave_out)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
@@ -55,7 +53,7 @@ class LoadFromHook(Hook):
                 raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
                                 f"{next(reversed(own))!r}")  # fmt: skip
         kept = {key: value for key, value in own.items() if any(_inside(key, name) for name in self.leave_out)}
-        given = {key: value for key, value in load_state_dict(source).items()
+        given = {key: value for key, value in renamed(own, load_state_dict(source)).items()
                  if not any(_inside(key, name) for name in self.leave_out)}  # fmt: skip
         other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)
         try:
@@ -64,6 +62,14 @@ class LoadFromHook(Hook):
             way_out = other and (f"; to train this part anew from random weights, set load_from_except="
                                  f"['{other.rpartition('.')[0]}']")  # fmt: skip
             raise UserError(f"load_from: {error}{way_out or ''}") from error
+
+
+def listed_parts(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names in ``load_from_except``, where one may stand alone; UserError: something else than names."""
+    names = [given] if isinstance(given, str) else given or ()
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"load_from_except: expected names such as 'decode_head.conv_seg', got {given!r}")
+    return tuple(names)
 
 
 def _inside(key: str, name: str) -> bool:

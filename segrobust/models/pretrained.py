@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -107,14 +107,21 @@ def _as_features(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
     return renamed
 
 
-def without_pretrained(settings: Any) -> Any:
-    """The same settings of a model, with random weights: for one whose weights all come from a checkpoint."""
+def without_pretrained(settings: Any, left_out: Collection[str] = ()) -> Any:
+    """The same settings of a model, with random weights: for one whose weights all come from a checkpoint.
+
+    Args:
+        left_out: names of parts (``"backbone"``, ``"decode_head.conv_seg"``) whose weights come from elsewhere: what
+            the whole model, or the entry that such a part lies in, reads from a file stays.
+    """
     if isinstance(settings, dict):
-        clean = {key: without_pretrained(value) for key, value in settings.items()}
-        clean |= {key: None for key in ("pretrained", "checkpoint_path") if key in clean}
+        kept = {name.partition(".")[0] for name in left_out}
+        clean = {key: value if key in kept else without_pretrained(value) for key, value in settings.items()}
+        dropped = {"pretrained": "backbone" not in kept, "checkpoint_path": not kept}  # the first is the backbone's
+        clean |= {key: None for key in clean if dropped.get(key)}
         if _is_timm(clean):  # pretrained is on unless told
             clean["pretrained"] = False
-        if "init_cfg" in clean:
+        if "init_cfg" in clean and not kept:
             clean["init_cfg"] = _without_files(clean["init_cfg"])
         return clean
     return [without_pretrained(value) for value in settings] if isinstance(settings, list) else settings

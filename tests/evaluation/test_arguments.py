@@ -119,3 +119,48 @@ def test_samples_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_pat
     with pytest.raises(UserError, match=words) as refusal:
         evaluate(toy_model(), Given(change), "FGSM", work_dir=tmp_path / "run", **QUIET)
     assert "\n" not in str(refusal.value)
+
+
+class Stored(Given):
+    """The toy images as the halves of files, whose labels and sizes are given in some form."""
+
+    def __init__(self, label=lambda label: label, size=lambda size: size) -> None:
+        super().__init__(lambda sample: sample)
+        self.label, self.size = label, size
+
+    def original_label(self, index: int):
+        return self.label(self.toy[index].label.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+    def file_size(self, index: int):
+        height, width = self.toy[index].label.shape
+        return self.size((2 * height, 2 * width))
+
+
+def test_labels_of_files_in_other_types_give_the_same_rows(tmp_path):
+    original = {**QUIET, "metric_size": "original"}
+    evaluate(toy_model(), Stored(), "FGSM", "1/255", work_dir=tmp_path / "plain", **original)
+    forms = [Stored(lambda label: label.numpy().astype(np.uint8)), Stored(lambda label: label.byte()),
+             Stored(lambda label: label.int(), list), Stored(size=np.array)]  # fmt: skip
+    for n, source in enumerate(forms):
+        evaluate(toy_model(), source, "FGSM", "1/255", work_dir=tmp_path / str(n), **original)
+        assert lines(tmp_path / str(n)) == lines(tmp_path / "plain") != []
+
+
+STORED = {
+    "another's classes": (Stored(lambda label: label * 0 + 4), r"label original_label\(0\) of .* holds the id 4"),
+    "float labels": (Stored(lambda label: label.float()), r"^original_label\(0\) of .*: expected class ids"),
+    "a channel": (Stored(lambda label: label[None]), r"got torch.int64 \(1, 24, 24\)"),
+    "another size": (Stored(lambda label: label[:5]), r"original_label\(0\) .* is 5x24 .* its image is 24x24"),
+    "no label": (Stored(lambda _: None), r"original_label\(0\) of the dataset: expected a tensor .*got NoneType"),
+    "one number": (Stored(size=lambda size: size[0]), r"file_size\(0\) of the dataset: expected two whole .*got 24"),
+    "three numbers": (Stored(size=lambda size: (*size, 3)), r"\(height, width\), got \(24, 24, 3\)"),
+    "half pixels": (Stored(size=lambda size: (size[0] / 2, size[1])), r"expected two whole numbers .*got \(12.0, 24\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STORED)
+def test_labels_of_files_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_path):
+    source, words = STORED[what]
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(toy_model(), source, "FGSM", work_dir=tmp_path / "run", metric_size="original", **QUIET)
+    assert "\n" not in str(refusal.value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from segrobust.errors import UserError
+from segrobust.models.pretrained import without_pretrained
 from segrobust.training import prepare, train
 from tests.hooks.toys import Before, hook_of, toy_config
 
@@ -75,6 +76,19 @@ def test_named_parts_begin_anew(weights, tmp_path):
     assert not torch.equal(state[f"{CONV}.weight"], fitting[f"{CONV}.weight"])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "model.module.", "_orig_mod.net."])
+def test_parts_are_named_as_in_the_model_whatever_wraps_the_file(prefix, weights, tmp_path):
+    other = {**weights, f"{CONV}.weight": weights[f"{CONV}.weight"][:2], f"{CONV}.bias": torch.ones(2)}
+    wrapped = {f"{prefix}{key}": value for key, value in other.items()}
+    state = begun(wrapped, tmp_path, load_from_except=[CONV])
+    assert {key for key, value in weights.items() if not torch.equal(state[key], value)} == {
+        f"{CONV}.weight",
+        f"{CONV}.bias",
+    }
+    with pytest.raises(UserError, match=rf"set load_from_except=\['{CONV}'\]$"):
+        begun(wrapped, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [(["decode_head.conv"], "has no 'decode_head.conv'"), (["head"], "has no 'head'"), ([1], "expected names such as")],
@@ -99,3 +113,58 @@ def test_a_file_for_all_weights_makes_downloads_needless(tmp_path):
     assert config.model.backbone.init_cfg is None
     with pytest.raises(UserError, match=r"^load_from='https.* asks for a download"):
         prepare(toy_config(load_from="https://example.org/a.pth"), tmp_path, False, False, None, "none")
+
+
+def test_a_part_that_is_left_out_starts_from_its_own_file(weights, tmp_path):
+    """In training: the backbone's file is read, that of the head, which load_from fills, is not."""
+    own = {key.removeprefix("backbone."): value + 1 for key, value in weights.items() if key.startswith("backbone.")}
+    torch.save(own, tmp_path / "backbone.pth")
+    files = {
+        "model.backbone.init_cfg": dict(type="Pretrained", checkpoint=str(tmp_path / "backbone.pth")),
+        "model.decode_head.init_cfg": dict(type="Pretrained", checkpoint="not/there.pth"),
+    }
+    state = begun(weights, tmp_path, load_from_except="backbone", **files)
+    for key, value in weights.items():
+        assert torch.equal(state[key], value + 1 if key.startswith("backbone.") else value), key
+
+
+PRETRAINED = dict(type="Pretrained", checkpoint="own.pth")
+KAIMING = dict(type="Kaiming", layer="Conv2d")
+GIVEN = dict(
+    pretrained="whole.pth",
+    init_cfg=PRETRAINED,
+    backbone=dict(type="TIMMBackbone", model_name="resnet18", checkpoint_path="timm.pth", init_cfg=PRETRAINED),
+    auxiliary_head=[dict(init_cfg=PRETRAINED), dict(init_cfg=[KAIMING, PRETRAINED])],
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        ([], ""),
+        (["backbone.layer4"], "pretrained init_cfg backbone"),
+        (["auxiliary_head.1"], "init_cfg auxiliary_head"),
+        (["other", "auxiliary_head"], "init_cfg auxiliary_head"),
+    ],
+)
+def test_files_stay_in_the_entries_of_the_parts_that_are_left_out_alone(names, kept):
+    bare = dict(
+        pretrained=None,
+        init_cfg=None,
+        backbone=dict(
+            type="TIMMBackbone", model_name="resnet18", checkpoint_path=None, init_cfg=None, pretrained=False
+        ),
+        auxiliary_head=[dict(init_cfg=None), dict(init_cfg=[KAIMING])],
+    )
+    assert without_pretrained(GIVEN, names) == bare | {name: GIVEN[name] for name in kept.split()}
+
+
+def test_a_part_that_is_left_out_is_not_downloaded_either(tmp_path):
+    asked = {"model.backbone.init_cfg": dict(type="Pretrained", checkpoint="https://example.org/a.pth")}
+    changes = dict(**asked, load_from="a.pth", load_from_except=["backbone"])
+    with pytest.raises(UserError, match=r"model\.backbone\.init_cfg\.checkpoint='https.* asks for a download"):
+        prepare(toy_config(**changes), tmp_path, False, False, None, "none")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_1.pth"))
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": {"seed": 0}}, tmp_path / "iter_1.pth")
+    config = prepare(toy_config(**changes), tmp_path, True, False, None, "none")  # a checkpoint holds all parts
+    assert config.model.backbone.init_cfg is None
