@@ -168,10 +168,14 @@ class Engine:
         except RuntimeError as error:
             if "inplace operation" not in str(error):
                 raise
-            names = ", ".join(modules_that_write_on_their_input(self.model, points)[:5]) or "no module by itself"
+            names = ", ".join(modules_that_write_on_their_input(self.model, points)[:5])
+            where = (
+                f"working in place on their input: {names} (set inplace=False there)"
+                if names
+                else ("it stands in a forward itself (such as x += y or x.relu_()): write it as x = x + y there")
+            )
             raise ModelError(
-                f"a step in place breaks the gradient; working in place on their input: {names} (set inplace=False "
-                f"there); torch says: {str(error).splitlines()[0][:200]}"
+                f"a step in place breaks the gradient; {where}; torch says: {str(error).splitlines()[0][:200]}"
             ) from error
 
     def _logits(self, points: Tensor) -> Tensor:

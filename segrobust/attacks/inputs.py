@@ -13,6 +13,7 @@ from segrobust.attacks.gradient import Goal
 from segrobust.errors import UserError
 
 ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
+OVERSHOOT = 0.05  # beyond [0, 1], as resizing with cubic splines leaves behind
 
 
 def as_batch(images: Any, labels: Any, targets: Any = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -75,10 +76,13 @@ def goal_of(
 def check_range(images: Tensor, named: str) -> None:
     """Refuse, in one line about what is ``named``, values that are not in [0, 1] up to rounding."""
     low, high = (float(bound) for bound in images.aminmax())
-    if math.isnan(low) or math.isnan(high):
-        raise UserError(f"{named}: expected values in [0, 1], got NaN; look at how they were read or normalised")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        got = "NaN" if math.isnan(low) or math.isnan(high) else f"{low:g} to {high:g}"
+        raise UserError(f"{named}: expected values in [0, 1], got {got}; look at how they were read or normalised")
     if low < -ROUNDING or high > 1 + ROUNDING:
         what = "divide 8-bit images by 255" if low >= 0 else "leave normalisation to the model (mean=, std=)"
+        if -OVERSHOOT <= low < 0.5 < high <= 1 + OVERSHOOT:
+            what = "clamp them to [0, 1]"
         raise UserError(f"{named}: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
 
 

@@ -90,7 +90,8 @@ def find_attack(name: str) -> type[Attack]:
     """The class of ``TsallisPGD``, ``tsallis-pgd`` or ``tsallispgd``."""
     plain = {_plain(known): cls for known, cls in ATTACKS.items()}
     if _plain(name) not in plain:
-        raise unknown_name("attack", dashed(name), [dashed(known) for known in ATTACKS])
+        error = unknown_name("attack", dashed(name), [dashed(known) for known in ATTACKS])
+        raise UserError(f"{error} (one of your own: name its file in the config's custom_imports)")
     return plain[_plain(name)]
 
 
@@ -153,6 +154,9 @@ def build_attack(
 def _known(cls: type[Attack], fields: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(cls)}
     for name in fields:
+        if name == "mask" and name not in names:
+            raise UserError("mask: where the attacker may write belongs to the images; give it in the call: "
+                            "attack(model, images, labels, mask=mask)")  # fmt: skip
         if name not in names:
             raise unknown_name(f"field of {cls.__name__}", name, names)
     return dict(fields)

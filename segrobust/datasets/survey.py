@@ -63,12 +63,17 @@ def _refuse_void_alone(source: Source, seen: set[int]) -> None:
 
 
 def _two_values(ids: set[int], source: Source, count: int) -> str | None:
-    """Masks of 0 and 255 are how image programs store two classes."""
-    if ids != {0, source.ignore_index} or source.num_classes < 2:
+    """Masks of 0 and 255 are how image programs store two classes; of two classes, either may be stored as void."""
+    void, classes = source.ignore_index, ids - {source.ignore_index}
+    if void not in ids or len(classes) != 1 or source.num_classes < 2:
         return None
+    only = classes.pop()
+    if only and source.num_classes > 2:
+        return None
+    side = "foreground" if only == 0 else "background"
     return (
-        f"only class 0 ({source.class_names[0]}) and void ({source.ignore_index}) occur in {count} labels looked at: "
-        f"is {source.ignore_index} the foreground? It counts for nothing; store classes as 0, 1, ..."
+        f"only class {only} ({source.class_names[only]}) and void ({void}) occur in {count} labels looked at: "
+        f"is {void} the {side}? It counts for nothing; store classes as 0, 1, ..."
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,11 @@ from segrobust.models.naming import OF_TRAINERS, without_wrappers
 LOGGER = logging.getLogger(__name__)
 RAW, EMA = KINDS = ("raw", "ema")
 WORDS = {RAW: "raw", EMA: "averaged (EMA)"}
+NAMELESS = "ones in a list without names ({}); to use these, copy them into the model and save its state_dict()"
 # where trainers put the weights, in order of preference
 ENTRIES = ("state_dict", "model_state_dict", "model", "module")
-EMA_ENTRIES = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "model_state_dict_ema", "ema_model",
-    "ema_model_state_dict", "ema",
-)  # fmt: skip
+# in the name of an entry, such as model_ema
+AVERAGED = re.compile(r"(?:^|[\W_])(?:ema|swa|averaged?|avg|polyak|moving_average|teacher)(?:[\W_]|$)", re.IGNORECASE)
 EMA_INSIDE = ("shadow", "shadow_params")
 EMA_PREFIXES = ("ema_model.", "model_ema.", "ema.")  # an averaged copy as a part of what was saved
 
@@ -34,16 +34,20 @@ EMA_PREFIXES = ("ema_model.", "model_ema.", "ema.")  # an averaged copy as a par
 class Weights:
     """One set of named weights out of a file.
 
-    kind: ``"raw"`` or ``"ema"``; entry: where it lay; others: where the other kind lies, if the file has it.
+    kind: ``"raw"`` or ``"ema"``; entry: where it lay; others: where the other kind lies, if the file has it; nameless:
+    where averaged ones lie in a list without names, which fits no model for certain.
     """
 
     weights: Mapping[str, Tensor]
     kind: str
     entry: str
     others: str | None = None
+    nameless: str | None = None
 
     def told(self, source: str | os.PathLike) -> str:
         """One sentence about what there was to choose from, or nothing."""
+        if self.nameless is not None:
+            return f"{source} holds raw weights, which are taken, and averaged (EMA) {NAMELESS.format(self.nameless)}"
         if self.others is None:
             return f"{source}: it holds averaged (EMA) weights alone ({self.entry})" if self.kind == EMA else ""
         other = EMA if self.kind == RAW else RAW
@@ -68,7 +72,10 @@ def weights_in(content: Any, source: str | os.PathLike, kind: str | None = None)
         raise unknown_name("weights", str(kind), KINDS)
     main, averaged = _entries(content)
     if main is None or averaged is None:
-        found = [Weights(one[1], of, one[0]) for one, of in ((main, RAW), (averaged, EMA)) if one is not None]
+        nameless = _nameless(content) if averaged is None else None
+        found = [Weights(one[1], of, one[0], None, nameless) for one, of in ((main, RAW), (averaged, EMA)) if one]
+        if kind == EMA and nameless is not None:
+            raise UserError(f"{source}: it holds averaged (EMA) {NAMELESS.format(nameless)}")
         if kind not in (None, found[0].kind):
             raise UserError(
                 f"{source}: it holds no {WORDS[kind]} weights, only {WORDS[found[0].kind]} ones; leave out weights="
@@ -86,9 +93,9 @@ def _entries(content: Any) -> tuple[tuple[str, Any] | None, tuple[str, Any] | No
     """The main weights of a file and the averaged ones beside them, each with its place, as far as it has them."""
     place, node, averaged = "", content, None
     while isinstance(node, Mapping):
-        if averaged is None and (name := _mapping_at(node, EMA_ENTRIES)):
-            averaged = _unwrapped(place + name, node[name])
-        if (name := _mapping_at(node, ENTRIES)) is None:
+        beside = (_unwrapped(place + name, node[name]) for name in _averages(node) if isinstance(node[name], Mapping))
+        averaged = averaged or next(filter(None, beside), None)
+        if (name := _mapping_at(node, ENTRIES) or _only_weights(node)) is None:
             break
         place, node = f"{place}{name}.", node[name]
     main = (place.rstrip(".") or "the whole file", node)
@@ -103,11 +110,42 @@ def _mapping_at(node: Mapping, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if isinstance(node.get(name), Mapping)), None)
 
 
+def _averages(node: Mapping) -> list[str]:
+    """Entries whose names speak of an average, in the order of the file."""
+    return [name for name in node if isinstance(name, str) and AVERAGED.search(name) and name not in ENTRIES]
+
+
+def _only_weights(node: Mapping) -> str | None:
+    """The one entry of named weights under a name that is not in ``ENTRIES``, such as ``"net"``."""
+    averages = _averages(node)
+    found = [name for name, value in node.items() if name not in averages and _are_weights(value)]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+
+
+def _are_weights(node: Any) -> bool:
+    """Whether it is a state dict by its looks: tensors alone, some of them in a part of a model."""
+    return (
+        isinstance(node, Mapping)
+        and any("." in str(key) for key in node)
+        and all(isinstance(value, Tensor) for value in node.values())
+    )
+
+
 def _unwrapped(place: str, node: Mapping) -> tuple[str, Mapping] | None:
     """An entry of averaged weights; None where it holds no tensor (settings of the average, say)."""
     while name := _mapping_at(node, (*ENTRIES, *EMA_INSIDE)):
         place, node = f"{place}.{name}", node[name]
     return (place, node) if any(isinstance(value, Tensor) for value in node.values()) else None
+
+
+def _nameless(content: Any) -> str | None:
+    """Where averaged weights lie in a list, as torch_ema and diffusers store them."""
+    for name in _averages(content) if isinstance(content, Mapping) else ():
+        inside = content[name] if isinstance(content[name], Mapping) else {}
+        for place, node in {name: content[name], **{f"{name}.{key}": inside.get(key) for key in EMA_INSIDE}}.items():
+            if isinstance(node, list | tuple) and any(isinstance(value, Tensor) for value in node):
+                return place
+    return None
 
 
 def _split(place: str, weights: Mapping) -> tuple[tuple[str, Any], tuple[str, Any] | None]:

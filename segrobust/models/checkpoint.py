@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segrobust.errors import UserError
-from segrobust.models.averaged import EMA, EMA_ENTRIES, ENTRIES, RAW, WORDS, weights_in
+from segrobust.models.averaged import EMA, RAW, WORDS, weights_in
 from segrobust.models.naming import prefixes_between, renamed, without_wrappers
 from segrobust.models.reading import file_kind, read_checkpoint, sha256
 
@@ -135,7 +135,7 @@ def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         facts["weights"] = f"{WORDS[found.kind]}, {found.entry}"
     if found.others:
         facts["other weights"] = f"{WORDS[EMA if found.kind == RAW else RAW]}, {found.others}"
-    taken = {*ENTRIES, *EMA_ENTRIES, "meta"}
+    taken = {"meta", found.entry.split(".")[0], str(found.others).split(".")[0]}
     besides = sorted(map(str, set(content) - taken)) if content.keys() != found.weights.keys() else []
     return facts | ({"besides": ", ".join(besides)} if besides else {})
 

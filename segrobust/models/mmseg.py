@@ -104,6 +104,7 @@ class MMSegSegmenter(Segmenter):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
                 warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
+                warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
                 module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
         except Exception as error:  # a config can ask for anything, and every package fails in its own way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

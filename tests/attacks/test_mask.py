@@ -114,7 +114,13 @@ def test_rounding_outside_the_box_is_clipped(value):
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(-1e-4, "leave normalisation"), (1.001, "divide 8-bit"), (255.0, "divide 8-bit"), (float("nan"), "got NaN")],
+    [
+        *((value, r"clamp them to \[0, 1\]") for value in (-1e-4, 1.001, 1.04)),
+        *((value, "divide 8-bit") for value in (1.1, 255.0)),
+        (-0.1, "leave normalisation"),
+        (float("nan"), "got NaN; look at how"),
+        (float("inf"), "to inf; look at how"),
+    ],
 )
 def test_other_values_are_refused_by_their_kind(value, told):
     model = SmallNet()
@@ -122,3 +128,15 @@ def test_other_values_are_refused_by_their_kind(value, told):
     images[0, 0, 0, 0] = value
     with pytest.raises(UserError, match=told):
         build_attack("CEPGD", steps=3)(model, images, labels)
+
+
+def test_normalised_images_of_little_contrast_are_not_to_be_clamped():
+    model = SmallNet()
+    images, labels = batch(model)
+    with pytest.raises(UserError, match="leave normalisation"):
+        build_attack("CEPGD", steps=3)(model, (images - 0.5) / 100, labels)
+
+
+def test_a_mask_among_the_settings_is_sent_to_the_call():
+    with pytest.raises(UserError, match=r"mask: .* give it in the call: attack\(model, images, labels, mask=mask\)"):
+        build_attack("CEPGD", mask=torch.ones(4, 4))

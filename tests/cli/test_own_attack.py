@@ -51,7 +51,9 @@ def test_a_config_that_inherits_from_it_finds_it_too(world, mine, tmp_path, monk
 
 def test_what_its_module_does_not_register_is_refused(world, mine, tmp_path, capsys):
     assert main(world.evaluate(tmp_path / "run", "--attack", "half-stop", config=mine)) == 2
-    assert "unknown attack 'half-stop'; did you mean half-step" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "unknown attack 'half-stop'; did you mean half-step" in told
+    assert "one of your own: name its file in the config's custom_imports" in told
 
 
 def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(world, tmp_path, monkeypatch, capsys):

@@ -44,6 +44,12 @@ def test_masks_of_0_and_255(folder, config):
     assert warning.startswith("only class 0 (road) and void (255) occur in 3 labels looked at: is 255 the foreground?")
 
 
+def test_masks_of_1_and_255_of_two_classes(folder, config):
+    labelled(folder, [[1, 255]])
+    (warning,) = survey(source_from_config(config(metainfo=dict(classes=("ground", "object"))))).warnings
+    assert warning.startswith("only class 1 (object) and void (255) occur in 1 labels looked at: is 255 the background")
+
+
 @pytest.mark.parametrize("labels", [([[0, 0]],), ([[0, 255]], [[1, 255]]), ([[1, 255]],)])
 def test_other_labels_need_no_word(folder, config, labels):
     labelled(folder, *labels)

@@ -32,6 +32,10 @@ BOTH = {
     "by hand": ({"model_state_dict": RAW, "ema_state_dict": UNDER}, "ema_state_dict"),
     "RT-DETR": ({"model": RAW, "ema": {"module": EMA, "updates": 7}}, "ema.module"),
     "shadow": ({"model": RAW, "ema": {"decay": 0.999, "shadow": EMA}}, "ema.shadow"),
+    "BasicSR": ({"params": RAW, "params_ema": EMA}, "params_ema"),
+    "weight averaging": ({"net": RAW, "SWA_model": {**UNDER, "n_averaged": torch.tensor(5)}}, "SWA_model"),
+    "mean teacher": ({"student": RAW, "teacher": EMA, "rng": {"torch": torch.zeros(4)}}, "teacher"),
+    "by other hands": ({"ema": {"decay": 0.99}, "model": RAW, "weights_ema": EMA}, "weights_ema"),
     "nested": ({"state_dict": {"model": RAW, "ema": EMA}}, "state_dict.ema"),
     "parts of one module": (
         {"state_dict": {f"net.{key}": RAW[key] for key in RAW} | {f"ema_model.module.{key}": EMA[key] for key in EMA}},
@@ -65,6 +69,34 @@ def test_raw_ones_are_taken_and_told_unless_asked(style, tmp_path, caplog):
         assert len(caplog.messages) == 1  # who asks need not be told
     facts = inspect_checkpoint(path)
     assert facts["weights"].startswith("raw, ") and facts["other weights"] == f"averaged (EMA), {place}"
+
+
+@pytest.mark.parametrize("average, place", [
+    ({"ema": {"decay": 0.9, "shadow_params": list(EMA.values())}}, "ema.shadow_params"),
+    ({"model_ema": tuple(EMA.values())}, "model_ema"),
+])  # fmt: skip
+def test_an_average_without_names_is_told_and_never_guessed(average, place, tmp_path, caplog):
+    path = saved(tmp_path, {"state_dict": RAW, **average})
+    with caplog.at_level(logging.WARNING):
+        assert head_of(load_state_dict(path)) == 1
+    (told,) = caplog.messages
+    assert told.startswith(
+        f"{path} holds raw weights, which are taken, and averaged (EMA) ones in a list without names"
+    )
+    assert place in told
+    with pytest.raises(UserError, match=r"it holds averaged \(EMA\) ones in a list without names"):
+        load_state_dict(path, weights="ema")
+
+
+def test_two_sets_of_weights_under_unknown_names_are_not_guessed(tmp_path):
+    path = saved(tmp_path, {"generator": RAW, "critic": EMA})
+    with pytest.raises(UserError, match="'generator' is a dict"):
+        load_state_dict(path)
+
+
+def test_names_that_only_contain_the_letters_are_no_average(tmp_path, caplog):
+    path = saved(tmp_path, {"schema_version": EMA, "state_dict": RAW})
+    assert head_of(load_state_dict(path)) == 1 and not caplog.messages
 
 
 def test_mmengines_own_files_hold_the_average_as_the_model(tmp_path, caplog):

@@ -63,6 +63,23 @@ def test_a_network_may_work_in_place_on_its_input(operation, normalised):
     assert torch.equal(given, images)
 
 
+def test_a_step_in_place_in_a_forward_itself_is_told():
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x).sigmoid()
+            y += 1
+            return y
+
+    model = Segmenter.wrap(Adds(), num_classes=3)
+    images, labels = torch.rand(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    with pytest.raises(ModelError, match=r"it stands in a forward itself \(such as x \+= y .* torch says: one"):
+        build_attack("CEPGD", steps=2)(model, images, labels)
+
+
 def test_a_step_in_place_that_breaks_the_gradient_is_named():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid(), nn.Hardtanh(0.2, 0.8, inplace=True), nn.Conv2d(4, 3, 1))
     model = Segmenter.wrap(net, num_classes=3)
