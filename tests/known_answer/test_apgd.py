@@ -16,38 +16,49 @@ STEPS = 100
 WINDOWS = (22, 19, 16, 13, 10, 7, 6, 6)  # up to steps 22, 41, 57, 70, 80, 87, 93 and 99
 
 
-def window(length, increases, fresh, best, lowest, generator):
-    """Values of the objective: first a fall below all before, which no reading of the rule counts as an increase; then
-    that many increases, the last of which makes a new best or does not."""
+def window(length, increases, fresh, first, best, generator):
+    """Values of the objective: the first, then that many increases, the last of which makes a new best or does not.
+    Every other of the rest stays level."""
     ups = (torch.arange(length - 1) < increases)[torch.randperm(length - 1, generator=generator)].tolist()
     last = max(n for n, up in enumerate(ups) if up)
-    value = lowest - 1
+    value = first
     values = [value]
     for n, up in enumerate(ups):
-        value = best + 1 if fresh and n == last else value + 0.01 if up else value - 0.01
+        value = best + 1 if fresh and n == last else value + 0.01 if up else value - 0.01 * (n % 2)
         values.append(value)
     return values
 
 
-PLANS = {  # increases in a window of that length, and whether it has a new best
-    "just enough increases": lambda length, number: (3 * length // 4 + 1, True),
-    "one too few": lambda length, number: (3 * length // 4, True),
-    "more than half, but not enough": lambda length, number: (length // 2 + 1, True),
-    "enough without a new best": lambda length, number: (3 * length // 4 + 1, False),
-    "by turns": lambda length, number: (3 * length // 4 + number % 2, number % 3 == 0),
+PLANS = {  # increases in a window of that length, whether it has a new best, and whether it begins below that
+    "just enough increases": lambda length, number: (3 * length // 4 + 1, True, False),
+    "one too few": lambda length, number: (3 * length // 4, True, False),
+    "more than half, but not enough": lambda length, number: (length // 2 + 1, True, False),
+    "enough without a new best": lambda length, number: (3 * length // 4 + 1, False, False),
+    "by turns": lambda length, number: (3 * length // 4 + number % 2, number % 3 == 0, False),
+    "up from the last value, down from the best": lambda length, number: (
+        3 * length // 4 + number % 2,
+        number % 2 == 1,
+        number % 2 == 1,
+    ),
 }
 
 
 def script(plan, generator):
+    """A window begins below all values before, which counts as an increase in the first window alone; or between the
+    last value and the best, which is an increase although the points may have gone back to the best."""
     values = [0.0]
     for number, length in enumerate(WINDOWS):
-        increases, fresh = plan(length, number)
-        values += window(length, increases, fresh, max(values), min(values), generator)
+        increases, fresh, between = plan(length, number)
+        first = (values[-1] + max(values)) / 2 if between else min(values) - 1
+        values += window(length, increases - (between or number == 0), fresh, first, max(values), generator)
     return values
 
 
 def published(start, clean, eps, values, gradients, first_step):
-    """Algorithm 1 of arXiv 2003.01690 in Linf, with the constants of its section 4: the points of every forward."""
+    """Algorithm 1 of arXiv 2003.01690 in Linf, with the constants of its section 4: the points of every forward.
+
+    As in its code, a value is compared with that of the point before it, gone back or not, and the first with nothing.
+    """
 
     def inside(points):
         return (clean + (points - clean).clamp(-eps, eps)).clamp(0, 1)
@@ -65,7 +76,7 @@ def published(start, clean, eps, values, gradients, first_step):
         if step == STEPS:
             return path
         gradient, since = gradients[step], since + 1
-        increases += values[step] > values[step - 1]
+        increases += step == 1 or values[step] > values[step - 1]
         if values[step] >= best:
             best, best_points, best_gradient = values[step], now, gradient
         if since == length:

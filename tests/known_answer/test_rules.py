@@ -112,12 +112,13 @@ def test_what_rounding_may_add_to_a_radius(norm, slack):
 def test_points_farther_than_that_are_refused(beyond, refused):
     attack = build_attack("FGSM", eps=0.1)
     clean = torch.zeros(1, 3, 2, 2)
+    problem = Problem(SimpleNamespace(goal=Goal(clean[:, 0].long(), clean[:, 0] == 0)), clean, (0,))
     points = torch.full_like(clean, 0.1 + beyond)
     if refused:
         with pytest.raises(AttackContractError, match="left its bounds"):
-            attack._check_images(points, clean, 0.1)
+            attack._check_images(points, problem, 0.1)
     else:
-        attack._check_images(points, clean, 0.1)
+        attack._check_images(points, problem, 0.1)
 
 
 def test_noise_is_that_of_the_seed_of_image_and_restart():
