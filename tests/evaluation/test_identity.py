@@ -110,7 +110,7 @@ def test_an_accepted_difference_is_told_in_the_run_and_asked_for_once(begun, mon
     assert {**run, "accepted_different": 0} == {**plain, "accepted_different": 0}
     code, versions = run["accepted_different"]
     assert code["what"] == "CODE" and versions["what"] == "VERSIONS"
-    assert code["stored"] == {name: plain["identity"][name] for name in ("segrobust", "code_sha256")}
+    assert code["stored"] == {name: plain["identity"][name] for name in ("segrobust", "code_sha256", "users_code")}
     assert code["now"] == {**code["stored"], "code_sha256": "1" * 64}
     assert versions["stored"] == {"versions": plain["identity"]["versions"]}
     assert versions["now"] == {"versions": {**plain["identity"]["versions"], "timm": "0.1"}}
