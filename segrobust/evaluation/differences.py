@@ -10,7 +10,7 @@ from typing import Any
 from segrobust.errors import UserError, unknown_name
 
 # fields of an identity by the name under which another value is accepted; that of any other field never is
-ACCEPTABLE = {"CODE": ("segrobust", "code_sha256"), "VERSIONS": ("versions",)}
+ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
 MOST_SHOWN = 6
 
 

@@ -13,6 +13,7 @@ from segrobust.datasets.source import Source
 from segrobust.datasets.survey import INPUT
 from segrobust.evaluation.environment import environment_of, memory_format_of
 from segrobust.evaluation.jobs import Job
+from segrobust.evaluation.users_code import users_code
 from segrobust.models.segmenter import Segmenter
 
 
@@ -38,9 +39,12 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
     attacks: dict[str, Any] = {}
     for job in jobs[1:]:
         attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
+    surrogate = settings.get("surrogate")
+    code = users_code([model, *([surrogate] if surrogate else [])], [job.attack for job in jobs[1:]])
     return {
         "segrobust": __version__,
         **environment_of(device),
+        **({"users_code": code} if code else {}),
         **_named(model),
         "num_classes": model.num_classes,
         "class_names": list(dataset.class_names),
@@ -49,14 +53,13 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
-        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
         "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
         **({"fold_bn": True} if settings.get("fold_bn") else {}),
         **({"target": target.identity()} if (target := settings["target"]) else {}),
         **({"mask_sha256": _digest(mask)} if (mask := settings.get("mask")) is not None else {}),
         **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
         **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
-        **({"surrogate": _named(surrogate)} if (surrogate := settings.get("surrogate")) else {}),
+        **({"surrogate": _named(surrogate)} if surrogate else {}),
     }
 
 
