@@ -28,7 +28,7 @@ from segrobust.evaluation.pictures import strongest
 from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN, Record
 from segrobust.evaluation.work import image_seeds
-from segrobust.models.expectation import Expectation
+from segrobust.models.expectation import Expectation, drawing
 
 if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
@@ -153,16 +153,21 @@ class Context:
         seed: int | None = None,
         masked: bool = True,
     ) -> AttackResult:
-        """Run an attack on a group, on the model itself unless another is given, in float32, behind the run's mask."""
-        return attack(
-            self.white_box(group, seed) if model is None else model,
-            group.images,
-            group.labels,
-            ignore_index=self.void,
-            targets=group.targets if attack.targeted else None,
-            seeds=self.seeds(group, seed),
-            mask=self.evaluation.mask if masked else None,
-        )
+        """Run an attack on a group, on the model itself unless another is given, in float32, behind the run's mask.
+
+        A randomised model draws the same at every start.
+        """
+        seeds = self.seeds(group, seed)
+        with drawing(tuple(seeds), self.evaluation.device):
+            return attack(
+                self.white_box(group, seed) if model is None else model,
+                group.images,
+                group.labels,
+                ignore_index=self.void,
+                targets=group.targets if attack.targeted else None,
+                seeds=seeds,
+                mask=self.evaluation.mask if masked else None,
+            )
 
     def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:
         """Percent at the attack's goal of every image, measured as the run measures what it reports."""

@@ -13,6 +13,7 @@ from segrobust.attacks.gradient import Engine, Goal, ModelError
 from segrobust.evaluation.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.outcomes import Group
+from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 
 MASKED = "white-box attacks see no gradient there: attack a smooth version (BPDA), or without gradients"
@@ -50,7 +51,11 @@ MAY_KINK = 1  # direction in which a ReLU may turn within the difference
 
 def correct(context: Context) -> Verdict:
     """Autograd's slope against finite differences of the loss, of a copy of the model in float64."""
-    loss, gradient = _in_double(context)
+    with drawing((context.evaluation.seed,), context.evaluation.device):
+        return _agreement(*_in_double(context))
+
+
+def _agreement(loss: Callable[[Tensor], float], gradient: Tensor) -> Verdict:
     directions = _directions(gradient)
     slopes = [float((gradient * direction).sum()) for direction in directions]
     measured = [(loss(FINE * one) - loss(-FINE * one)) / (2 * FINE) for one in directions]

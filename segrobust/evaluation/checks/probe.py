@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from segrobust.attacks.gradient import Engine, Goal, ModelError
 from segrobust.evaluation.identity import state_digests
 from segrobust.evaluation.outcomes import Group
+from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def probe(context: Context) -> Probe:
     """Look at the model on the context's groups; ``context.probe`` keeps the result."""
     seen, before = Probe(), state_digests(context.model)
     for group in context.groups:
-        with frozen_eval(context.model):
+        draws = drawing((context.evaluation.seed, *group.ids), context.evaluation.device)  # known, each forward its own
+        with frozen_eval(context.model), draws:
             _forwards(context, group, seen)
             _gradient(context, group, seen)
             seen.training += [name or "the model" for name, part in context.model.named_modules() if part.training]

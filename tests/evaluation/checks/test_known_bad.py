@@ -227,6 +227,20 @@ def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
     assert looked.call(CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
 
 
+def test_every_start_says_the_same_of_a_randomised_model(tmp_path):
+    def told(seed):
+        model, source = segmenter("noisy"), ToySource()
+        torch.manual_seed(seed)  # the toys have set their own
+        found = look(model, tmp_path / str(seed), source, steps=12, checks="full")
+        return {name: (one["evidence"], one["numbers"]) for name, one in found.items() if name != "cost"}
+
+    first, again = told(1), told(2)
+    assert [name for name in first if first[name] != again[name]] == []
+    assert (
+        first[REPEATS][1]["changed_percent"] > 1 and first[CORRECT][1]["wrong_directions"] > 1
+    )  # forwards differ still
+
+
 def test_void_is_looked_at_under_equal_draws(tmp_path):
     found = look(segmenter("noisy"), tmp_path)
     assert found[VOID]["verdict"] == "pass" and found[BEST]["verdict"] == "skipped"
