@@ -108,6 +108,26 @@ def leaves_the_group_before_it_tells(rank: int, _: Path) -> None:
         time.sleep(rank)
 
 
+class Reduces(nn.Conv2d):
+    """Waits for the other process within its forward, as synchronised batch normalisation does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        distributed.all_reduce(logits.detach())
+        return logits
+
+
+def leaves_a_network_that_waits_before_it_tells(rank: int, _: Path) -> None:
+    join()
+    try:
+        if rank == 1:
+            raise UserError("told by one")
+        Segmenter.wrap(Reduces(3, K, 1), num_classes=K)(torch.rand(1, 3, 4, 4))
+    finally:
+        distributed.destroy_process_group()
+        time.sleep(rank)
+
+
 def fails_while_the_other_computes(rank: int, _: Path) -> None:
     if rank == 1:
         raise UserError("told by one")
@@ -162,6 +182,7 @@ ENDS = {
     main_fails_before_the_group: (2, "segrobust: error: told by zero"),
     fails_in_a_collective: (2, "segrobust: error: told by one"),
     leaves_the_group_before_it_tells: (2, "segrobust: error: told by one"),
+    leaves_a_network_that_waits_before_it_tells: (2, "segrobust: error: told by one"),
     main_fails_in_a_collective: (1, "segrobust: told by zero"),
     fails_while_the_other_computes: (2, "segrobust: error: told by one"),
     main_fails_after_the_other_is_done: (1, "segrobust: told by zero"),

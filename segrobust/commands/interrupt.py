@@ -10,7 +10,13 @@ from typing import Any
 
 STATUS = 130
 PATIENCE = 10.0  # seconds that an interrupted process of several gets to end by itself
-_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # what torchrun, srun and mpirun tell each process
+# what torchrun, srun and mpirun tell each process: its place, and of how many; a Slurm job may have more tasks than the
+# step that a shell in it is
+_PLACES = (
+    ("RANK", ("WORLD_SIZE",)),
+    ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")),
+    ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",)),
+)
 
 
 class Interrupts:
@@ -27,7 +33,7 @@ class Interrupts:
         self.advice = advice
         self.came = False
         self.told = threading.Event()
-        self.rank = next((int(os.environ[name]) for name in _RANKS if name in os.environ), None)
+        self.rank = _rank()
 
     def __enter__(self) -> Interrupts:
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -72,3 +78,12 @@ class Interrupts:
         if not getattr(error, "told", bool(self.rank)):
             print(f"segrobust: interrupted; {advice}", file=sys.stderr, flush=True)
         return STATUS
+
+
+def _rank() -> int | None:
+    """This process's place among several of a launcher; None for a single one, however it was started."""
+    for place, sizes in _PLACES:
+        rank, size = os.environ.get(place), next((os.environ[name] for name in sizes if name in os.environ), "1")
+        if rank is not None and int(size) > 1:
+            return int(rank)
+    return None

@@ -25,8 +25,9 @@ from segrobust.evaluation.runner import evaluate
 from segrobust.evaluation.store import RunFolder
 from segrobust.mm import load_config
 from segrobust.models import load_segmenter
-from segrobust.models.checkpoint import sha256
+from segrobust.models.averaged import weights_in
 from segrobust.models.noted import noted_classes
+from segrobust.models.reading import read_checkpoint, sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
@@ -67,7 +68,8 @@ def evaluate_command(
 ) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
 
-    ``kind`` of the weights, ``"raw"`` or ``"ema"``, where the checkpoint holds both.
+    ``kind`` of the weights, ``"raw"`` or ``"ema"``, where the checkpoint holds both; the surrogate's too, where its
+    does.
 
     Raises:
         RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
@@ -98,7 +100,7 @@ def evaluate_command(
         pictures=pictures,
         attack_defaults=cfg.get("attack_defaults"),
         target=targets,
-        surrogate=surrogate and _segmenter(*surrogate, **loading),
+        surrogate=surrogate and _surrogate(*surrogate, source.class_names, kind, **loading),
         eot=eot,
         metric_size=metric_size,
         mask=mask,
@@ -112,7 +114,6 @@ def evaluate_command(
             "checkpoint": Path(weights).name,
             "checkpoint_sha256": sha256(weights),
             "checkpoint_trusted": trust_checkpoint,
-            **({"weights": kind} if kind else {}),
         },
         about={"options": _options()},
     )
@@ -147,6 +148,19 @@ def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = 
     cfg = load_config(config) if cfg is None else cfg
     model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), channels_last=False, **loading)
     model.name = Path(config).stem
+    return model
+
+
+def _surrogate(
+    config: str, checkpoint: str | Path | None, classes: Sequence[str], kind: str | None, **loading: Any
+) -> Segmenter:
+    """The model that is attacked instead, of the same classes; a file with one kind of weights has no other to give."""
+    weights, trusted = _weights(config, checkpoint), loading["trust_checkpoint"]
+    if kind and weights_in(read_checkpoint(weights, trusted), weights).others is None:
+        kind = None
+    model = _segmenter(config, weights, weights=kind, **loading)
+    if not trusted:
+        check_class_order(classes, noted_classes(weights), "the --source checkpoint")
     return model
 
 

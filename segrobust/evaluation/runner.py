@@ -156,6 +156,7 @@ def evaluate(
     if surrogate is not None:
         check_segmenter("surrogate", surrogate)
         jobs = transferred(jobs, surrogate, model)
+        check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
     found = survey(dataset, metric_size)
     mask = None if mask is None else read_mask(mask, dataset)
     form = {"fold_bn": fold_bn, "channels_last": channels_last}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.nn import functional as F
 
 from segrobust.errors import UserError
@@ -23,9 +24,19 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def of_the_machine(error: BaseException) -> bool:
+    """Whether a GPU or another process failed, which says nothing of the network that met with it.
+
+    A GPU is of no use to this process after such an error; ``segrobust.processes`` knows those of connections.
+    """
+    lost = type(error) is RuntimeError and ("by peer" in str(error) or "/gloo/" in str(error))  # it has no other class
+    return lost or isinstance(error, torch.AcceleratorError | DistError | ConnectionError)
+
+
 @contextmanager
 def told_in_one_line(name: str, images: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> Iterator[None]:
-    """Any error inside becomes a :class:`UserError` with that error as its cause; lack of memory goes through.
+    """Any error inside becomes a :class:`UserError` with that error as its cause; lack of memory, and what the machine
+    failed with, go through.
 
     Args:
         network: tried with images ``[1, 3, H, W]`` of sizes that networks like.
@@ -36,7 +47,7 @@ def told_in_one_line(name: str, images: Tensor, network: Callable[[Tensor], Tens
     except UserError:
         raise
     except Exception as error:  # a network is a user's program and fails in its own ways
-        if out_of_memory(error):
+        if out_of_memory(error) or of_the_machine(error):
             raise
         size = "x".join(map(str, images.shape[-2:]))
         reason = " ".join(str(error).split())[:300] or "no message"

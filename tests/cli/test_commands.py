@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from segrobust.cli import main, one_line
 from segrobust.commands import run
@@ -161,23 +162,53 @@ def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
         assert part in error
 
 
-def test_the_kind_of_weights_reaches_the_model_and_the_run(world, tmp_path, capsys):
-    from safetensors.torch import load_file
-
+@pytest.fixture
+def kinds(world, tmp_path):
+    """Files with raw weights, averaged ones, and both."""
     weights = load_file(world.weights)
     other = {key: value * 2 if value.is_floating_point() else value for key, value in weights.items()}
-    torch.save({"state_dict": weights, "model_ema": other}, tmp_path / "both.pth")
-    torch.save(other, tmp_path / "ema.pth")
-    identities = []
+    for name, content in (("raw", weights), ("ema", other), ("both", {"state_dict": weights, "model_ema": other})):
+        torch.save(content, tmp_path / f"{name}.pth")
+    return {path.stem: path for path in tmp_path.glob("*.pth")}
+
+
+def identity_in(folder):
+    return json.loads((folder / "run.json").read_text())["identity"]
+
+
+def test_the_kind_of_weights_reaches_the_model_and_the_run(world, kinds, tmp_path, capsys):
+    digests = []
     for name, options in (("both", ("--weights", "ema")), ("ema", ()), ("both", ())):
         folder = tmp_path / f"{name}{len(options)}"
-        assert main(world.evaluate(folder, "--no-pictures", *options, weights=tmp_path / f"{name}.pth")) == 0
-        identities.append(json.loads((folder / "run.json").read_text())["identity"])
-    asked, alone, default = identities
-    assert (asked["weights"], "weights" in alone, "weights" in default) == ("ema", False, False)
-    assert asked["weights_sha256"] == alone["weights_sha256"] != default["weights_sha256"]
-    assert main(world.evaluate(tmp_path / "both2", "--no-pictures", weights=tmp_path / "both.pth")) == 2
-    assert "weights is" in capsys.readouterr().err
+        assert main(world.evaluate(folder, "--no-pictures", *options, weights=kinds[name])) == 0
+        digests.append(identity_in(folder)["weights_sha256"])
+    asked, alone, default = digests
+    assert asked == alone != default
+    again = world.evaluate(tmp_path / "both2", "--no-pictures", weights=kinds["both"])
+    assert main(again) == 2
+    assert "weights_sha256 is" in capsys.readouterr().err
+    assert main([*again, "--weights", "ema"]) == 0
+    default = world.evaluate(tmp_path / "both0", "--no-pictures", weights=kinds["both"])
+    assert main([*default, "--weights", "raw"]) == 0  # the same weights, asked for
+
+
+def test_the_kind_of_weights_is_the_surrogates_too_where_it_has_both(world, kinds, tmp_path):
+    digest = {}
+    for source in kinds:
+        options = ("--no-pictures", "--weights", "ema", "--source", world.config, "--source-checkpoint", kinds[source])
+        assert main(world.evaluate(tmp_path / source, *options, weights=kinds["both"])) == 0
+        digest[source] = identity_in(tmp_path / source)["surrogate"]["weights_sha256"]
+    model = identity_in(tmp_path / "raw")["weights_sha256"]
+    assert digest["both"] == digest["ema"] == model != digest["raw"]
+
+
+def test_a_surrogate_that_was_trained_on_classes_in_another_order_is_refused(world, tmp_path, capsys):
+    meta = {"dataset_meta": {"classes": ["bright", "grey", "dark"]}}
+    torch.save({"state_dict": load_file(world.weights), "meta": meta}, tmp_path / "reversed.pth")
+    options = ("--source", world.config, "--source-checkpoint", tmp_path / "reversed.pth")
+    assert main(world.evaluate(tmp_path / "run", *options)) == 2
+    assert "are those of the --source checkpoint reversed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -225,8 +256,6 @@ def test_report_over_two_runs(finished, tmp_path, capsys):
 
 
 def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
-    from safetensors.torch import load_file
-
     weights = load_file(world.weights)
     pickled = tmp_path / "tiny.pth"
     torch.save({"state_dict": weights, "meta": {"epoch": 3}}, pickled)
@@ -240,8 +269,6 @@ def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
 
 
 def test_checkpoint_convert_to_half_precision(world, tmp_path, capsys):
-    from safetensors.torch import load_file
-
     out = tmp_path / "half.safetensors"
     assert main(["checkpoint", "convert", str(world.weights), "--out", str(out), "--half"]) == 0
     kinds = {value.dtype for value in load_file(out).values() if value.is_floating_point()}

@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS
 
 from segrobust.cli import main
 from segrobust.commands import run
+from segrobust.commands.interrupt import Interrupts
 from tests.hooks.toys import toy_config
 
 GO_ON = "segrobust: interrupted; run the same command again to go on\n"
@@ -83,8 +84,43 @@ def test_one_process_tells(monkeypatch, capsys, rank, told):
     monkeypatch.setattr(run, "attacks", interrupted)
     if rank:
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["attacks"]) == 130
     assert capsys.readouterr().err == told
+
+
+SLURM, MPI = "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"
+LAUNCHES = {
+    "nothing": ({}, None),
+    "torchrun": ({"RANK": 1, "WORLD_SIZE": 2}, 1),
+    "torchrun of one": ({"RANK": 0, "WORLD_SIZE": 1}, None),
+    "srun": ({SLURM: 3, "SLURM_NTASKS": 4, "SLURM_STEP_NUM_TASKS": 4}, 3),
+    "srun of old": ({SLURM: 3, "SLURM_NTASKS": 4}, 3),
+    "a shell of Slurm": ({SLURM: 0, "SLURM_NTASKS": 1}, None),
+    "a shell in a job of several": ({SLURM: 0, "SLURM_NTASKS": 4, "SLURM_STEP_NUM_TASKS": 1}, None),
+    "mpirun": ({MPI: 1, "OMPI_COMM_WORLD_SIZE": 2}, 1),
+    "mpirun in a shell of Slurm": ({SLURM: 0, "SLURM_NTASKS": 1, MPI: 1, "OMPI_COMM_WORLD_SIZE": 2}, 1),
+    "torchrun in a shell of Slurm": ({SLURM: 0, "SLURM_NTASKS": 1, "RANK": 1, "WORLD_SIZE": 2}, 1),
+    "a place among nobody knows how many": ({SLURM: 0}, None),
+}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_process_on_its_own_ends_on_the_second_ctrl_c_wherever_it_was_started(monkeypatch, launch):
+    """One of several ignores it, and is watched."""
+    environment, rank = LAUNCHES[launch]
+    for name in ("RANK", SLURM, MPI):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Interrupts("") as interrupts:
+        assert interrupts.rank == rank
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.told.set()  # or the watching thread would end the tests
+        assert signal.getsignal(signal.SIGINT) == (signal.SIG_DFL if rank is None else signal.SIG_IGN)
+        assert (signal.set_wakeup_fd(-1) == -1) == (rank is None)
 
 
 def test_the_handler_is_put_back():

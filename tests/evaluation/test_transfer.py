@@ -67,6 +67,9 @@ def test_what_cannot_transfer_is_refused(tmp_path, capsys):
         evaluate(toy_model(), ToySource(), surrogate=other_model(), work_dir=tmp_path, **PLAIN | {"attacks": ["FMN"]})
     with pytest.raises(UserError, match="4 classes"):
         evaluate(toy_model(), ToySource(), surrogate=other_model(3), work_dir=tmp_path, **PLAIN)
+    other = Segmenter.wrap(SmallNet(K), num_classes=K, class_names=ToySource.class_names[::-1]).eval()
+    with pytest.raises(UserError, match="class names of the data set are those of the surrogate reversed"):
+        evaluate(toy_model(), ToySource(), surrogate=other, work_dir=tmp_path, **PLAIN)
     assert main(["evaluate", next(iter(zoo())), "--source-checkpoint", __file__]) == 2
     assert "--source config" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from segrobust.attacks import ModelError, build_attack
@@ -170,8 +170,21 @@ def test_any_other_error_is_told_without_advice_on_sizes():
         assert refusal.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError(), KeyboardInterrupt()])
-def test_lack_of_memory_and_interrupts_go_through(error):
+THROUGH = [
+    torch.OutOfMemoryError("full"),
+    MemoryError(),
+    KeyboardInterrupt(),
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    distributed.DistBackendError("NCCL error: unhandled system error"),
+    distributed.DistNetworkError("failed to recv"),
+    RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1"),
+    RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1000ms"),
+    ConnectionResetError(104, "Connection reset by peer"),
+]
+
+
+@pytest.mark.parametrize("error", THROUGH, ids=lambda error: type(error).__name__)
+def test_interrupts_and_what_the_machine_lacks_or_fails_with_go_through(error):
     with pytest.raises(type(error)) as caught:
         Segmenter.wrap(Fails(error), num_classes=2)(torch.rand(2, 3, 7, 9))
     assert caught.value is error
