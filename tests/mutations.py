@@ -164,7 +164,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/fmn.py", "known_answer/test_adaptive_norm.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
         ('"levels": 256', '"levels": 128'),
-        ("(points * (self.levels - 1)).round_() / (self.levels - 1)", "(points * self.levels).round_() / self.levels"),
+        ("((points * (self.levels - 1)).round_() / (self.levels - 1), clean)", "((points * self.levels).round_() / self.levels, clean)"),
         ("first, last, step / self.steps)", "first, last, step / max(self.steps - 1, 1))"),
         ("gamma: float = 0.05", "gamma: float = 0.1"),
         ("last_gamma: float = 0.001", "last_gamma: float = 0.01"),

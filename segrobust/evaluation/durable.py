@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ try:
 except ImportError:  # not a POSIX system: there a second writer is not noticed
     fcntl = None  # type: ignore[assignment]
 
+_LOG = logging.getLogger(__name__)
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -147,7 +149,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def only_process(path: Path, patience: float = 5.0) -> Iterator[None]:
-    """Hold the lock file ``path``; the system frees it however the process ends.
+    """Hold the lock file ``path``; the system frees it however the process ends. A wait is told when it begins.
 
     A POSIX record lock belongs to this process alone: forked data loader workers that outlive it do not keep it.
 
@@ -157,10 +159,12 @@ def only_process(path: Path, patience: float = 5.0) -> Iterator[None]:
     with clear_io_errors(f"open {path}", "check that the run folder can be written"):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _PLAIN, 0o644)
     try:
-        end = time.monotonic() + patience
+        folder, end = path.parent.parent, None
         while not _try_lock(handle):
-            if time.monotonic() > end:
-                folder = path.parent.parent
+            if end is None:
+                _LOG.warning("another process is using %s; waiting up to %g s for its end", folder, patience)
+                end = time.monotonic() + patience
+            elif time.monotonic() > end:
                 raise UserError(
                     f"another process is using {folder}, which a run keeps until its checks and report are done; "
                     "wait for it or use another --work-dir"

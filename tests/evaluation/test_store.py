@@ -287,7 +287,7 @@ def _hold(path, ready):
         time.sleep(60)
 
 
-def test_a_second_process_is_refused_until_the_first_is_killed(folder):
+def test_a_second_process_is_told_that_it_waits_and_refused_until_the_first_is_killed(folder, caplog):
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=_hold, args=(folder.path / "rows/.lock-0", ready))
@@ -298,6 +298,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(folder):
         only_process(folder.path / "rows/.lock-0", patience=0.1),
     ):
         pytest.fail("two writers at once")
+    assert caplog.messages == [f"another process is using {folder.path}; waiting up to 0.1 s for its end"]
     process.kill()
     with folder.writer(0) as writer:  # the lock died with its process
         writer.append(batch(0))

@@ -39,9 +39,13 @@ def unchanged(context: Context) -> Verdict:
 
 def deterministic(context: Context) -> Verdict:
     """The same batch twice."""
-    seen = context.probe.repeated
-    numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap}
+    seen, seeded = context.probe.repeated, context.probe.seeded
+    numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap, "gap_under_one_seed": seeded.gap}
     text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.gap:.2g}"
+    if seeded.percent > CHANGED_PERCENT or seeded.gap > GAP:
+        text += "; under one seed too, so another start of this run finds other numbers"
+        remedy = "draw from the global generators of torch, numpy or Python, which are seeded here, not from one's own"
+        return verdict(WARN, text, remedy, **numbers)
     if seen.percent > CHANGED_PERCENT or seen.gap > GAP:
         return verdict(WARN, text, "attack the mean over several draws (EOT) and report scores over several", **numbers)
     return verdict(INFO if seen.gap else PASS, text, **numbers)

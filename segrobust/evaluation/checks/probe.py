@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,17 +52,20 @@ class Probe:
 
     repeated, alone, attacked: the report's forward against itself, against each image in a batch of its own (or, a
         lone image, against a batch with its mirror image), and against the forward that attacks differentiate.
+    seeded: where two forwards differ, two under one seed of all global generators.
     predictions: class ids ``[N, H, W]`` of each group, in two bytes each.
     like_probabilities: pixels whose logits are non-negative and sum to 1, and ``bounded``: those inside [0, 1].
     still: valid pixels without any input gradient; ``still_images``: images of only such pixels; ``saturated``: valid
         pixels whose cross-entropy has no gradient even with respect to the logits.
     broken: what the attack's forward or gradient failed with.
     dtypes: floating types of what the operations inside a forward give, whatever the logits are cast to at its end.
-    sampled, differentiated: operations that draw random numbers, and whether autograd records inside the forward.
+    sampled, differentiated: operations and generators that random numbers come from, and whether autograd records
+        inside the forward.
     training: modules that a forward left in training mode.
     """
 
     repeated: Difference = field(default_factory=Difference)
+    seeded: Difference = field(default_factory=Difference)
     alone: Difference = field(default_factory=Difference)
     attacked: Difference = field(default_factory=Difference)
     predictions: list[Tensor] = field(default_factory=list)
@@ -99,9 +104,13 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
     images, model = group.images.float(), context.model
     watch = Watch()
     with torch.no_grad():
+        states = _states()
         with watch:
             logits = model(images).float()
+        seen.sampled |= {name for name, state in _states().items() if state != states[name]}
         seen.repeated.add(logits, model(images).float())
+        if seen.repeated.gap:
+            seen.seeded.add(*(_drawn(model, images) for _ in range(2)))
         if len(images) > 1:
             alone = torch.cat([model(image[None]).float() for image in images])
             seen.alone.add(logits, alone)
@@ -115,6 +124,17 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
     seen.bounded += int(unit.sum())
     seen.like_probabilities += int((unit & ((logits.sum(1) - 1).abs() < 1e-3)).sum())
     seen.pixels += unit.numel()
+
+
+def _states() -> dict[str, object]:
+    """Where the global generators outside torch stand."""
+    _, words, position, *_ = np.random.get_state()
+    return {"numpy.random": (words.tobytes(), position), "random": random.getstate()}
+
+
+def _drawn(model: torch.nn.Module, images: Tensor) -> Tensor:
+    with drawing((0,), images.device):
+        return model(images).float()
 
 
 def _gradient(context: Context, group: Group, seen: Probe) -> None:

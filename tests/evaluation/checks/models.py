@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,6 +84,25 @@ def noisy(images: Tensor) -> Tensor:
     return images + 0.1 * torch.randn_like(images)
 
 
+def noisy_by_numpy(images: Tensor) -> Tensor:
+    return images + 0.1 * torch.from_numpy(np.random.standard_normal(images.shape)).to(images)
+
+
+def noisy_by_python(images: Tensor) -> Tensor:
+    return images * random.uniform(0.5, 1)
+
+
+class NoisyByItsOwn(nn.Module):
+    """Noise from a generator that no seed of a run reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.source = SmallNet(K), np.random.default_rng(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images + 0.1 * torch.from_numpy(self.source.standard_normal(images.shape)).to(images))
+
+
 def purified(images: Tensor) -> Tensor:
     """One step towards a flatter image by autograd."""
     with torch.enable_grad():
@@ -101,6 +122,9 @@ BAD: dict[str, Callable[[], nn.Module]] = {
     "straight_through": lambda: Changed(before=straight_through),
     "saturated": lambda: Changed(after=lambda logits: 1e4 * logits),
     "noisy": lambda: Changed(before=noisy),
+    "noisy_by_numpy": lambda: Changed(before=noisy_by_numpy),
+    "noisy_by_python": lambda: Changed(before=noisy_by_python),
+    "noisy_by_its_own": NoisyByItsOwn,
     "purified": lambda: Changed(before=purified),
     "detached": lambda: Changed(after=Tensor.detach),
     "probabilities": lambda: Changed(after=lambda logits: logits.softmax(1)),

@@ -103,6 +103,17 @@ def test_bad_models_are_caught_by_their_check(name, expected, tmp_path):
     assert trust_of(found.values()) != "verified"
 
 
+@pytest.mark.parametrize(
+    ("name", "source"), [("noisy_by_numpy", "numpy.random"), ("noisy_by_python", "random"), ("noisy_by_its_own", "")]
+)
+def test_it_is_told_where_random_numbers_come_from_and_whether_starts_agree(name, source, tmp_path):
+    found = look(segmenter(name), tmp_path)
+    assert found[REPEATS]["verdict"] == "warn" and found[PLAIN]["verdict"] == ("warn" if source else "pass")
+    own = "under one seed too, so another start of this run finds other numbers"
+    assert (own in found[REPEATS]["evidence"]) == (name == "noisy_by_its_own")
+    assert found[PLAIN]["numbers"]["random_operations"] == [source] * bool(source)
+
+
 def test_images_without_a_label_do_not_weigh(tmp_path, monkeypatch):
     source = ToySource()
     for image in (0, 2, 4):
