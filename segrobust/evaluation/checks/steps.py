@@ -1,8 +1,8 @@
 """Has the run's strongest attack enough steps? Seen on a few images, at a cost that does not grow with its steps.
 
-An attack of some tens of steps is run again with a hundred. One of more is compared with itself at few: where what is
-left to win falls like one over the number of steps, the gain so far tells what twice as many would win. The full tier
-makes the experiment itself (``strength.py``).
+An attack of some tens of steps is run again with at least twice as many. One of more is compared with itself at few:
+where what is left to win falls like one over the number of steps, the gain so far tells what twice as many would win.
+The full tier makes the experiment itself, on more images (``strength.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from segrobust.evaluation.checks.context import Context, mean, refuse_transfer
 from segrobust.evaluation.outcomes import Group
 
 FEWEST = 10  # schedules of losses and of radii have no room in fewer, whatever an image or two may show
-MANY = 100
-PASSES = 220  # forwards and backwards in all, about a fifth of what the quick tier spends
-MOST_IMAGES = 4
-# by whether it looks for the smallest norm: steps that find something, and what may be won by measurement and by
-# estimate, which is too high where an attack comes to rest sooner: points of the pixels, percent of the norm
+TENS = 50  # the most that are doubled
+PASSES = 340  # forwards and backwards in all, unless the fewest images spend more
+IMAGES = (2, 4)  # at least and at most; on a single one an attack may have come to rest by chance
+# by whether it looks for the smallest norm: least steps of the longer run, steps that find something, and what may be
+# won by measurement and by estimate, which is too high where an attack comes to rest sooner: points of the pixels,
+# percent of the norm
+LONG = {False: 40, True: 100}
 SHORT = {False: 25, True: 50}
 WON = {False: (0.5, 1.5), True: (5.0, 10.0)}
 
@@ -38,13 +40,13 @@ def enough_steps(context: Context) -> Verdict:
     if own < FEWEST:
         text = f"{own} steps of {attack.name} are too few to come to rest on any model (at least {FEWEST})"
         return verdict(WARN, text, remedy, steps=own)
-    longer = 2 * own <= MANY
-    other = dataclasses.replace(attack, steps=MANY if longer else min(SHORT[kind], own // 2))
-    groups = context.singles(max(1, min(MOST_IMAGES, PASSES // sum(other.passes()))), judged=True)
+    longer = own <= TENS
+    other = dataclasses.replace(attack, steps=max(LONG[kind], 2 * own) if longer else min(SHORT[kind], own // 2))
+    groups = context.singles(min(max(IMAGES[0], PASSES // sum(other.passes())), IMAGES[1]), judged=True)
     pairs = [(_stored(context, one), _reached(context, other, one)) for one in groups]
     if not any(math.isfinite(own_result) for own_result, _ in pairs):
         text = f"{own} steps of {attack.name} find nothing on {len(groups)} image{'s' * (len(groups) > 1)}"
-        return verdict(WARN, text, remedy, steps=own)
+        return verdict(WARN, text, remedy, steps=own, images=len(groups))
     gain = mean(_gain(kind, *(pair if longer else pair[::-1])) for pair in pairs)
     left = 100.0 if kind else mean(100 - stored for stored, _ in pairs)
     expected = gain if longer else min(left, gain * other.steps / (2 * (own - other.steps)))

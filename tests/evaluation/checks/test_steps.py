@@ -1,4 +1,4 @@
-"""Too few steps are noticed in the quick tier, at a cost that does not grow with the steps."""
+"""Too few steps are noticed in the quick tier, on a few images, at a cost that does not grow with the steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 
 from segrobust.attacks.bounded import CEPGD, MaskedPGD
 from segrobust.evaluation.checks.base import NotApplicable
-from segrobust.evaluation.checks.steps import _gain, enough_steps
+from segrobust.evaluation.checks.context import Context
+from segrobust.evaluation.checks.steps import _gain, _stored, enough_steps
 from tests.evaluation.checks.looking import context, look
 from tests.evaluation.checks.models import segmenter
 from tests.evaluation.toy_run import ToySource
@@ -26,14 +27,48 @@ def judged(folder, attack, **run):
 def test_small_steps_are_too_few(tmp_path):
     found = judged(tmp_path, CEPGD(step_size=0.0003, **SLOW), steps=12)
     assert found.level == "warn" and found.numbers["gain"] == found.numbers["expected_gain"] > 0.5
-    assert (found.numbers["steps"], found.numbers["compared_with"]) == (12, 100)
-    assert found.evidence.startswith("100 instead of 12 steps win ") and "raise --steps" in found.remedy
+    assert (found.numbers["steps"], found.numbers["compared_with"]) == (12, 40)
+    assert found.evidence.startswith("40 instead of 12 steps win ") and "raise --steps" in found.remedy
 
 
 def test_three_steps_are_too_few_whatever_an_image_shows(tmp_path):
     found = judged(tmp_path, CEPGD(), steps=3)
     assert found.level == "warn" and found.evidence.startswith("3 steps of CEPGD are too few")
-    assert judged(tmp_path / "ten", CEPGD(), steps=10).numbers["compared_with"] == 100
+    assert judged(tmp_path / "ten", CEPGD(), steps=10).numbers["compared_with"] == 40
+
+
+@pytest.mark.parametrize(
+    ("attack", "steps", "compared_with", "images"),
+    [("CEPGD", 10, 40, 4), ("CEPGD", 25, 50, 3), ("CEPGD", 50, 100, 2), ("CEPGD", 51, 25, 4), ("FMN", 20, 100, 2)],
+)
+def test_no_verdict_stands_on_one_image_and_the_cost_is_bounded(
+    attack, steps, compared_with, images, tmp_path, monkeypatch
+):
+    spent, call = [], Context.call
+
+    def counted(*args, **more):
+        result = call(*args, **more)
+        spent.append(int(result.forwards + result.backwards))
+        return result
+
+    monkeypatch.setattr(Context, "call", counted)
+    found = judged(tmp_path, attack, steps=steps)
+    assert (found.numbers["compared_with"], found.numbers["images"]) == (compared_with, images)
+    assert found.evidence.endswith(f"({attack}, {images} images)")
+    assert len(spent) == images and 200 < sum(spent) < 420
+
+
+def test_an_attack_that_has_come_to_rest_on_the_first_image_alone(tmp_path, monkeypatch):
+    """The run's rows of all others are made worse: on one image the attack would seem to have enough steps."""
+    looked_at = []
+
+    def worse(*args):
+        looked_at.append(args)
+        return _stored(*args) - 4 * (len(looked_at) > 1)
+
+    monkeypatch.setattr("segrobust.evaluation.checks.steps._stored", worse)
+    found = judged(tmp_path, CEPGD(), steps=12)
+    assert found.level == "warn" and found.numbers["gain"] == pytest.approx(3, abs=0.5)
 
 
 def test_many_steps_are_enough_and_are_not_repeated(tmp_path):
@@ -56,7 +91,7 @@ def test_what_is_left_is_all_that_can_be_won(tmp_path):
 
 def test_minimum_norm_attacks(tmp_path):
     nothing = judged(tmp_path / "few", "ALMAProx", steps=10)
-    assert nothing.level == "warn" and nothing.evidence == "10 steps of ALMAProx find nothing on 1 image"
+    assert nothing.level == "warn" and nothing.evidence == "10 steps of ALMAProx find nothing on 2 images"
     some = judged(tmp_path / "some", "PGDBisection", steps=60)
     assert some.level == "warn" and some.evidence.startswith("60 instead of 30 steps win ")
     assert "% of the norm" in some.evidence
