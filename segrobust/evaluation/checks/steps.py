@@ -1,8 +1,8 @@
 """Has the run's strongest attack enough steps? Seen on a few images, at a cost that does not grow with its steps.
 
-An attack of some tens of steps is run again with twice as many or more. One of more is compared with itself at few: where what
-is left to win falls like one over the number of steps, the gain so far tells what twice as many would win. The full
-tier makes the experiment itself, on more images (``strength.py``).
+An attack of some tens of steps is run again with at least twice as many. One of more is compared with itself at few:
+where what is left to win falls like one over the number of steps, the gain so far tells what twice as many would win.
+The full tier makes the experiment itself, on more images (``strength.py``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def enough_steps(context: Context) -> Verdict:
     pairs = [(_stored(context, one), _reached(context, other, one)) for one in groups]
     if not any(math.isfinite(own_result) for own_result, _ in pairs):
         text = f"{own} steps of {attack.name} find nothing on {len(groups)} image{'s' * (len(groups) > 1)}"
-        return verdict(WARN, text, remedy, steps=own)
+        return verdict(WARN, text, remedy, steps=own, images=len(groups))
     gain = mean(_gain(kind, *(pair if longer else pair[::-1])) for pair in pairs)
     left = 100.0 if kind else mean(100 - stored for stored, _ in pairs)
     expected = gain if longer else min(left, gain * other.steps / (2 * (own - other.steps)))
