@@ -10,15 +10,19 @@ colour spaces, several pictures in one file, values in an unknown range, and lab
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segrobust.errors import UserError
 
 _ORIENTATION = 274  # the EXIF tag: 2 to 8 say that viewers turn or mirror the picture
+_BITS, _SAMPLE_FORMAT = 258, 339  # of a TIFF
+_FORMATS = {1: "unsigned", 2: "signed", 3: "float"}
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBA", "LA")
 _ONE_PICTURE = ("MPO",)  # a phone's JPEG, whose further pictures are previews
 _LEAST_TOP = 2**14  # of 16 bits: below it a camera's 8, 10, 12 or 14 bits are likelier than a picture that is so dark
@@ -94,7 +98,8 @@ def _decode(path: str | Path, kind: str, content: bytes | None) -> tuple[Image.I
     except FileNotFoundError:
         raise UserError(f"{kind} {path} is missing") from None
     except Exception as error:  # a decoder may fail in any way on a damaged file
-        raise UserError(f"{kind} {path} is not a readable image ({type(error).__name__})") from None
+        reason = _odd_tiff(path, content) or f"({type(error).__name__})"
+        raise UserError(f"{kind} {path} is not a readable image {reason}") from None
     if orientation in range(2, 9):
         raise UserError(
             f"{kind} {path} is turned by viewers (EXIF orientation {orientation}), so which way image and label fit is "
@@ -104,6 +109,23 @@ def _decode(path: str | Path, kind: str, content: bytes | None) -> tuple[Image.I
     if frames > 1:
         raise UserError(f"{kind} {path} holds {frames} pictures; expected one")
     return image, tile[0] if isinstance(tile, tuple) else tile
+
+
+def _odd_tiff(path: str | Path, content: bytes | None) -> str:
+    """What a TIFF's head says of its pixels, such as 3 x 32 bits (float), where PIL decodes no such ones."""
+    try:
+        data = Path(path).read_bytes() if content is None else content
+        tags = ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        with warnings.catch_warnings(action="ignore"):  # PIL's of damage, which has been told
+            tags.load(file)
+        bits, formats = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
+    except Exception:  # no TIFF, damaged, or not to be read at all
+        return ""
+    if max(bits) <= 16 or tuple(bits) == (32,):  # then it is damaged
+        return ""
+    return f"(a TIFF of {len(bits)} x {bits[0]} bits, {_FORMATS.get(formats[0], 'unknown')}); save it with 8 or 16 bits"
 
 
 def _deep_colours(path: str | Path, content: bytes | None) -> np.ndarray:

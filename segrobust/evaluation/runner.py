@@ -143,7 +143,8 @@ def evaluate(
     check_work_dir(work_dir)
     attacks, eps = listed_attacks(attacks), listed_radii(eps)
     if model.num_classes != dataset.num_classes:
-        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}")
+        hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
+        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
     check_class_order(dataset.class_names, model.class_names, "the model")
     check_batch_size(batch_size)
     if type(eot) is not int or eot < 1:

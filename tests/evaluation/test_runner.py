@@ -115,6 +115,9 @@ def test_model_and_data_must_agree_on_the_classes(tmp_path):
     source.num_classes = K + 1
     with pytest.raises(UserError, match="the model has 4 classes, the data set 5"):
         evaluate(toy_model(), source, work_dir=tmp_path, **RUN)
+    source.num_classes = 1
+    with pytest.raises(UserError, match=r"the data set 1; .* name both classes"):
+        evaluate(toy_model(), source, work_dir=tmp_path, **RUN)
 
 
 def test_lost_rows_are_an_error(tmp_path):
