@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from segrobust import cli, processes
 from segrobust.attacks.gradient import ModelError
 from segrobust.errors import RunFailed, UserError
+from segrobust.evaluation import environment
 from segrobust.evaluation.runner import evaluate
 from segrobust.models.segmenter import Segmenter
 from segrobust.processes import Signal, refuse_missing_processes, together
@@ -236,6 +237,11 @@ def memory_is_full_when_the_batch_size_is_sought(rank: int, folder: Path) -> Non
     _evaluate(folder, model=model, batch_size="auto")
 
 
+def devices_differ(rank: int, folder: Path) -> None:
+    environment.device_name = lambda _: f"NVIDIA X{rank}"
+    _evaluate(folder)
+
+
 def _cannot_be_attacked(rank: int, folder: Path, failing: int) -> None:
     """The other process takes 3 s for each of its batches."""
     model = toy_model()
@@ -289,6 +295,7 @@ RUNS = {
     a_disk_is_full: "rows/rank-1.jsonl: File too large",
     memory_is_full: "out of memory with batches of 3",
     memory_is_full_when_the_batch_size_is_sought: "does not fit into memory",
+    devices_differ: "device is 'NVIDIA X0' in process 0 and 'NVIDIA X1' in process 1",
 }
 NOT_FINITE = "the model returns logits that are not finite on the images it starts from"
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 import segrobust
+from segrobust.errors import UserError
 
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
 DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
@@ -75,7 +77,27 @@ def environment_of(device: torch.device) -> dict[str, Any]:
         "versions": {name: version_of(name) for name in DECIDING},
         "device": device_name(device),
         "precision": precision_of(device),
+        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
     }
+
+
+def refuse_unequal(environments: Sequence[Mapping[str, Any]]) -> None:
+    """UserError where processes, by rank, would compute otherwise than the first, whose identity is the run's."""
+    first, *others = map(_flat, environments)
+    for rank, other in enumerate(others, 1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise UserError(
+                    f"the processes of this run do not compute alike: {name} is {value!r} in process 0 and "
+                    f"{other.get(name)!r} in process {rank}; start them on equal devices with equal installations"
+                )
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in environment.items():
+        flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def about_this_run(device: torch.device | None = None) -> dict[str, Any]:

@@ -53,7 +53,6 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
-        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
         "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
         **({"fold_bn": True} if settings.get("fold_bn") else {}),
         **({"target": target.identity()} if (target := settings["target"]) else {}),

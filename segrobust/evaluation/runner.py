@@ -43,7 +43,7 @@ from segrobust.evaluation.batch_size import AUTO, check_batch_size, settle_batch
 from segrobust.evaluation.checks.runner import check_run, refuse_unfit
 from segrobust.evaluation.differences import check_accepted
 from segrobust.evaluation.durable import replace_file
-from segrobust.evaluation.environment import about_this_run
+from segrobust.evaluation.environment import about_this_run, environment_of, refuse_unequal
 from segrobust.evaluation.form import amp_name, faster_form
 from segrobust.evaluation.identity import identity_of, weights_sha256
 from segrobust.evaluation.jobs import plan_jobs
@@ -132,8 +132,8 @@ def evaluate(
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            a faster form does not predict the same, memory is full, ``work_dir`` holds a run with other settings, or
-            another process is using it.
+            a faster form does not predict the same, memory is full, ``work_dir`` holds a run with other settings,
+            another process is using it, or the processes of this run have other devices, versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
         FailedElsewhere: another process failed and tells why.
@@ -176,6 +176,7 @@ def evaluate(
         _leave_group_at_exit()
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
+    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
     folder = RunFolder(work_dir)
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made

@@ -90,6 +90,25 @@ def test_another_code_device_precision_and_memory_format_are_refused_and_named(b
     assert len(lines(begun)) == 4
 
 
+def test_processes_that_differ_are_refused_and_named():
+    first = environment.environment_of(torch.device("cpu"))
+    environment.refuse_unequal([first, dict(first)])
+    assert first["threads"] == torch.get_num_threads()
+    changes = {
+        "device": ("NVIDIA X1", "device is 'cpu' in process 0 and 'NVIDIA X1' in process 1"),
+        "threads": (99, "threads is .* in process 0 and 99 in process 1"),
+        "versions": (
+            {**first["versions"], "timm": "0.1"},
+            r"versions\.timm is '.*' in process 0 and '0.1' in process 1",
+        ),
+        "precision": ({**first["precision"], "conv": "tf32"}, r"precision\.conv is 'none' in process 0 and 'tf32' in"),
+        "code_sha256": ("0" * 64, "code_sha256 is '.*' in process 0 and '0000"),
+    }
+    for name, (value, told) in changes.items():
+        with pytest.raises(UserError, match=told):
+            environment.refuse_unequal([first, {**first, name: value}, first])
+
+
 def test_rows_whose_reader_is_told_of_another_version_are_refused(begun):
     run = stored(begun)
     run["about"]["versions"].update(torch="1.9.0", accelerate="0.1")
