@@ -82,7 +82,7 @@ def environment_of(device: torch.device) -> dict[str, Any]:
 
 
 def refuse_unequal(environments: Sequence[Mapping[str, Any]]) -> None:
-    """UserError where a process, by rank, would compute otherwise than the first, whose identity counts."""
+    """UserError where processes, by rank, would compute otherwise than the first, whose identity is the run's."""
     first, *others = map(_flat, environments)
     for rank, other in enumerate(others, 1):
         for name, value in first.items():
