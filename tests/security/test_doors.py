@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import pytest
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, registry
+from mmengine.utils import get_object_from_string
 
 from segrobust.datasets import source_from_config
 from segrobust.errors import UserError
@@ -57,8 +59,8 @@ def careless(monkeypatch, tmp_path):
         (tmp_path / "evilscope" / name).write_text((tmp_path / "evil.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in ("get_object_from_string", "import_module"):
-        monkeypatch.setattr(registry, name, getattr(registry, name))
+    monkeypatch.setattr(registry, "get_object_from_string", get_object_from_string)  # as mmengine came
+    monkeypatch.setattr(registry, "import_module", import_module)
     doors.close_imports_by_name.cache_clear()
     yield
     doors.close_imports_by_name.cache_clear()
