@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 IMAGES = 16  # of the run: whole batches, evenly spaced
 MOST_IMAGES = 32  # where a batch alone has more than that
-FALLBACK = {"type": "CEPGD", "eps": "4/255"}
+FALLBACK = {"type": "CEPGD"}
 
 
 class Context:
