@@ -16,8 +16,13 @@ from segrobust.errors import UserError
 CHANNEL_SWAP = [2, 1, 0]
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The segmentor itself, out of DDP or another wrapper."""
+    return model.module if is_model_wrapper(model) else model
+
+
 def plain_module(model: nn.Module) -> nn.Module:
-    """The segmentor itself, out of DDP.
+    """The segmentor itself, out of DDP, for an attack.
 
     Raises:
         UserError: the model is under FSDP, whose sharded parameters an attack outside the wrapper cannot read.
@@ -25,7 +30,7 @@ def plain_module(model: nn.Module) -> nn.Module:
     if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in model.modules()):
         raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
                         "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
-    return model.module if is_model_wrapper(model) else model
+    return unwrapped(model)
 
 
 def to_rgb(image: Tensor, device: torch.device) -> Tensor:

@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
 
 from segrobust.attacks.gradient import ModelError, NotFiniteError
 from segrobust.errors import RunFailed, UserError
+from segrobust.hooks.batches import unwrapped
 
 
 @HOOKS.register_module()
@@ -85,11 +84,11 @@ class DivergenceHook(Hook):
             self._check_weights(runner, done=1)
 
     def _finite(self, runner: Any) -> bool:
-        return not _anywhere(runner, _first_broken(_plain(runner.model).state_dict()) is not None)
+        return not _anywhere(runner, _first_broken(unwrapped(runner.model).state_dict()) is not None)
 
     def _check_weights(self, runner: Any, done: int = 0) -> None:
         if not self._finite(runner):
-            broken = _first_broken(_plain(runner.model).state_dict()) or "a tensor of another process"
+            broken = _first_broken(unwrapped(runner.model).state_dict()) or "a tensor of another process"
             raise stopped(runner, f"the weights are not finite ({broken})", done)
 
 
@@ -126,10 +125,6 @@ def failures_in_one_line(runner: Any) -> Iterator[None]:
         raise RunFailed(
             f"training stopped: the disk of {runner.work_dir} is full; make room and go on with --resume"
         ) from error
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _not_finite(outputs: dict[str, Any]) -> str:

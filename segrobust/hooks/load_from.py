@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
 from segrobust.errors import UserError
+from segrobust.hooks.batches import unwrapped
 from segrobust.models.checkpoint import load_state_dict, load_strict
 from segrobust.models.naming import renamed
 
@@ -41,7 +41,7 @@ class LoadFromHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self.load(model, runner._load_from)
         checkpoint["state_dict"] = model.state_dict()
 

@@ -29,6 +29,7 @@ from segrobust.evaluation.rows import Row
 from segrobust.evaluation.summary import CLEAN, Record
 from segrobust.evaluation.work import image_seeds
 from segrobust.models.expectation import Expectation, drawing
+from segrobust.models.noted import noted_classes
 
 if TYPE_CHECKING:
     from segrobust.evaluation.work import Evaluation
@@ -189,6 +190,19 @@ class Context:
             attack = shortened(self.own, steps)
             self._traces[count, steps] = [trace(self, attack, group) for group in self.singles(count, judged=True)]
         return self._traces[count, steps]
+
+    @cached_property
+    def noted_names(self) -> list[str]:
+        """The classes noted in the checkpoint; none where there are not as many as in the data.
+
+        Those of the model need no look here: a run under other names does not begin.
+        """
+        path = self.files.get("checkpoint_sha256")
+        try:
+            noted = noted_classes(path) if path else ()
+        except UserError:  # a file that only --trust-checkpoint reads
+            return []
+        return list(noted) if len(noted) == self.source.num_classes else []
 
     # --- rows
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from segrobust.datasets.classes import made_up, plain_names
-from segrobust.errors import UserError
 from segrobust.evaluation.checks.base import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, verdict
 from segrobust.evaluation.checks.context import Context
 from segrobust.evaluation.metrics import dense_counts, pooled
 from segrobust.evaluation.summary import CLEAN
-from segrobust.models.noted import noted_classes
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
@@ -109,15 +107,11 @@ def _tries(context: Context, poor: bool) -> list[Try]:
     tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in _orders(context)]
     if poor:
         rows = _matched(as_is)
-        matched = Try(
-            "",
-            as_is[rows],
-            OTHER_IDS,
-        )
+        moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
+        what = f"the labels {', '.join(moved[:SHOWN])}{' and more' * (len(moved) > SHOWN)}"
+        matched = Try(what, as_is[rows], OTHER_IDS)
         if matched.score >= MATCHED:
-            moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
-            what = f"the labels {', '.join(moved[:SHOWN])}{' and more' * (len(moved) > SHOWN)}"
-            tries.append(matched._replace(what=what))
+            tries.append(matched)
     return tries
 
 
@@ -128,7 +122,7 @@ def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]
     yield "labels one lower", [*range(1, count), None], shift
     yield "labels one higher", [None, *range(count - 1)], shift
     yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
-    names, own = plain_names(_noted_names(context)), plain_names(context.source.class_names)
+    names, own = plain_names(context.noted_names), plain_names(context.source.class_names)
     if names != own and sorted(names) == sorted(own) and len(set(own)) == count:
         yield "classes in the order of the checkpoint", [own.index(name) for name in names], "follow the checkpoint"
 
@@ -169,7 +163,7 @@ def _matched(confusion: np.ndarray) -> list[int]:
 
 def same_classes(context: Context) -> Verdict:
     """Checkpoint and data name the same classes in the same order."""
-    own, names = list(context.source.class_names), _noted_names(context)
+    own, names = list(context.source.class_names), context.noted_names
     for who, given in (("the checkpoint", names), ("the data", own)):
         if made_up(given):
             raise NotApplicable(f"{who} names no classes")
@@ -181,19 +175,6 @@ def same_classes(context: Context) -> Verdict:
     first = next(n for n in range(len(own)) if theirs[n] != ours[n])
     text = f"class {first} is {names[first]!r} in the checkpoint and {own[first]!r} in the data"
     return verdict(WARN, text, "give the classes in the order of training", order=names)
-
-
-def _noted_names(context: Context) -> list[str]:
-    """The classes noted in the checkpoint; none where there are not as many as in the data.
-
-    Those of the model need no look here: a run under other names does not begin.
-    """
-    path = context.files.get("checkpoint_sha256")
-    try:
-        noted = noted_classes(path) if path else ()
-    except UserError:  # a file that only --trust-checkpoint reads
-        return []
-    return list(noted) if len(noted) == context.source.num_classes else []
 
 
 CHECKS = (
