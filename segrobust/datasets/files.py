@@ -118,7 +118,8 @@ def _odd_tiff(path: str | Path, content: bytes | None) -> str:
         tags = ImageFileDirectory_v2(data[:8])
         file = io.BytesIO(data)
         file.seek(tags.next)
-        with warnings.catch_warnings(action="ignore"):  # PIL's of damage, which has been told
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's of damage, which has been told
             tags.load(file)
         bits, formats = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
     except Exception:  # no TIFF, damaged, or not to be read at all
