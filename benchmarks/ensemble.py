@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
+from segrobust.analysis.broken import shares_of
+from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.core.units import format_eps
 from segrobust.datasets.source import source_from_config
-from segrobust.evaluation.broken import shares_of
-from segrobust.evaluation.store import RunFolder
-from segrobust.evaluation.summary import CLEAN, WORST_CASE
-from segrobust.mm import load_config
-from segrobust.units import format_eps
+from segrobust.models.mm import load_config
+from segrobust.runs.folder import RunFolder
 
 ATTACKS = {  # attack, and its own number of steps over --steps
     "Standard": ("Standard", Fraction(1)),

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust import Segmenter, build_attack, load_segmenter
-from segrobust.mm import load_config
+from segrobust.models.mm import load_config
 from segrobust.models.segmenter import frozen_eval
 
 ALLOWED = 1.5e9 / (1024 * 2048)  # bytes per pixel: all that an attack keeps grows with the image

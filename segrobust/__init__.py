@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segrobust.attacks import build_attack, register_attack
-    from segrobust.evaluation.runner import evaluate
-    from segrobust.models import Segmenter, load_segmenter
+    from segrobust.commands.evaluation import evaluate
+    from segrobust.models.load import load_segmenter
+    from segrobust.models.segmenter import Segmenter
 
-__version__ = "0.1.0"
+from segrobust.core.version import __version__
+
 __all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segmenter", "register_attack"]
 
 _HOME = {
-    "Segmenter": "segrobust.models",
+    "Segmenter": "segrobust.models.segmenter",
     "build_attack": "segrobust.attacks",
-    "evaluate": "segrobust.evaluation.runner",
-    "load_segmenter": "segrobust.models",
+    "evaluate": "segrobust.commands.evaluation",
+    "load_segmenter": "segrobust.models.load",
     "register_attack": "segrobust.attacks",
 }
 

@@ -25,10 +25,10 @@ from segrobust.commands.parsing import (
     target,
     work_dir,
 )
-from segrobust.errors import FailedElsewhere, RunFailed, UserError
-from segrobust.processes import together
-from segrobust.target_spec import PLAIN
-from segrobust.units import DEFAULT_EPS
+from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
+from segrobust.core.processes import together
+from segrobust.core.units import DEFAULT_EPS
+from segrobust.datasets.target_spec import PLAIN
 
 DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
 CHECKS = (

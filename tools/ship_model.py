@@ -12,9 +12,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from segrobust.mm import load_config
-from segrobust.models.checkpoint import convert_checkpoint, load_state_dict
-from segrobust.shipped import FOLDER
+from segrobust.models.checkpoint.loading import convert_checkpoint, load_state_dict
+from segrobust.models.mm import load_config
+from segrobust.models.shipped import FOLDER
 
 KEPT = ("default_scope", "model", "test_dataloader", "test_evaluator", "test_cfg", "attack_defaults")
 LARGEST = 5_000_000

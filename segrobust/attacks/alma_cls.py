@@ -18,8 +18,8 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.duals import ROUNDING, TOLERANCE, penalty_slope, reference_gradient
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.errors import UserError
-from segrobust.threats import per_image
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
 
 FIRST_CHANGE = 0.3 / 255  # of every channel value in the first step, where its length is not given
 LEAST_MULTIPLIER, LARGEST_MULTIPLIER, LARGEST_OF_REFERENCE = 1e-12, 1e12, 1.0

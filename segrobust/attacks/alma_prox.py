@@ -23,9 +23,9 @@ from segrobust.attacks.duals import Duals, reference_gradient
 from segrobust.attacks.margins import pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
-from segrobust.errors import UserError
-from segrobust.threats import per_image
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
+from segrobust.core.units import parse_eps
 
 BY_NORM = {
     "Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1},

@@ -15,8 +15,8 @@ from torch import Tensor
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.errors import UserError
-from segrobust.threats import per_image
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.weights import Pixels, cosine, tsallis
-from segrobust.threats import THREATS, per_image
+from segrobust.core.threats import THREATS, per_image
 
 LEAST_GROWTH, MOST_GROWTH = 1.1, 1.8  # of the radius of an image at its goal, and of one as far away as ever
 TRIAL = 4

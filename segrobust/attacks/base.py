@@ -14,10 +14,10 @@ from torch import Tensor
 
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch, goal_of
-from segrobust.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.threats import THREATS, allowed, per_image
+from segrobust.core.units import DEFAULT_EPS, parse_eps
 from segrobust.models.segmenter import frozen_eval
-from segrobust.threats import THREATS, allowed, per_image
-from segrobust.units import DEFAULT_EPS, parse_eps
 
 FOUND_SHARE = 0.99
 

@@ -23,9 +23,9 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.optimise import STEP_SCHEDULES
-from segrobust.errors import UserError
-from segrobust.threats import per_image
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
+from segrobust.core.units import parse_eps
 
 START_EPS = {"Linf": 0.25 / 255, "L2": 0.05}
 REOPENED = 0.1  # a radius that was too small for one run may do for a later, warmer one

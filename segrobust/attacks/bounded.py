@@ -21,7 +21,7 @@ from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.optimise import Record
 from segrobust.attacks.weights import Pixels
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

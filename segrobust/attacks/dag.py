@@ -14,9 +14,9 @@ from torch import Tensor
 from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.errors import UserError
-from segrobust.threats import per_image
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
+from segrobust.core.units import parse_eps
 
 GAMMA = {"Linf": 0.003, "L2": 0.1}
 

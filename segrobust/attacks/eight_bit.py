@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
-from segrobust.threats import per_image
+from segrobust.core.threats import per_image
 
 LEVELS = 255
 PATIENCE = 8  # steps at one level

@@ -4,7 +4,7 @@
     result.candidates                                 # the best points of every member, for the worst-case mIoU
 
 An image's answer is the one with the fewest pixels right. Which of an image's candidates lowers the mIoU of a whole
-data set most depends on the other images: see ``segrobust/evaluation/worst_case.py``.
+data set most depends on the other images: see ``segrobust/analysis/worst_case.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segrobust.attacks.bounded import set_class_counts
 from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.optimise import Outcome, Record
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 @dataclass(frozen=True)

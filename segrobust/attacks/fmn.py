@@ -17,8 +17,8 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.dag import unreached
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.errors import UserError
-from segrobust.threats import THREATS, per_image
+from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS, per_image
 
 RELATIVE_STEP = {"Linf": 0.3, "L2": 0.3, "L1": 1.0}
 DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.weights import Pixels
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.models.expectation import Expectation
 from segrobust.models.failures import modules_that_write_on_their_input
 

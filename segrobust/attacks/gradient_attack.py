@@ -11,8 +11,8 @@ from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
 from segrobust.attacks.weights import Pixels
-from segrobust.errors import UserError
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError
+from segrobust.core.units import parse_eps
 
 RADII = (2.0, 1.5, 1.0)
 STAGE_SHARES = (30, 30, 40)  # percent of the steps

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.gradient import Goal
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
 OVERSHOOT = 0.05  # beyond [0, 1], as resizing with cubic splines leaves behind

@@ -19,8 +19,8 @@ from torch import Tensor
 from segrobust.attacks.base import Attack, BoundedAttack, Problem
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.specs import config_of, frozen_specs, plain_spec
-from segrobust.errors import UserError
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError
+from segrobust.core.units import parse_eps
 
 MEMBERS = {
     "Linf": ("ALMAProx", "FMN", "PGDBisection", "SharpPGD", "CosPGD"),

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from segrobust.attacks import eight_bit
 from segrobust.attacks.base import Answer, Attack, AttackResult, Candidate, Problem
-from segrobust.errors import UserError
-from segrobust.threats import per_image
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
 
 
 @dataclass(frozen=True, kw_only=True)

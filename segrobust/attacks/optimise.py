@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Measurement
-from segrobust.threats import per_image
+from segrobust.core.threats import per_image
 
 Gradient = Callable[[Tensor, int], Measurement]
 

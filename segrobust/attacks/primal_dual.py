@@ -17,8 +17,8 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
-from segrobust.errors import UserError
-from segrobust.threats import per_image
+from segrobust.core.errors import UserError
+from segrobust.core.threats import per_image
 
 SMALLEST = 1e-12  # of a weight
 INNER_STEPS, ENOUGH = 5, 1e-2  # of the published prox: at most so many, until the change is that share of the length

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segrobust.threats import per_image
+from segrobust.core.threats import per_image
 
 ROUNDS = 40
 PRECISE, COARSELY = 1e-7, 1e-3  # of the largest change

@@ -37,7 +37,7 @@ from segrobust.attacks import (
 )
 from segrobust.attacks.base import Attack
 from segrobust.attacks.specs import config_of
-from segrobust.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, unknown_name
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.__name__: cls

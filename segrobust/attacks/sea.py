@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
-from segrobust.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, unknown_name
 
 LOSSES = {
     "v1": ("MaskedPGD", "SegPGD", "JSPGD", "SphericalPGD"),

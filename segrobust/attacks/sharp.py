@@ -17,7 +17,7 @@ from segrobust.attacks import weights
 from segrobust.attacks.bounded import set_class_counts
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.weights import Pixels
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segrobust.attacks.base import Attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 def frozen_specs(owner: str, given: Any, reserved: Sequence[str]) -> tuple[str | tuple, ...]:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.margins import see_margins
-from segrobust.errors import UserError
-from segrobust.threats import draw
+from segrobust.core.errors import UserError
+from segrobust.core.threats import draw
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries: where the squares' area halves
 SHARPNESS = 16.0  # of the sigmoid, in median margins

@@ -16,7 +16,7 @@ from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.specs import config_of, frozen_spec, frozen_specs, plain_spec
 from segrobust.attacks.weights import rarity
-from segrobust.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, unknown_name
 
 STARTS = ("random", "error", "worth")
 # CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU. When few

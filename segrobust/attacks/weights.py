@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Interrupts:
     def tell(self, advice: str, error: BaseException | None = None) -> int:
         """Print the one line, unless another process of the run does; the exit status.
 
-        ``error.told`` says whether one does; where nobody has asked (``segrobust.processes``), the first process tells.
+        ``error.told`` says whether one does; where nobody has asked (``core.processes``), the first process tells.
         """
         self.told.set()
         if not getattr(error, "told", bool(self.rank)):

@@ -37,7 +37,7 @@ def print_attacks() -> None:
 
 def print_models() -> None:
     """One line per shipped model."""
-    from segrobust.shipped import zoo
+    from segrobust.models.shipped import zoo
 
     entries = zoo()
     if not entries:
@@ -53,7 +53,7 @@ def print_models() -> None:
 
 def print_checkpoint(path: Path) -> None:
     """What a checkpoint holds, one fact per line."""
-    from segrobust.models.checkpoint import inspect_checkpoint
+    from segrobust.models.checkpoint.loading import inspect_checkpoint
 
     for key, value in inspect_checkpoint(path).items():
         counts = isinstance(value, dict)

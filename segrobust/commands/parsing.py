@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from segrobust.errors import UserError, unknown_name
-from segrobust.target_spec import parse_target
-from segrobust.units import parse_eps
+from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.units import parse_eps
+from segrobust.datasets.target_spec import parse_target
 
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import segrobust
 from segrobust.commands.own_code import may_register
-from segrobust.errors import Interrupted, UserError
-from segrobust.shipped import config_file, shipped_model
+from segrobust.core.errors import Interrupted, UserError
+from segrobust.models.shipped import config_file, shipped_model
 
 
 def version() -> str:
@@ -20,7 +20,7 @@ def version() -> str:
 
 def demo(options: Namespace) -> None:
     """Train two small segmenters on synthetic scenes and compare them."""
-    from segrobust.demo import run_demo
+    from segrobust.commands.demo import run_demo
 
     try:
         run_demo(options.work_dir or Path("work_dirs/demo"))
@@ -32,7 +32,7 @@ def train(options: Namespace) -> None:
     """Train what the config describes."""
     shipped = _shipped(options.config)
     _make_own_modules_importable()
-    from segrobust.training import train
+    from segrobust.commands.training import train
 
     train(
         shipped or options.config,
@@ -53,7 +53,7 @@ def evaluate(options: Namespace) -> None:
         raise UserError("--source-checkpoint needs the --source config that it belongs to")
     _make_own_modules_importable()
     _check_attacks(options)
-    from segrobust.evaluation.command import evaluate_command
+    from segrobust.commands.evaluate import evaluate_command
 
     evaluate_command(
         config=shipped or options.config,
@@ -93,7 +93,7 @@ def _check_attacks(options: Namespace) -> None:
     from segrobust.attacks.registry import build_attack, is_attack
 
     if not all(map(is_attack, options.attack)) and may_register(options.config):
-        from segrobust.mm import load_config
+        from segrobust.models.mm import load_config
 
         load_config(options.config)
     targeted = {"targeted": True} if options.target else {}
@@ -106,7 +106,7 @@ def targets(options: Namespace) -> None:
     if options.out.suffix != ".png":
         raise UserError(f"expected a name that ends in .png for --out, got {str(options.out)!r}")
     shipped = _shipped(options.config)
-    from segrobust.evaluation.command import targets_command
+    from segrobust.commands.evaluate import targets_command
 
     for path in targets_command(shipped or options.config, options.out, dict(options.cfg_options)):
         print(path)
@@ -150,7 +150,7 @@ def convert(options: Namespace) -> None:
         raise UserError(f"expected a name that ends in .safetensors for --out, got {str(target)!r}")
     if target.exists():
         raise UserError(f"{str(target)!r} exists already; remove it or name another with --out")
-    from segrobust.models.checkpoint import convert_checkpoint
+    from segrobust.models.checkpoint.loading import convert_checkpoint
 
     convert_checkpoint(options.file, target, half=options.half, weights=options.weights)
     print(target)

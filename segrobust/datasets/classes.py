@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 

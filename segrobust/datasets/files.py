@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 _ORIENTATION = 274  # the EXIF tag: 2 to 8 say that viewers turn or mirror the picture
 _BITS, _SAMPLE_FORMAT = 258, 339  # of a TIFF

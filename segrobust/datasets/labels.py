@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 VOID = 255  # what mmseg's ``reduce_zero_label`` makes of 0, whatever the data set's ignore_index
 _KINDS = (np.uint8, np.int16, np.int32, np.int64)

@@ -19,10 +19,10 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_image, read_label
 from segrobust.datasets.labels import VOID, check_size, class_ids
 from segrobust.datasets.resizing import resize_nearest
-from segrobust.errors import UserError
 
 
 @TRANSFORMS.register_module()

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.classes import plain_names
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import class_ids
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.datasets.source import Source, open_dataset
-from segrobust.errors import UserError
 
 _BOX_SHARE = 16  # the box spans this part of the shorter side
 
@@ -71,7 +71,7 @@ def majority_of_config(config: Any, source: Source) -> Tensor:
     Raises:
         UserError: the config has no training data with labels, or other classes than ``source``.
     """
-    from segrobust.mm import import_mmseg, load_config
+    from segrobust.models.mm import import_mmseg, load_config
 
     import_mmseg()
     config = load_config(config) if isinstance(config, str | Path) else config

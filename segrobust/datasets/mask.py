@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_label
 from segrobust.datasets.source import Source
-from segrobust.errors import UserError
 
 
 def read_mask(given: Any, source: Source) -> Tensor:

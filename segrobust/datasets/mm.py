@@ -9,12 +9,12 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from segrobust.core.errors import UserError
+from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.loading import LoadPair
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
-from segrobust.errors import UserError
-from segrobust.palette import default_palette
 
 __all__ = ["CamVidDataset", "FolderDataset", "ImageLabelFolder", "LoadPair", "SyntheticScenes", "camvid_root"]
 

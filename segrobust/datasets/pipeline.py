@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 DECODERS = ("cv2", "pillow", "turbojpeg")  # of 8 bits they differ by the rounding of a JPEG, and one serves all
 COLOURS = ("color", "color_ignore_orientation")  # files with an orientation are refused either way

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.canvas import Canvas, smooth_noise
-from segrobust.errors import UserError
 
 CLASSES = ("sky", "building", "road", "pavement", "tree", "pole", "sign", "car", "pedestrian")
 PALETTE = ((128, 180, 230), (140, 60, 50), (128, 64, 128), (230, 130, 200), (70, 140, 40), (190, 190, 130),

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from segrobust.core.digest import config_sha256
+from segrobust.core.errors import UserError
+from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import check_ids, class_ids
 from segrobust.datasets.pipeline import check_test_pipeline, refuse_moved, step_names, with_own_reading
 from segrobust.datasets.resizing import resize_nearest
-from segrobust.digest import config_sha256
-from segrobust.errors import UserError
-from segrobust.palette import default_palette
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -156,7 +156,7 @@ def source_from_config(
     Raises:
         UserError: no such dataloader in the config, no data, a pipeline that augments, or no positive number of images.
     """
-    from segrobust.mm import import_mmseg, load_config
+    from segrobust.models.mm import import_mmseg, load_config
 
     import_mmseg()
     if isinstance(config, str | Path):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample, Source, evenly_spaced
-from segrobust.errors import UserError
 
 LOOKED_AT = 8
 INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")

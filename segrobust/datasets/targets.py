@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.core.errors import UserError, unknown_name
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.majority import majority_of_config
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.datasets.source import Sample, Source
-from segrobust.errors import UserError, unknown_name
-from segrobust.target_spec import parse_target
+from segrobust.datasets.target_spec import parse_target
 
 Logits = Callable[[], Tensor]
 
@@ -109,7 +109,7 @@ def build_target(spec: str, source: Source, config: Any = None, known_majority: 
 
     Args:
         spec: ``background`` (the class of that name, else class 0), ``class:NAME``, ``class:NUMBER``,
-            ``least-likely``, ``majority`` or ``mask:PATH``; see :func:`segrobust.target_spec.parse_target`.
+            ``least-likely``, ``majority`` or ``mask:PATH``; see :func:`segrobust.datasets.target_spec.parse_target`.
         config: where ``train_dataloader`` says which labels the majority is taken over.
         known_majority: the majority map that an earlier start of the same run has stored, if any.
 

@@ -32,10 +32,10 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks.batches import equal_sizes, label_of, plain_module, to_loader, to_rgb
-from segrobust.hooks.seeds import seed_of
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 
 @HOOKS.register_module()

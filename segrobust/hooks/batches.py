@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 CHANNEL_SWAP = [2, 1, 0]
 

@@ -21,7 +21,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from segrobust.attacks.gradient import ModelError, NotFiniteError
-from segrobust.errors import RunFailed, UserError
+from segrobust.core.errors import RunFailed, UserError
 from segrobust.hooks.batches import unwrapped
 
 

@@ -38,8 +38,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import Dataset, Sampler
 
-from segrobust.errors import UserError
-from segrobust.hooks.seeds import seed_of
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 
 
 class Draw(NamedTuple):

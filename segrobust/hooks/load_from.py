@@ -16,10 +16,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.hooks.batches import unwrapped
-from segrobust.models.checkpoint import load_state_dict, load_strict
-from segrobust.models.naming import renamed
+from segrobust.models.checkpoint.loading import load_state_dict, load_strict
+from segrobust.models.checkpoint.naming import renamed
 
 
 @HOOKS.register_module()

@@ -23,11 +23,11 @@ from mmengine.runner.amp import autocast
 from torch import Tensor
 
 from segrobust.attacks import Attack, build_attack
+from segrobust.core.errors import UserError
 from segrobust.datasets.source import MMSegSource, evenly_spaced
-from segrobust.errors import UserError
 from segrobust.hooks.batches import plain_module
 from segrobust.hooks.validating import attacked, check_settings, forget, is_due, restart_timers
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 METRICS = ("min_norm/median", "min_norm/found")
 

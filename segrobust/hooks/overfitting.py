@@ -18,10 +18,10 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from segrobust.attacks import Attack, build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_sizes, label_of, to_rgb
-from segrobust.hooks.seeds import seed_of
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
 PROBE_STEPS = 5

@@ -19,12 +19,12 @@ from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
 from torch.utils.data import DataLoader
 
+from segrobust.analysis.metrics import confusion_counts, pooled
 from segrobust.attacks import Attack, build_attack
 from segrobust.datasets.source import MMSegSource, evenly_spaced
-from segrobust.evaluation.metrics import confusion_counts, pooled
 from segrobust.hooks.batches import plain_module
 from segrobust.hooks.validating import attacked, check_settings, forget, is_due, restart_timers
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 METRICS = ("mIoU", "aAcc")
 

@@ -11,8 +11,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.pipeline import with_own_reading
-from segrobust.errors import UserError
 
 SMALL_BATCH = 4  # images per process up to which the statistics of batch normalisation are a poor estimate
 WAIT = 2.0  # seconds

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segrobust.attacks import Attack, AttackResult
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, Sample
-from segrobust.errors import UserError
 from segrobust.hooks.batches import equal_sizes
-from segrobust.hooks.seeds import seed_of
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 
 def check_settings(owner: str, attack: Attack, **counts: int) -> None:

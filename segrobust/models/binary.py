@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 def decision_logit(threshold: float) -> float:

@@ -13,8 +13,8 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from segrobust.errors import UserError
-from segrobust.models.checkpoint import load_from_strict
+from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.loading import load_from_strict
 from segrobust.models.pretrained import NOTHING_DOWNLOADED, StrictPretrained, create_timm_model
 
 MM_PACKAGES = ("mmcv", "mmengine", "mmseg", "mmdet", "mmpretrain")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import DistError
 from torch.nn import functional as F
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 DIVISORS = (32, 64, 128)  # what networks want sizes to be multiples of; 32 serves those of 8 and 16 too
 
@@ -27,7 +27,7 @@ def out_of_memory(error: BaseException) -> bool:
 def of_the_machine(error: BaseException) -> bool:
     """Whether a GPU or another process failed, which says nothing of the network that met with it.
 
-    A GPU is of no use to this process after such an error; ``segrobust.processes`` knows those of connections.
+    A GPU is of no use to this process after such an error; ``segrobust.core.processes`` knows those of connections.
     """
     lost = type(error) is RuntimeError and ("by peer" in str(error) or "/gloo/" in str(error))  # it has no other class
     return lost or isinstance(error, torch.AcceleratorError | DistError | ConnectionError)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 

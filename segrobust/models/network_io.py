@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 
 def in_network_type(network: nn.Module, pixels: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segrobust.errors import UserError
-from segrobust.models.checkpoint import load_state_dict, load_strict
-from segrobust.models.reading import URL
+from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.loading import load_state_dict, load_strict
+from segrobust.models.checkpoint.reading import URL
 
 LOGGER = logging.getLogger(__name__)
 NOTHING_DOWNLOADED = "nothing is downloaded here"

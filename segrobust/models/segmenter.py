@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segrobust.digest import config_sha256
-from segrobust.errors import UserError
+from segrobust.core.digest import config_sha256
+from segrobust.core.errors import UserError
+from segrobust.core.palette import default_palette
 from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import blocks, recomputing
 from segrobust.models.failures import told_in_one_line
 from segrobust.models.network_io import in_network_type, main_output, to_image_size
-from segrobust.palette import default_palette
 
 
 class Segmenter(nn.Module):

@@ -14,16 +14,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from segrobust.evaluation.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
-from segrobust.evaluation.durable import clear_io_errors, replace_file
-from segrobust.evaluation.summary import WORST_CASE
+from segrobust.analysis.summary import WORST_CASE
+from segrobust.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
+from segrobust.core.files import clear_io_errors, replace_file
+from segrobust.core.units import format_eps
 from segrobust.report.cost import cost_lines, count, passes
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
 from segrobust.report.distances import holdout_figures, median_8bit, median_cell
 from segrobust.report.pairs import as_data, bounds, difference, paired_runs
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
-from segrobust.units import format_eps
 
 _HEAD = {
     "Model": ("model",),

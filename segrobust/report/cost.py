@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segrobust.evaluation.summary import WORST_CASE
+from segrobust.analysis.summary import WORST_CASE
 
 _MEASURED = ("images_per_second", "peak_bytes")
 

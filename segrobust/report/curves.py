@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from segrobust.evaluation.summary import WORST_CASE
+from segrobust.analysis.summary import WORST_CASE
 from segrobust.report.runs import Run
 
 PANELS = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segrobust.evaluation.summary import WORST_CASE
+from segrobust.analysis.summary import WORST_CASE
 from segrobust.report.curves import WORST_STYLE, nth_style, radius_axis, sketch
 from segrobust.report.runs import Run
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segrobust.errors import UserError
-from segrobust.evaluation.rows import Row
-from segrobust.evaluation.statistics import paired_difference
-from segrobust.evaluation.store import RunFolder
-from segrobust.evaluation.summary import CLEAN, WORST_CASE
-from segrobust.evaluation.worst_case import lowest_accuracy
+from segrobust.analysis.statistics import paired_difference
+from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.analysis.worst_case import lowest_accuracy
+from segrobust.core.errors import UserError
+from segrobust.core.rows import Row
 from segrobust.report.runs import Run
+from segrobust.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segrobust.errors import UserError
-from segrobust.evaluation.durable import clear_io_errors, replace_file
+from segrobust.core.errors import UserError
+from segrobust.core.files import clear_io_errors, replace_file
 
 KINDS = ("image", "perturbation", "truth", "before", "after", "changed")
 VOID = (0, 0, 0)

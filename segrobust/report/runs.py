@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrobust.errors import UserError
-from segrobust.evaluation.store import RunFolder
-from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.core.errors import UserError
+from segrobust.core.units import format_eps
 from segrobust.report.trust import Trust, load_trust
-from segrobust.units import format_eps
+from segrobust.runs.folder import RunFolder
 
 _NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
 _READINGS = ("mIoU_greedy", "mIoU_per_image", "mIoU_gap")

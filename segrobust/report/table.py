@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segrobust.evaluation.summary import CLEAN, WORST_CASE
+from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.core.units import format_eps
 from segrobust.report.cost import CostLine, cost_lines
 from segrobust.report.distances import median_8bit, median_cell
 from segrobust.report.trust import Trust
-from segrobust.units import format_eps
 
 _RADII_BESIDE = 5
 _GAP = 2

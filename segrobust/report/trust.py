@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segrobust.errors import UserError
-from segrobust.evaluation.checks.base import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
-from segrobust.evaluation.checks.basis import FILE, doubt, outdated
-from segrobust.evaluation.store import RunFolder
+from segrobust.checks.base import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
+from segrobust.checks.basis import FILE, doubt, outdated
+from segrobust.core.errors import UserError
+from segrobust.runs.folder import RunFolder
 
 _TEXTS = ("name", "verdict", "evidence", "remedy")
 _STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}

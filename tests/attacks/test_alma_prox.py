@@ -14,7 +14,7 @@ from segrobust.attacks.alma_prox import ALMAProx
 from segrobust.attacks.duals import penalty_slope
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.margins import pull_margins
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 

@@ -12,8 +12,8 @@ from segrobust.attacks.alma_cls import ALMACls
 from segrobust.attacks.minimum_norm import MinNormAttack
 from segrobust.attacks.primal_dual import PDPGD
 from segrobust.attacks.registry import ATTACKS, build_attack
-from segrobust.errors import UserError
-from segrobust.threats import THREATS
+from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 

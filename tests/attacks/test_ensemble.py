@@ -15,7 +15,7 @@ from segrobust.attacks.inputs import goal_of
 from segrobust.attacks.sea import LOSSES
 from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 EPS = 0.03

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from segrobust.attacks import ModelError, build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 
 ATTACK = build_attack("CEPGD", steps=3, eps="8/255")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segrobust.attacks import ATTACKS, build_attack
-from segrobust.errors import UserError
-from segrobust.threats import THREATS
+from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS
 from tests.attacks.test_table import BOUNDED, MINIMUM, RADII, call, in_every_norm, make, share_reached
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 

@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks import ModelError, build_attack
 from segrobust.attacks.optimise import checkpoints
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 
 

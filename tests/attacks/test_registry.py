@@ -12,7 +12,7 @@ from segrobust.attacks import ATTACKS, build_attack
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import find_attack, is_attack, register_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import SmallNet, batch
 
 

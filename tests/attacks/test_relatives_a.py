@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 
 APSR = 0.9

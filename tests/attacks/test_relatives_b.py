@@ -15,8 +15,8 @@ from segrobust.attacks.gradient import Goal
 from segrobust.attacks.min_norm_ensemble import MinNormEnsemble
 from segrobust.attacks.primal_dual import PDGD, PDPGD
 from segrobust.attacks.registry import build_attack
-from segrobust.errors import UserError
-from segrobust.threats import THREATS
+from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 DUAL = {"Linf": lambda w: w.abs().sum(), "L2": lambda w: w.norm(), "L1": lambda w: w.abs().max()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.square import Grid, Placed
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 EPS = 0.08

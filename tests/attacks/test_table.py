@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from segrobust.attacks import ATTACKS, build_attack
-from segrobust.errors import UserError
-from segrobust.threats import THREATS
+from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 RADII = {"Linf": 0.08, "L2": 1.5, "L1": 12.0}

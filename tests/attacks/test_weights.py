@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from segrobust.attacks import build_attack
 from segrobust.attacks.gradient import Engine, Goal
 from segrobust.attacks.weights import peak_to_q
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 
 K = 3  # the identity model: three colour channels are three logits
 

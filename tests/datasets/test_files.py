@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.files import image_size, read_image, read_label
-from segrobust.errors import UserError
-from segrobust.mm import import_mmseg
+from segrobust.models.mm import import_mmseg
 
 from .kinds import GREY, READ, REFUSED, RGB, SIZE
 

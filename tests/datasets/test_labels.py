@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
 from segrobust.datasets.labels import class_ids
 from segrobust.datasets.resizing import resize_nearest
-from segrobust.errors import UserError
 
 from .conftest import write_pair
 

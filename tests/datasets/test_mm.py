@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from segrobust.datasets.scenes import CLASSES, write_scenes
-from segrobust.mm import import_mmseg
+from segrobust.models.mm import import_mmseg
 
 import_mmseg()
 
 from mmseg.registry import DATASETS  # noqa: E402
 
+from segrobust.core.palette import default_palette  # noqa: E402
 from segrobust.datasets.mm import LoadPair, camvid_root  # noqa: E402
-from segrobust.palette import default_palette  # noqa: E402
 
 needs_camvid = pytest.mark.skipif(not camvid_root().is_dir(), reason="CamVid is not here; set SEGROBUST_CAMVID")
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_image, read_label
-from segrobust.errors import UserError
 
 
 @pytest.mark.parametrize(("kind", "shape", "told"), [

@@ -8,11 +8,11 @@ import pytest
 from mmengine import Config
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
 from segrobust.datasets.pipeline import with_own_reading
-from segrobust.errors import UserError
 from segrobust.hooks.train_runner import TrainRunner
-from segrobust.mm import import_mmseg
+from segrobust.models.mm import import_mmseg
 
 from .conftest import write_pair
 
@@ -173,7 +173,7 @@ def test_training_reads_files_in_the_same_way(folder, config):
 
 
 def test_a_training_uses_that_reading(tmp_path):
-    from segrobust.training import train
+    from segrobust.commands.training import train
     from tests.hooks.toys import toy_config
 
     assert isinstance(train(toy_config(iters=1), work_dir=tmp_path), TrainRunner)

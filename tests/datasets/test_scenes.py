@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets.canvas import VOID, Canvas, smooth_noise
 from segrobust.datasets.scenes import CLASSES, PALETTE, render_scene, write_scenes
-from segrobust.errors import UserError
 
 SIZE = (48, 64)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
 from segrobust.datasets.source import evenly_spaced
-from segrobust.errors import UserError
 
 from .conftest import CLASSES, write_pair
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.survey import survey
-from segrobust.errors import UserError
-from segrobust.models.noted import noted_classes
+from segrobust.models.checkpoint.noted import noted_classes
 
 from .conftest import CLASSES, write_pair
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
 from segrobust.datasets.majority import colour_png, id_png, majority_map, majority_of_config
 from segrobust.datasets.targets import build_target
-from segrobust.errors import UserError
 
 from .conftest import write_pair
 

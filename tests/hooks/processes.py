@@ -12,8 +12,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from segrobust.errors import UserError
-from segrobust.training import join_cpu_processes, prepare, train
+from segrobust.commands.training import join_cpu_processes, prepare, train
+from segrobust.core.errors import UserError
 from tests.hooks.toys import SignSearch, toy_config, with_validation
 
 ATTACK = dict(

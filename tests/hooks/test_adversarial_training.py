@@ -12,12 +12,12 @@ from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import BoundedAttack
-from segrobust.errors import UserError
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_sizes, plain_module
-from segrobust.hooks.seeds import seed_of
-from segrobust.models.mmseg import MMSegSegmenter
-from segrobust.training import train
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import (
     MEAN,
     PGD,

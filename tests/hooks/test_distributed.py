@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from segrobust.training import prepare
+from segrobust.commands.training import prepare
 from tests.hooks.processes import measure, normalised_config
 from tests.hooks.toys import same
 

@@ -15,9 +15,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from segrobust.errors import RunFailed, UserError
+from segrobust.commands.training import prepare, train
+from segrobust.core.errors import RunFailed, UserError
 from segrobust.hooks import DivergenceHook
-from segrobust.training import prepare, train
 from tests.hooks.toys import toy_config, with_validation
 
 WEIGHT = "decode_head.conv_seg.weight"

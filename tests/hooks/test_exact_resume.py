@@ -13,9 +13,9 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import CheckpointLoader
 
-from segrobust.errors import UserError
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
 from segrobust.hooks import SeededDataset, SeededInfiniteSampler
-from segrobust.training import train
 from tests.hooks.toys import PGD, SignSearch, ToyScenes, same, toy_config, with_validation
 
 KEPT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")

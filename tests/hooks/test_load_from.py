@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from segrobust.errors import UserError
+from segrobust.commands.training import prepare, train
+from segrobust.core.errors import UserError
 from segrobust.models.pretrained import without_pretrained
-from segrobust.training import prepare, train
 from tests.hooks.toys import Before, hook_of, toy_config
 
 CONV = "decode_head.conv_seg"

@@ -16,10 +16,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import CheckpointLoader, IterBasedTrainLoop
 
+from segrobust.commands.training import train
 from segrobust.hooks import EqualBuffersHook, SeededDataset, SeededSampler
 from segrobust.hooks.exact_resume import Draw
 from segrobust.hooks.make_exact import ExactResumeHook, make_exact
-from segrobust.training import train
 from tests.hooks.toys import ToyScenes, same, toy_config
 
 KEPT = ("state_dict", "optimizer", "param_schedulers")

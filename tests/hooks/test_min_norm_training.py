@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook, MinNormValidationHook
-from segrobust.hooks.seeds import seed_of
-from segrobust.mm import load_config
-from segrobust.models.mmseg import MMSegSegmenter
-from segrobust.training import train
+from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.mm import load_config
 from tests.hooks.toys import After, Before, SignSearch, history, hook_of, same, toy_config
 
 CAP = 8 / 255

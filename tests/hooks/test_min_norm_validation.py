@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks import MinNormValidationHook
-from segrobust.hooks.seeds import seed_of
-from segrobust.models.mmseg import MMSegSegmenter
-from segrobust.training import train
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import PGD, After, SignSearch, ToyScenes, hook_of, same, toy_config, with_validation
 
 NAMES = ("min_norm/median", "min_norm/found")

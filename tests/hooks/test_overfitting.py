@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from segrobust.errors import UserError
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
 from segrobust.hooks import OverfittingHook, RobustValLoop, overfitting
 from segrobust.hooks.overfitting import Validation, fooled, overfitted
-from segrobust.training import train
 from tests.hooks.toys import PGD, history, same, toy_config, with_validation
 
 FGSM = dict(type="FGSM", eps="48/255")

@@ -13,11 +13,11 @@ import torch
 from mmengine.runner import Runner
 
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
+from segrobust.commands.training import prepare, train
+from segrobust.core.errors import UserError
+from segrobust.core.seeds import seed_of
 from segrobust.hooks import RobustValLoop
-from segrobust.hooks.seeds import seed_of
-from segrobust.models.mmseg import MMSegSegmenter
-from segrobust.training import prepare, train
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import PGD, After, ToyScenes, history, hook_of, same, state_of, toy_config, with_validation
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from segrobust.attacks import weights
 from segrobust.attacks.minimum_norm import MinNormAttack
-from segrobust.mm import import_mmseg
+from segrobust.models.mm import import_mmseg
 
 import_mmseg()
 

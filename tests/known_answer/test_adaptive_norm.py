@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from segrobust.attacks import build_attack
-from segrobust.threats import THREATS
+from segrobust.core.threats import THREATS
 from tests.attacks.toys import SmallNet, batch
 from tests.known_answer.trace import Recorder, assert_same, column, cosine, gaps_of, gradient_of, in_float64
 

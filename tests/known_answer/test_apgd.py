@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks.gradient import Measurement
 from segrobust.attacks.optimise import Record, Stage, apgd
-from segrobust.threats import THREATS
+from segrobust.core.threats import THREATS
 from tests.known_answer.trace import assert_same
 
 STEPS = 100

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from segrobust.analysis.broken import broken_shares
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError, Problem
 from segrobust.attacks.gradient import Goal
 from segrobust.attacks.minimum_norm import Closest
-from segrobust.evaluation.broken import broken_shares
-from segrobust.evaluation.jobs import Job
-from segrobust.evaluation.outcomes import Group, Outcome, at_target, rows_of
-from segrobust.threats import THREATS, allowed
+from segrobust.core.threats import THREATS, allowed
+from segrobust.studies.jobs import Job
+from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
 from tests.attacks.toys import PixelLinear, batch
 from tests.known_answer.trace import Recorder
 

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.binary import decision_logit, two_logits
-from segrobust.models.mmseg import MMSegSegmenter
 from segrobust.models.segmenter import Segmenter
-from tests.models.test_mmseg import SLIDE, loader_batch, pixels
+from tests.models.adapters.test_mmseg import SLIDE, loader_batch, pixels
 from tests.models.tiny import mmseg_config, stir
 
 THRESHOLDS = (0.001, 0.3, 0.5, 0.9, 0.999)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segrobust.errors import UserError
-from segrobust.mm import load_config
+from segrobust.core.errors import UserError
+from segrobust.models.mm import load_config
 
 BAD = {
     "missing.py": (None, "no such config file, nor a shipped model"),
@@ -71,7 +71,7 @@ def run(code: str, repository: Path) -> subprocess.CompletedProcess:
 
 
 def test_the_package_itself_imports_no_torch(repository):
-    code = "import sys, segrobust, segrobust.mm; print('torch' in sys.modules, 'mmengine' in sys.modules)"
+    code = "import sys, segrobust, segrobust.models.mm; print('torch' in sys.modules, 'mmengine' in sys.modules)"
     result = run(code, repository)
     assert (result.stdout, result.stderr) == ("False False\n", "")
     assert run("import segrobust; segrobust.nothing", repository).stderr.endswith("no attribute 'nothing'\n")
@@ -79,7 +79,7 @@ def test_the_package_itself_imports_no_torch(repository):
 
 def test_the_first_import_of_mmseg_is_quiet_on_both_streams(repository):
     code = """
-from segrobust.mm import import_mmseg
+from segrobust.models.mm import import_mmseg
 import_mmseg()
 import_mmseg()
 from mmengine.registry import DefaultScope, HOOKS
@@ -95,7 +95,7 @@ print(bool(HOOKS.get("AdversarialTrainingHook")))
 def test_only_the_known_lines_are_dropped():
     import io
 
-    from segrobust.mm import _WithoutNoise
+    from segrobust.models.mm import _WithoutNoise
 
     target = io.StringIO()
     stream = _WithoutNoise(target)

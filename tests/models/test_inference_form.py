@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from segrobust.errors import UserError
-from segrobust.models import Segmenter, load_segmenter
+from segrobust.core.errors import UserError
+from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.inference_form import TOLERANCE, differing_pixels, fold_batch_norms, inference_form
-from segrobust.models.segmenter import frozen_eval
-from segrobust.models.torchvision import TorchvisionSegmenter
+from segrobust.models.load import load_segmenter
+from segrobust.models.segmenter import Segmenter, frozen_eval
 from tests.models.tiny import mmseg_config, stir, tiny_mmseg
 
 SLIDE = dict(mode="slide", crop_size=(32, 32), stride=(20, 20))

@@ -11,11 +11,11 @@ from mmengine import Config
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from segrobust import shipped
-from segrobust.errors import UserError
-from segrobust.models import load_segmenter
-from segrobust.models.checkpoint import convert_checkpoint
-from segrobust.models.torchvision import TorchvisionSegmenter
+from segrobust.core.errors import UserError
+from segrobust.models import shipped
+from segrobust.models.adapters.torchvision import TorchvisionSegmenter
+from segrobust.models.checkpoint.loading import convert_checkpoint
+from segrobust.models.load import load_segmenter
 from tests.models.tiny import mmseg_config, tiny_mmseg
 
 LRASPP = dict(type="TorchvisionSegmenter", arch="lraspp_mobilenet_v3_large", num_classes=4)

@@ -9,12 +9,12 @@ from torch import nn
 from benchmarks.attack_step import bare_pass, peak_bytes
 from segrobust import load_segmenter
 from segrobust.attacks import build_attack
-from segrobust.errors import UserError
-from segrobust.mm import load_config
+from segrobust.core.errors import UserError
+from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.checkpointing import blocks, recomputing
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter, frozen_eval
-from segrobust.models.torchvision import TorchvisionSegmenter
 from tests.models.tiny import CLASSES, TinyNet, mmseg_config, stir, tiny_mmseg
 
 SLIDE = dict(mode="slide", crop_size=(32, 32), stride=(20, 20))

@@ -9,10 +9,10 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from segrobust.attacks import ModelError, build_attack
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.models.failures import modules_that_write_on_their_input
 from segrobust.models.segmenter import Segmenter
-from tests.models.test_mmseg import by_test_step, pixels
+from tests.models.adapters.test_mmseg import by_test_step, pixels
 from tests.models.tiny import CLASSES, TinyNet, mmseg_config, tiny_mmseg
 
 HALVES = (0.5, 0.5, 0.5)

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from torch import nn
 
 from segrobust.commands.parsing import cfg_option
-from segrobust.errors import UserError
-from segrobust.mm import import_mmseg, load_config
+from segrobust.core.errors import UserError
+from segrobust.models.mm import import_mmseg, load_config
 from segrobust.models.pretrained import StrictPretrained, create_timm_model, refuse_downloads, without_pretrained
 
 import_mmseg()

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
+from segrobust.core.palette import default_palette
 from segrobust.models.segmenter import Segmenter
-from segrobust.palette import default_palette
 from tests.models.tiny import CLASSES, TinyNet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

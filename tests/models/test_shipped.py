@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
+from segrobust.analysis.metrics import confusion_counts
 from segrobust.attacks import build_attack
 from segrobust.datasets.source import source_from_config
-from segrobust.evaluation.metrics import confusion_counts
-from segrobust.mm import load_config
-from segrobust.models import load_segmenter
-from segrobust.shipped import zoo
+from segrobust.models.load import load_segmenter
+from segrobust.models.mm import load_config
+from segrobust.models.shipped import zoo
 
 STANDARD, ROBUST = "camvid-fpn-r18w24-std-180x240", "camvid-fpn-r18w24-pgdat-linf4-180x240"
 

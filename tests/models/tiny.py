@@ -8,7 +8,7 @@ import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from segrobust.models.mmseg import MMSegSegmenter
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 CLASSES = 5
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from segrobust.evaluation.store import RunFolder
-from segrobust.evaluation.summary import summarise
+from segrobust.analysis.summary import summarise
 from segrobust.report.pictures import write_grid
+from segrobust.runs.folder import RunFolder
 
 PALETTE = [[128, 64, 128], [0, 0, 142], [220, 20, 60]]
 

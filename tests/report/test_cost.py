@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from segrobust.evaluation.store import RunFolder
 from segrobust.report import build_report
 from segrobust.report.cost import CostLine, cost_lines
 from segrobust.report.table import print_table
+from segrobust.runs.folder import RunFolder
 
 
 def record(attack, eps, images=8, rate=None, peak=None, norm="Linf", **more):

@@ -1,8 +1,8 @@
 """The page shows what the greedy search found beside the per-image readings."""
 
-from segrobust.evaluation.store import RunFolder
-from segrobust.evaluation.summary import summarise
+from segrobust.analysis.summary import summarise
 from segrobust.report import build_report
+from segrobust.runs.folder import RunFolder
 
 
 def test_all_readings_of_the_worst_miou_are_shown(make_run):

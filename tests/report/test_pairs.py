@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from segrobust.evaluation.statistics import paired_difference
-from segrobust.evaluation.store import RunFolder
+from segrobust.analysis.statistics import paired_difference
 from segrobust.report import build_report
 from segrobust.report.pairs import paired_runs
 from segrobust.report.runs import load_runs
+from segrobust.runs.folder import RunFolder
 
 
 def test_clean_and_worst_case_of_every_pair(make_run):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.report.pictures import CHANGES, KINDS, change_map, colour_map, read_grid, write_grid
 
 PALETTE = [[10, 20, 30], [40, 50, 60], [70, 80, 90]]

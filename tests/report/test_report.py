@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from segrobust.errors import UserError
+from segrobust.core.errors import UserError
 from segrobust.report import build_report
 from segrobust.report.runs import facts, load_runs, run_labels, shorten_paths
 

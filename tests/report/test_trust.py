@@ -8,12 +8,12 @@ import json
 import pytest
 from rich.console import Console
 
-from segrobust.errors import UserError
-from segrobust.evaluation.checks.basis import FORMAT, basis_of, sealed
-from segrobust.evaluation.store import RunFolder
+from segrobust.checks.basis import FORMAT, basis_of, sealed
+from segrobust.core.errors import UserError
 from segrobust.report import build_report
 from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
+from segrobust.runs.folder import RunFolder
 from tests.report.test_report import HOSTILE, Page
 
 VERDICTS = ("pass", "info", "skipped", "warn", "fail")

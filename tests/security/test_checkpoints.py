@@ -11,8 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segrobust.errors import UserError
-from segrobust.models.checkpoint import convert_checkpoint, inspect_checkpoint, load_from_strict, load_state_dict
+from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.loading import (
+    convert_checkpoint,
+    inspect_checkpoint,
+    load_from_strict,
+    load_state_dict,
+)
 from tests.security.payloads import PAYLOADS, weights
 
 READERS = {

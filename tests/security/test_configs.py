@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segrobust.errors import UserError
-from segrobust.mm import load_config
+from segrobust.core.errors import UserError
+from segrobust.models.mm import load_config
 
 MODEL = {"type": "EncoderDecoder", "backbone": {"type": "mmseg.ResNet", "depth": 18}}
 

@@ -19,12 +19,13 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, registry
 from mmengine.utils import get_object_from_string
 
+from segrobust.commands.training import train
+from segrobust.core.errors import UserError
 from segrobust.datasets import source_from_config
-from segrobust.errors import UserError
-from segrobust.mm import load_config
-from segrobust.models import doors, load_segmenter
-from segrobust.shipped import zoo
-from segrobust.training import train
+from segrobust.models import doors
+from segrobust.models.load import load_segmenter
+from segrobust.models.mm import load_config
+from segrobust.models.shipped import zoo
 from tests.hooks.toys import toy_config
 from tests.security.payloads import PAYLOADS
 
@@ -48,7 +49,7 @@ def careless(monkeypatch, tmp_path):
     load = torch.load
 
     def unpickle(file, *arguments, **options):
-        ours = sys._getframe(1).f_globals["__name__"] == "segrobust.models.reading"
+        ours = sys._getframe(1).f_globals["__name__"] == "segrobust.models.checkpoint.reading"
         return load(file, *arguments, **(options if ours else {**options, "weights_only": False}))
 
     monkeypatch.setattr(torch, "load", unpickle)

@@ -15,9 +15,9 @@ from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
-from segrobust.errors import UserError
-from segrobust.mm import import_mmseg
-from segrobust.models.checkpoint import convert_checkpoint
+from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.loading import convert_checkpoint
+from segrobust.models.mm import import_mmseg
 from tests.security.payloads import PAYLOADS
 
 import_mmseg()

@@ -1,0 +1,1 @@
+"""Numbers from rows, with numpy alone: metrics, intervals, paired differences, worst cases, the summary."""

@@ -1,0 +1,194 @@
+"""mmseg's segmentors behind the contract: the attacked path is ``model.test_step``'s, for whole and slide inference.
+
+For example::
+
+    model = MMSegSegmenter.from_config(load_config("config.py"))     # to evaluate
+    model = MMSegSegmenter.live(runner.model)                        # to attack the model in training
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segrobust.core.errors import UserError
+from segrobust.models.binary import decision_logit, two_logits
+from segrobust.models.checkpointing import recomputed, replaced
+from segrobust.models.mm import import_mmseg
+from segrobust.models.network_io import in_network_type
+from segrobust.models.pretrained import without_pretrained
+from segrobust.models.segmenter import Segmenter
+
+LOGGER = logging.getLogger(__name__)
+
+
+class MMSegSegmenter(Segmenter):
+    """An mmseg segmentor (``EncoderDecoder`` and its kind), shared and not copied, seen from [0, 1] RGB pixels.
+
+    The steps of its ``SegDataPreProcessor`` (times 255, channel order, mean and std, padding of the test time) are
+    done here in the same order and arithmetic, so logits equal those of ``test_step`` bitwise. A head with one sigmoid
+    channel z and the threshold t (``decode_head.threshold``, in mmseg 0.3 unless told) is served as the two logits
+    [0, z - logit(t)], whose larger one is ``test_step``'s prediction.
+    """
+
+    padding_advice = "set size_divisor={divisor} in data_preprocessor, in its test_cfg=dict(size_divisor={divisor})"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        class_names: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        name: str | None = None,
+    ) -> None:
+        _check_segmentor(module)
+        head = _last_head(module)
+        decision = decision_logit(head.threshold) if module.out_channels == 1 else None
+        num_classes = module.num_classes if decision is None else 2
+        super().__init__(
+            num_classes=num_classes,
+            class_names=class_names if class_names is not None and len(class_names) == num_classes else None,
+            palette=palette if palette is not None and len(palette) == num_classes else None,
+            ignore_index=head.ignore_index,
+            name=name or f"{type(module).__name__}-{type(head).__name__}",
+        )
+        self.module, self._decision = module, decision
+        self.align_corners = bool(module.align_corners)
+
+    @classmethod
+    def live(
+        cls,
+        module: nn.Module,
+        class_names: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+    ) -> MMSegSegmenter:
+        """A view of a segmentor that lives elsewhere, for instance in training; the distributed wrapper is taken off.
+
+        Raises:
+            UserError: not a segmentor of mmseg, or sharded by FSDP (its parameters are not whole outside forward).
+        """
+        import_mmseg()
+        from mmengine.model import is_model_wrapper
+
+        if is_model_wrapper(module):
+            if "FullySharded" in type(module).__name__:
+                raise UserError(
+                    "FSDP models cannot be attacked: their parameters are in pieces; train with DDP instead"
+                )
+            module = module.module
+        return cls(module, class_names=class_names, palette=palette)
+
+    @classmethod
+    def from_config(cls, config: Any, name: str | None = None) -> MMSegSegmenter:
+        """Build the ``model`` of an mmengine config, in eval mode, with random weights and without any download.
+
+        Raises:
+            UserError: the model cannot be built (the first line of the reason is kept).
+        """
+        import_mmseg()
+        from mmengine import ConfigDict
+        from mmengine.model import revert_sync_batchnorm
+        from mmseg.registry import MODELS
+
+        settings = without_pretrained(config.model.to_dict())
+        if config.get("data_preprocessor") is not None:
+            settings.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
+                warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
+                warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
+                module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
+        except Exception as error:  # a config can ask for anything, and every package fails in its own way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the model of this config cannot be built: {reason}") from error
+        model = cls(module.eval(), name=name, **dataset_identity(config))
+        if model._decision is not None:
+            told = (
+                "%s: one sigmoid channel, served as two logits: class 1 above the threshold %g (decode_head.threshold)"
+            )
+            LOGGER.warning(told, model.name, _last_head(module).threshold)
+        return model
+
+    def logits(self, images: Tensor) -> Tensor:
+        pixels = self._preprocessed(images)
+        height, width = images.shape[-2:]
+        padded = tuple(pixels.shape[-2:])
+        metas = [
+            {
+                "ori_shape": (height, width),
+                "img_shape": (height, width),
+                "pad_shape": padded,
+                "padding_size": [0, padded[1] - width, 0, padded[0] - height],
+            }
+            for _ in images
+        ]
+        logits = self.module.inference(in_network_type(self.module, pixels), metas)[..., :height, :width]
+        return logits if self._decision is None else two_logits(logits, self._decision)
+
+    def recomputing(self) -> AbstractContextManager:
+        """In slide inference the windows one by one, which keeps one window's activations at a time."""
+        if self.module.test_cfg.get("mode", "whole") != "slide":
+            return super().recomputing()
+        window = recomputed(self.module.encode_decode)
+        # mmseg writes every window's size into the same metas
+        return replaced(self.module, "encode_decode", lambda crop, metas: window(crop, deepcopy(metas)))
+
+    def _preprocessed(self, images: Tensor) -> Tensor:
+        steps = self.module.data_preprocessor
+        pixels = images * 255
+        if not steps._channel_conversion:  # loaders deliver BGR: this network was trained on that
+            pixels = pixels.flip(1)
+        if steps._enable_normalize:
+            pixels = pixels.sub_(steps.mean).div_(steps.std)
+        return F.pad(pixels, self._padding(*images.shape[-2:]), value=steps.pad_val) if steps.test_cfg else pixels
+
+    def _padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Pixels to add on the left, right, top and bottom in test time."""
+        rules = self.module.data_preprocessor.test_cfg
+        if rules.get("size") is not None:
+            return 0, max(rules["size"][-1] - width, 0), 0, max(rules["size"][-2] - height, 0)
+        divisor = rules["size_divisor"]
+        return 0, -width % divisor, 0, -height % divisor
+
+
+def _last_head(module: nn.Module) -> nn.Module:
+    return module.decode_head[-1] if isinstance(module.decode_head, nn.ModuleList) else module.decode_head
+
+
+def _check_segmentor(module: nn.Module) -> None:
+    """Refuse what this adapter would not reproduce exactly."""
+    from mmseg.models import BaseSegmentor, DepthEstimator, SegDataPreProcessor
+
+    kind = type(module).__name__
+    known = isinstance(module, BaseSegmentor) and not isinstance(module, DepthEstimator)
+    if not known or not hasattr(module, "decode_head"):
+        raise UserError(
+            f"expected a segmentor of mmseg with a decode_head, got {kind}; wrap others with Segmenter.wrap"
+        )
+    steps = module.data_preprocessor
+    if not isinstance(steps, SegDataPreProcessor) or type(steps).forward is not SegDataPreProcessor.forward:
+        raise UserError(
+            f"{kind}: expected data_preprocessor=dict(type='SegDataPreProcessor', ...), got "
+            f"{type(steps).__name__}, whose pixels cannot be followed back to the image"
+        )
+
+
+def dataset_identity(config: Any) -> dict[str, Any]:
+    """Class names and palette as the test (or validation) data of a config has them, without building any data."""
+    from mmseg.registry import DATASETS
+
+    for split in ("test_dataloader", "val_dataloader", "train_dataloader"):
+        dataset = (config.get(split) or {}).get("dataset") or {}
+        kind = DATASETS.get(dataset.get("type", "")) if isinstance(dataset.get("type"), str) else None
+        known = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+        if known.get("classes"):
+            return {"class_names": tuple(known["classes"]), "palette": known.get("palette")}
+    return {}

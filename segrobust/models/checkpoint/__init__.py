@@ -1,0 +1,1 @@
+"""Checkpoints: one strict reader, and what their layouts mean."""

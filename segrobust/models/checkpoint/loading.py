@@ -1,0 +1,214 @@
+"""Checkpoints: weights out of any training wrapper, loaded only where every key fits; inspection and conversion.
+
+For example::
+
+    weights = load_state_dict("model.safetensors")
+    load_strict(model, weights, source="model.safetensors")
+    convert_checkpoint("model.pth", "model.safetensors", half=True)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.averaged import EMA, RAW, WORDS, weights_in
+from segrobust.models.checkpoint.naming import prefixes_between, renamed, without_wrappers
+from segrobust.models.checkpoint.reading import file_kind, read_checkpoint, sha256
+
+__all__ = ["convert_checkpoint", "inspect_checkpoint", "load_from_strict", "load_state_dict", "load_strict", "sha256"]
+LOGGER = logging.getLogger(__name__)
+
+
+def load_state_dict(path: str | os.PathLike, trust: bool = False, weights: str | None = None) -> dict[str, Tensor]:
+    """The weights in a file, on the CPU, without the entries and prefixes (``module.``, ``_orig_mod.``) around them.
+
+    Args:
+        path: safetensors, or a file of ``torch.save``.
+        trust: read a pickle that needs arbitrary code after all, and log it. It can run any program.
+        weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise told; see ``averaged.py``.
+
+    Raises:
+        UserError: not a file, not a checkpoint, damaged, without (such) weights, or it wants to run code.
+    """
+    found = weights_in(read_checkpoint(path, trust), path, weights)
+    if weights is None and (told := found.told(path)):
+        LOGGER.warning("%s", told)
+    return without_wrappers(found.weights)
+
+
+def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+    """Load weights into ``module``; all keys, shapes and kinds of numbers must match (half precision is widened).
+
+    What wrappers put before all keys (``module.``, ``_orig_mod.``, ``model.``, ``net.``, in any nesting) is taken off,
+    or put on, where the keys then match. BatchNorm's step counters may be missing: old files lack them, and nothing in
+    evaluation reads them.
+
+    Raises:
+        UserError: says what does not fit first, and the numbers of classes where those differ.
+    """
+    own = module.state_dict()
+    state_dict = renamed(own, state_dict)
+    if misfit := _misfit(own, state_dict):
+        raise UserError(f"{source}: {misfit}")
+    broken = [key for key, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{source}: {_several(broken)} holds NaN or infinity; the training that wrote it diverged")
+    module.load_state_dict({**own, **state_dict}, strict=True)
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """The one line about what does not fit, or nothing."""
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in own]
+    if missing and (prefixes := prefixes_between(own, unexpected)):
+        before = " and ".join(map(repr, prefixes))
+        return f"{before} before the names of weights is in the way; save the state_dict() of the network inside"
+    if unexpected and not own.keys() & given.keys():
+        return f"the weights of another model: no key fits (such as {unexpected[0]}; the model has {missing[0]})"
+    if missing or unexpected:
+        told = [f"the file lacks {_several(missing)}"] if missing else []
+        told += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
+        return f"the weights do not fit this model: {', '.join(told)}; is it the right config?"
+    shapes = [
+        (key, tuple(given[key].shape), tuple(own[key].shape)) for key in given if given[key].shape != own[key].shape
+    ]
+    if shapes:
+        return _shape_misfit(shapes)
+    kinds = [key for key in given if given[key].dtype.is_floating_point != own[key].dtype.is_floating_point]
+    return f"{_several(kinds)}: integers and floating point numbers are mixed up" if kinds else ""
+
+
+def _shape_misfit(shapes: list[tuple[str, tuple, tuple]]) -> str:
+    """Where all differ in the number of rows alone, and by the same numbers, those are numbers of classes."""
+    key, got, wanted = shapes[0]
+    rows = {(given[:1], own[:1]) for _, given, own in shapes}
+    if len(rows) == 1 and all(given and given[1:] == own[1:] for _, given, own in shapes):
+        keys = _several([name for name, *_ in shapes])
+        return (
+            f"wrong number of classes: {got[0]} in the checkpoint, {wanted[0]} in the model ({keys}); "
+            "use the config it was trained with"
+        )
+    return f"{key} has shape {list(got)}, the model expects {list(wanted)}; is it the right config?"
+
+
+def _several(keys: list[str]) -> str:
+    return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
+
+def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """What a checkpoint holds, without any model: kind, size, hash, keys, numbers, and what its trainer noted.
+
+    Raises:
+        UserError: as :func:`load_state_dict`.
+    """
+    content = read_checkpoint(path)
+    found = weights_in(content, path)
+    weights = without_wrappers(found.weights)
+    keys = list(weights)
+    facts = {
+        "file": str(path),
+        "kind": file_kind(path),
+        "bytes": os.path.getsize(path),
+        "sha256": sha256(path),
+        "tensors": len(weights),
+        "numbers": sum(value.numel() for value in weights.values()),
+        "dtypes": {str(key): count for key, count in Counter(value.dtype for value in weights.values()).items()},
+        "first": _shown(keys[0], weights),
+        "last": _shown(keys[-1], weights),
+    }
+    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    facts |= {key: meta[key] for key in ("iter", "epoch", "time", "mmengine_version", "experiment_name") if key in meta}
+    if classes := (meta.get("dataset_meta") or {}).get("classes"):
+        facts["classes"] = ", ".join(map(str, classes))
+    if found.others or found.kind == EMA:
+        facts["weights"] = f"{WORDS[found.kind]}, {found.entry}"
+    if found.others:
+        facts["other weights"] = f"{WORDS[EMA if found.kind == RAW else RAW]}, {found.others}"
+    taken = {"meta", found.entry.split(".")[0], str(found.others).split(".")[0]}
+    besides = sorted(map(str, set(content) - taken)) if content.keys() != found.weights.keys() else []
+    return facts | ({"besides": ", ".join(besides)} if besides else {})
+
+
+def _shown(key: str, weights: Mapping[str, Tensor]) -> str:
+    return f"{key} {list(weights[key].shape)}"
+
+
+def convert_checkpoint(
+    src: str | os.PathLike, dst: str | os.PathLike, half: bool = False, weights: str | None = None
+) -> None:
+    """Write the weights in ``src`` as safetensors, whole or not at all; ``half`` stores float tensors in 16 bits.
+
+    ``weights`` chooses as in :func:`load_state_dict`.
+
+    Raises:
+        UserError: as :func:`load_state_dict`, or a value does not fit in half precision.
+    """
+    taken = load_state_dict(src, weights=weights)
+    stored = {key: value.detach().clone().contiguous() for key, value in taken.items()}
+    if half:
+        stored = {key: value.half() if value.is_floating_point() else value for key, value in stored.items()}
+        over = [key for key, value in stored.items() if value.is_floating_point() and value.isinf().any()]
+        if over:
+            raise UserError(f"{src}: {_several(over)} does not fit in half precision; convert without --half")
+    dst = Path(dst)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=dst.parent, prefix=f".{dst.name}.")
+    os.close(handle)
+    try:
+        save_file(stored, scratch, metadata={"format": "pt"})
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, dst)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+class _NoTraining(dict):
+    """The empty notes of a file that holds weights only: what resuming looks up there is told in words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(
+            f"{self.source}: it holds weights only, so training cannot be resumed; start from it with load_from"
+        )
+
+
+def load_from_strict(filename: str, map_location: str | torch.device | Callable | None = None) -> dict[str, Any]:
+    """mmengine's ``CheckpointLoader`` backend for every kind of path: the strict reader, and no ``meta["config"]``.
+
+    ``Runner.resume`` would execute that entry as Python.
+    """
+    source = os.path.expanduser(filename)
+    content = read_checkpoint(source)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        content = {"state_dict": without_wrappers(weights_in(content, source).weights)}
+    meta = content.get("meta")
+    known = isinstance(meta, dict) and meta
+    content["meta"] = {key: meta[key] for key in meta if key != "config"} if known else _NoTraining(filename)
+    if map_location is None or callable(map_location):  # the functions in use all mean: leave it on the CPU
+        return content
+    return _moved(content, torch.device(map_location))
+
+
+def _moved(node: Any, device: torch.device) -> Any:
+    """The same tree with its tensors on ``device``."""
+    if isinstance(node, Tensor):
+        return node.to(device)
+    if isinstance(node, dict):  # in place: a state dict carries its versions as an attribute
+        for key, value in node.items():
+            node[key] = _moved(value, device)
+        return node
+    return type(node)(_moved(value, device) for value in node) if type(node) in (list, tuple) else node

@@ -1,0 +1,190 @@
+"""The door to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
+
+For example::
+
+    from segrobust.models.mm import import_mmseg, load_config
+    config = load_config("configs/fast_scnn/x.py", {"train_cfg.max_iters": 100})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segrobust.core.errors import UserError, unknown_name
+from segrobust.models.shipped import config_file, shipped_model
+
+if TYPE_CHECKING:
+    from mmengine import Config
+
+NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twice
+NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
+OURS = ("segrobust.datasets.mm", "segrobust.hooks")
+DATA_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+@cache
+def import_mmseg() -> None:
+    """Import mmseg with all its modules and ours, quietly, and close the unsafe doors of mmengine. Idempotent.
+
+    Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, and no file that a config names can run
+    code or be downloaded (``segrobust.models.doors``).
+    """
+    warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
+    with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
+        from mmseg.utils import register_all_modules
+
+        register_all_modules(init_default_scope=True)
+        filtered.flush()
+    _point_to_installed_mmseg()
+    from segrobust.models.doors import close_doors
+
+    close_doors()
+    for module in OURS:
+        import_module(module)
+
+
+class _WithoutNoise(io.TextIOBase):
+    """A text stream that drops the known noise lines and passes all others on."""
+
+    def __init__(self, target: io.TextIOBase) -> None:
+        self.target = target
+        self.pending = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.pending = (self.pending + text).split("\n")
+        self.target.write("".join(f"{line}\n" for line in lines if line not in NOISE))
+        return len(text)
+
+    def flush(self) -> None:
+        self.target.write(self.pending)
+        self.pending = ""
+        self.target.flush()
+
+
+def _point_to_installed_mmseg() -> None:
+    """mmengine looks for ``mmseg::`` configs in a distribution whose name the maintained fork does not have."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        MODULE2PACKAGE["mmseg"] = metadata.distribution("onedl-mmsegmentation").name
+
+
+def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config: a file (.py, .json, .yaml), the name of a shipped model, or ``mmseg::<path in mmseg's configs>``.
+
+    A ``.py`` config is a program and runs; JSON and YAML are data only. ``cfg_options`` are dotted keys and values.
+
+    Raises:
+        UserError: no such file, a syntax or other error in it, or a file that is not a config.
+    """
+    import_mmseg()
+    file = _locate(os.fspath(path))
+    config = _told_in_one_line(str(path), lambda: _read(file))
+    if cfg_options:
+        _check_entries(config, cfg_options)
+        _told_in_one_line(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
+    return config
+
+
+def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
+    """An option may change an entry of the config or add one that the Runner knows; any other is a slip of the pen."""
+    from mmengine.runner import Runner
+
+    known = {*config, *inspect.signature(Runner.__init__).parameters, "load_from_except"} - {"self", "cfg"}
+    for entry in (key.partition(".")[0] for key in cfg_options):
+        if entry not in known:
+            raise unknown_name("config entry", entry, known)
+
+
+def _locate(name: str) -> Path:
+    if file := config_file(name):
+        return file
+    package, _, inside = name.partition("::")
+    if package != "mmseg":
+        raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
+    folder = Path(import_module("mmseg").__file__).parent / ".mim" / "configs"
+    known = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
+    file = known.get(inside) or known.get(f"{inside}.py")
+    if file is None:
+        raise UserError(f"{name}: the installed mmseg has no such config{_nearest(inside, known)}")
+    return file
+
+
+def _nearest(inside: str, known: Iterable[str]) -> str:
+    """The configs whose path, or else whose name, is most like what was asked for."""
+    paths = {path.removesuffix(".py"): path for path in known if not path.startswith("_base_")}
+    names = {path.rpartition("/")[2]: path for path in paths}
+    asked = inside.removesuffix(".py")
+    near = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)
+    near = [names[one] for one in near] or difflib.get_close_matches(asked, paths, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'mmseg::{paths[one]}' for one in near)}?" if near else ""
+
+
+def _read(file: Path) -> Config:
+    from mmengine import Config
+
+    from segrobust.models.doors import close_imports_by_name
+
+    if file.suffix in DATA_SUFFIXES:
+        _check_is_data(file)
+        if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
+            close_imports_by_name()
+    return Config.fromfile(file)
+
+
+def _check_is_data(file: Path) -> None:
+    """JSON and YAML configs may not run code: no Python base, no imports, no dotted names but those of mm packages."""
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.fileio import load
+
+    content = load(file)
+    if not isinstance(content, dict):
+        raise UserError(f"expected a mapping at the top, got {type(content).__name__}")
+    if "custom_imports" in content:
+        raise UserError("custom_imports run code, which only a .py config may do")
+    bases = content.get("_base_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not base.endswith(DATA_SUFFIXES) or "::" in base:
+            raise UserError(f"_base_ {base!r} is not JSON or YAML, and only a .py config may inherit from a program")
+        _check_is_data(file.parent / base)
+    for name in _built_names(content):
+        scope = name.rpartition(".")[0]
+        if scope and scope not in MODULE2PACKAGE:
+            raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
+        if name.endswith("RFSearchHook"):
+            raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
+
+
+def _built_names(node: Any) -> list[str]:
+    """All names in a config that mmengine looks up in a registry, where a dotted one would be imported."""
+    if isinstance(node, dict):
+        named = [node[key] for key in ("type", "constructor", "runner_type") if isinstance(node.get(key), str)]
+        return named + [name for value in node.values() for name in _built_names(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in _built_names(value)]
+    return []
+
+
+def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
+    """Run ``action``; whatever a config throws (it may be a program) becomes one line that names its file."""
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise UserError(f"{source}: cannot be read as a config: {type(error).__name__}: {first}") from error

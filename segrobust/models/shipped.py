@@ -1,0 +1,73 @@
+"""Names of models and paths of configs: the shipped models (a JSON config and safetensors weights each), or a file.
+
+Imports no torch, so that the command line can refuse a wrong name at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from segrobust.core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[1] / "zoo"
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """Where a shipped model lies, and what it is in one sentence (``description`` in its config)."""
+
+    name: str
+    config_path: Path
+    weights_path: Path
+    description: str
+
+
+def zoo() -> dict[str, ZooEntry]:
+    """All shipped models by name, in alphabetical order.
+
+    Raises:
+        UserError: a config without its weights (a broken installation).
+    """
+    entries = {}
+    for config in sorted(FOLDER.glob("*.json")):
+        weights = config.with_suffix(".safetensors")
+        if not weights.is_file():
+            raise UserError(f"{weights} is missing beside {config.name}; install segrobust again")
+        description = json.loads(config.read_text(encoding="utf-8")).get("description", "")
+        entries[config.stem] = ZooEntry(config.stem, config, weights, description)
+    return entries
+
+
+def shipped_model(config: str | Path) -> ZooEntry | None:
+    """The shipped model that ``config`` names, or is the file of; None for any other."""
+    for entry in zoo().values():
+        if str(config) == entry.name or Path(config).resolve() == entry.config_path:
+            return entry
+    return None
+
+
+def config_file(config: str | Path) -> Path | None:
+    """The file of a shipped model's name or of a config's path; None for a ``package::`` reference.
+
+    Raises:
+        UserError: neither a shipped model nor a config file.
+    """
+    if entry := shipped_model(config):
+        return entry.config_path
+    if "::" in str(config):
+        return None
+    file = Path(config).expanduser()
+    if file.is_dir():
+        raise UserError(f"{config}: expected a config file, this is a directory")
+    if not file.exists():
+        near = difflib.get_close_matches(str(config), zoo(), n=2, cutoff=0.5)
+        hint = f"; did you mean the shipped model {' or '.join(near)}?" if near else ""
+        raise UserError(f"{config}: no such config file, nor a shipped model (`segrobust models` lists them){hint}")
+    if file.suffix not in CONFIG_SUFFIXES:
+        ending = file.suffix or "nothing"
+        raise UserError(f"{config}: expected a config ({', '.join(CONFIG_SUFFIXES)}), got a file ending in {ending}")
+    return file

@@ -1,0 +1,1 @@
+"""A run: its identity, its folder, and the work of its processes."""

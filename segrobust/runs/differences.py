@@ -1,0 +1,93 @@
+"""How a run that starts differs from the one in its folder, and which differences its user accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segrobust.core.errors import UserError, unknown_name
+
+# fields of an identity by the name under which another value is accepted; that of any other field never is
+ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
+MOST_SHOWN = 6
+
+
+def check_accepted(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        UserError: one that is not in ``ACCEPTABLE``.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in ACCEPTABLE:
+            raise unknown_name("difference to accept", str(name), ACCEPTABLE)
+    return names
+
+
+def newly_accepted(
+    run: Mapping[str, Any], identity: Mapping[str, Any], accept: Sequence[str], about: Mapping[str, Any], path: Path
+) -> list[dict[str, Any]]:
+    """What an identity may have otherwise than the stored ``run``, as ``{what, stored, now, date}``.
+
+    What an earlier start accepted, ``run["accepted_different"]``, needs no word any more.
+
+    Raises:
+        UserError: what differs besides.
+    """
+    stored, known, new = _stored_identity(run, identity), run.get("accepted_different") or [], []
+    same: set[str] = set()
+    for what, fields in ACCEPTABLE.items():
+        then, now = ({field: one.get(field) for field in fields} for one in (stored, identity))
+        if then == now:
+            continue
+        if any((one["what"], one["now"]) == (what, now) for one in known):
+            same.update(fields)
+        elif what in accept:
+            same.update(fields)
+            new.append({"what": what, "stored": then, "now": now, "date": about.get("date")})
+    others = ({name: value for name, value in one.items() if name not in same} for one in (stored, identity))
+    if lines := differences(*others):
+        raise UserError(_refusal(lines, path))
+    return new
+
+
+def _stored_identity(run: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """With the versions that ``about`` tells a reader, who takes the rows to be of these."""
+    stored, told = dict(run.get("identity") or {}), (run.get("about") or {}).get("versions")
+    if isinstance(told, Mapping) and isinstance(identity.get("versions"), Mapping):
+        stored["versions"] = {
+            **(stored.get("versions") or {}),
+            **{name: told[name] for name in identity["versions"] if name in told},
+        }
+    return stored
+
+
+def _refusal(lines: Sequence[str], path: Path) -> str:
+    changed = {line.split(" ")[0].split(".")[0] for line in lines}
+    whats = [what for what, fields in ACCEPTABLE.items() if changed & set(fields)]
+    all_acceptable = all(any(name in ACCEPTABLE[what] for what in whats) for name in changed)
+    more = f"; and {len(lines) - MOST_SHOWN} more" if len(lines) > MOST_SHOWN else ""
+    go_on = f", or --accept-different {' '.join(whats)} to go on with rows of both" if all_acceptable else ""
+    return (
+        f"{path} holds another run: {'; '.join(lines[:MOST_SHOWN])}{more}; "
+        f"use another --work-dir, or --fresh to discard the stored run{go_on}"
+    )
+
+
+def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+    """One phrase per differing field of two identities, such as ``attacks.CEPGD.steps is 100 there and 300 here``."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = [*stored, *(key for key in wanted if key not in stored)]
+        parts = (differences(stored.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys)
+        return [line for part in parts for line in part]
+    if stored == wanted and isinstance(stored, bool) == isinstance(wanted, bool):
+        return []
+    return [f"{name or 'identity'} is {_short(stored)} there and {_short(wanted)} here"]
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 72 else f"{text[:50]}...{text[-19:]}"

@@ -1,0 +1,113 @@
+"""What a run is made with: segrobust's own code, the versions of what computes, the device and its precision."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import segrobust
+from segrobust.core.errors import UserError
+
+DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
+DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
+SAME = {
+    "opencv-python": tuple(
+        f"opencv-{name}" for name in ("python-headless", "contrib-python", "contrib-python-headless")
+    )
+}
+NO_ROWS = ("__main__.py", "analysis", "checks", "cli.py", "commands", "hooks", "report", "runs/progress.py")
+
+
+@functools.cache
+def code_sha256(root: Path = Path(segrobust.__file__).parent, leave_out: tuple[str, ...] = NO_ROWS) -> str:
+    """Digest of the names and contents of all Python files below ``root`` but those that decide no row."""
+    digest = hashlib.sha256()
+    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    for name, path in sorted(names.items()):
+        if not any(f"{name}/".startswith(f"{part}/") for part in leave_out):
+            digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def version_of(package: str) -> str:
+    """The installed version of a distribution, or of another one that holds the same package."""
+    for name in (package, *SAME.get(package, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "not installed as a package"
+
+
+def device_name(device: torch.device) -> str:
+    """``"cpu"``, or the GPU's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def precision_of(device: torch.device) -> dict[str, str]:
+    """torch's settings for float32 products: on a GPU they decide whether TF32 is used."""
+    if device.type == "cuda":
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    else:
+        products, convolutions = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    return {"matmul": products.fp32_precision, "conv": convolutions.fp32_precision}
+
+
+def memory_format_of(model: torch.nn.Module) -> str:
+    """``"channels_last"`` where a convolution's weights are kept so, else ``"contiguous"``."""
+    images = (parameter for parameter in model.parameters() if parameter.ndim == 4)
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in images)
+    return "channels_last" if last else "contiguous"
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """The part of a run's identity that no setting of the run decides."""
+    return {
+        "code_sha256": code_sha256(),
+        "versions": {name: version_of(name) for name in DECIDING},
+        "device": device_name(device),
+        "precision": precision_of(device),
+        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
+    }
+
+
+def refuse_unequal(environments: Sequence[Mapping[str, Any]]) -> None:
+    """UserError where processes, by rank, would compute otherwise than the first, whose identity is the run's."""
+    first, *others = map(_flat, environments)
+    for rank, other in enumerate(others, 1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise UserError(
+                    f"the processes of this run do not compute alike: {name} is {value!r} in process 0 and "
+                    f"{other.get(name)!r} in process {rank}; start them on equal devices with equal installations"
+                )
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in environment.items():
+        flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def about_this_run(device: torch.device | None = None) -> dict[str, Any]:
+    """Date, versions and hardware; no names of people, hosts or folders."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version_of(name) for name in ("segrobust", *DECIDING, "accelerate")},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }

@@ -1,0 +1,232 @@
+"""The run folder: an identity, append-only rows of integers, and what is derived from them.
+
+    folder = RunFolder("work_dirs/mine")
+    with folder.held(rank=0):                                       # no other run gets in before the end of this one
+        folder.open({"checkpoint_sha256": "...", "attacks": {...}})
+        with folder.writer(rank=0) as writer:
+            writer.append(rows_of_one_batch, seconds_per_row)       # on disk when this returns
+        folder.write_json("summary.json", summarise(folder.rows(), num_classes=11))
+
+Kill it at any moment and open it again: what was appended is there, what was being appended is cut off. Rows of another
+identity are refused. Layout: ``run.json``, ``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from segrobust.core.errors import UserError
+from segrobust.core.files import AppendFile, clear_io_errors, only_process, read_lines, replace_file
+from segrobust.core.rows import Key, Row, decode, encode, row_key, title
+from segrobust.runs.differences import newly_accepted
+
+FORMAT = 1
+_DERIVED = (
+    "summary.json", "checks.json", "report.html", "target.png", "target-colours.png", "images/grid.json",
+    "images/*.png", "adversarial/*/*.npy",
+)  # fmt: skip
+_LOG = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """One evaluation on disk."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._rows = self.path / "rows"
+        self._held: set[Path] = set()
+
+    @contextlib.contextmanager
+    def held(self, rank: int = 0) -> Iterator[None]:
+        """Keep the folder for one process of a run: rank 0 for the whole run, the others for what they write.
+
+        May be nested. The system gives back what a killed process held.
+
+        Raises:
+            UserError: another process has it, or a folder that cannot be written.
+        """
+        with clear_io_errors(f"create {self._rows}", "choose a --work-dir that can be written"):
+            self._rows.mkdir(parents=True, exist_ok=True)
+        lock = self._rows / f".lock-{rank}"
+        if lock in self._held:  # a second handle would take the lock away from the first when it is closed
+            yield
+            return
+        with only_process(lock):
+            self._held.add(lock)
+            try:
+                yield
+            finally:
+                self._held.remove(lock)
+
+    def open(
+        self,
+        identity: dict[str, Any],
+        fresh: bool = False,
+        about: dict[str, Any] | None = None,
+        accept_different: Sequence[str] = (),
+    ) -> RunFolder:
+        """Create the folder, or go on with the run in it; with several processes, in the main one alone.
+
+        ``identity`` is everything the rows depend on and must be the same on every start, but for what
+        ``accept_different`` names, ``"CODE"`` or ``"VERSIONS"``, which ``run.json`` then tells of. ``about`` (date,
+        versions, command line) is kept from the first start; only its versions are compared. ``fresh`` discards the
+        rows and the derived files, and nothing else that lies in the folder; so does any start after one that failed
+        before its first row.
+
+        Raises:
+            UserError: another identity, rows without identity, or a folder that cannot be written.
+        """
+        identity = json.loads(json.dumps(identity, allow_nan=False))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.held(0))
+            # a process of an earlier run may have outlived its main one, and go on writing
+            for lock in sorted({*self._rows.glob(".lock-*")} - self._held):
+                stack.enter_context(only_process(lock))
+            stored = None if fresh else self._stored()
+            if stored and self.has_results():
+                if new := newly_accepted(stored, identity, accept_different, about or {}, self.path):
+                    stored["accepted_different"] = [*stored.get("accepted_different", []), *new]
+                    self.write_json("run.json", stored)
+            else:
+                if stored or fresh:
+                    self._discard()
+                self.write_json("run.json", {"format": FORMAT, "identity": identity, "about": about or {}})
+        return self
+
+    def has_results(self) -> bool:
+        """Whether there is a row or, where somebody removed these, what was derived from them."""
+        return self._has_rows() or (self.path / "summary.json").exists()
+
+    def _has_rows(self) -> bool:
+        return any(read_lines(path)[0] for path in self._rows.glob("rank-*.jsonl"))
+
+    def _stored(self) -> dict[str, Any] | None:
+        if not (self.path / "run.json").exists():
+            if self._has_rows():
+                raise UserError(f"{self.path} has rows but no run.json; start anew with --fresh")
+            return None
+        stored = self.read_json("run.json")
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise UserError(f"{self.path}/run.json: not written by this version of segrobust; start anew with --fresh")
+        return stored
+
+    def _discard(self) -> None:
+        # Rows go first and run.json is replaced last: a kill in between leaves the old run with fewer rows.
+        with clear_io_errors(f"empty {self.path}", "check the permissions of the run folder"):
+            for pattern in ("rows/*.jsonl", *_DERIVED):
+                for file in self.path.glob(pattern):
+                    file.unlink(missing_ok=True)
+
+    def writer(self, rank: int = 0) -> RowWriter:
+        """The append-only writer of one process."""
+        return RowWriter(self, rank)
+
+    def rows(self) -> list[Row]:
+        """All complete rows of all processes, sorted.
+
+        Raises:
+            UserError: two rows for the same image, attack and radius, or a damaged file.
+        """
+        found: dict[Key, tuple[Row, Path]] = {}
+        for path in sorted(self._rows.glob("rank-*.jsonl")):
+            for record in read_lines(path)[0]:
+                row = decode(record, path)
+                if (key := row_key(row)) in found:
+                    first, other = found[key]
+                    fields = ", ".join(field for field in first | row if first.get(field) != row.get(field))
+                    raise UserError(
+                        f"{self._rows} has {title(key)} twice, in {other.name} and in {path.name} "
+                        f"({f'they disagree on {fields}' if fields else 'the same'}); start anew with --fresh"
+                    )
+                found[key] = row, path
+        return [found[key][0] for key in sorted(found)]
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Cost per row, ``{attack, norm, eps, image, seconds, peak_bytes}``, kept apart since it differs between runs.
+
+        A row may have two, where its batch was computed, killed before it was stored, and computed again.
+        """
+        paths = sorted(self._rows.glob("timing-*.jsonl"))
+        return [record for path in paths for record in read_lines(path)[0]]
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Replace one derived file (``summary.json``, ``images/grid.json``) as a whole or not at all."""
+        path = self.path / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"expected a name below the run folder, got {name!r}")
+        with clear_io_errors(f"create {path.parent}", "check the permissions of the run folder"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+        return path
+
+    def read_json(self, name: str) -> Any:
+        """The content of one file of the folder.
+
+        Raises:
+            UserError: there is no such file, or it is not JSON.
+        """
+        path = self.path / name
+        try:
+            with clear_io_errors(f"read {path}", "is this the folder of a run?"):
+                return json.loads(path.read_bytes())
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+class RowWriter:
+    """Appends the rows of one process, batch by batch; only one process may hold a rank of a folder (``held``)."""
+
+    def __init__(self, folder: RunFolder, rank: int) -> None:
+        rows = folder.path / "rows"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(folder.held(rank))
+            self._file = AppendFile(rows / f"rank-{rank}.jsonl")
+            stack.callback(self._file.close)
+            self._timing = AppendFile(rows / f"timing-{rank}.jsonl")
+            stack.callback(self._timing.close)
+            self._stored = {row_key(row): row for row in folder.rows()}
+            self._resources = stack.pop_all()
+
+    def append(
+        self, rows: Sequence[Row], seconds: Sequence[float] | None = None, peak_bytes: int | None = None
+    ) -> None:
+        """Store the rows of one batch, and if given what they cost; durable when this returns.
+
+        ``seconds``: of each row; ``peak_bytes``: device memory of the batch at its highest, where that is known.
+
+        A row that was already there when the writer was opened (a kill can leave part of a batch) is not stored twice.
+
+        Raises:
+            UserError: full disk or failing device; everything stored before stays.
+        """
+        new = [index for index, row in enumerate(rows) if not self._known(row)]
+        if seconds is not None:  # before the rows: a kill between the two leaves no row without its cost
+            names = [{field: rows[index][field] for field in ("attack", "norm", "eps", "image")} for index in new]
+            memory = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
+            costs = [{**key, "seconds": round(seconds[n], 6), **memory} for key, n in zip(names, new, strict=True)]
+            self._timing.append(costs, durable=False)
+        self._file.append([encode(rows[index]) for index in new])
+
+    def _known(self, row: Row) -> bool:
+        stored = self._stored.get(row_key(row))
+        if stored is not None and stored != row:
+            _LOG.warning(
+                "image %s under %s at eps %s: computed again with another result; the stored one is kept. "
+                "This device does not compute the same numbers twice.",
+                row["image"], row["attack"], row["eps"],
+            )  # fmt: skip
+        return stored is not None
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+
+from segrobust.analysis.metrics import pooled
+from segrobust.analysis.summary import per_image_accuracy, summarise
+
+
+def row(image, attack="clean", eps=None, tp=(0, 0), fp=(0, 0), fn=(0, 0), norm="Linf", **more):
+    classes = [c for c in range(len(tp)) if tp[c] + fp[c] + fn[c]]
+    fields = {name: [field[c] for c in classes] for name, field in (("tp", tp), ("fp", fp), ("fn", fn))}
+    base = {"image": image, "name": f"{image}.png", "attack": attack, "norm": norm if attack != "clean" else None}
+    rest = {"height": 1, "width": 100, "distance": eps or 0.0, "found": True, "forwards": 10, "backwards": 9}
+    return base | {"eps": eps, "classes": classes} | fields | rest | more
+
+
+def accuracies(values, attack, eps, **more):
+    """One row per value: that many of 100 pixels right, all of class 0."""
+    return [row(i, attack, eps, (v, 0), (0, 100 - v), (100 - v, 0), **more) for i, v in enumerate(values)]
+
+
+@pytest.fixture
+def rows():
+    return [
+        *accuracies([90, 80, 70], "clean", None, forwards=1, backwards=0),
+        *accuracies([85, 80, 70], "UniformNoise", 0.01, forwards=1, backwards=0),
+        *accuracies([85, 75, 70], "UniformNoise", 0.02, forwards=1, backwards=0),
+        *accuracies([50, 40, 30], "CEPGD", 0.01),
+        *accuracies([20, 60, 30], "TsallisPGD", 0.01),
+    ]
+
+
+def test_records_are_in_order_and_complete(rows):
+    records = summarise(rows[::-1], 3)
+    assert [(r["attack"], r["eps"]) for r in records] == [
+        ("clean", None),
+        ("CEPGD", 0.01),
+        ("TsallisPGD", 0.01),
+        ("UniformNoise", 0.01),
+        ("UniformNoise", 0.02),
+        ("worst_case", 0.01),
+    ]
+    clean = records[0]
+    assert (clean["aAcc"], clean["mAcc"], clean["mIoU"]) == (80.0, 80.0, 80.0)
+    assert (clean["images"], clean["forwards"], clean["backwards"], clean["seconds"]) == (3, 1.0, 0.0, None)
+    assert clean["iou"] == [80.0, None, None]
+    assert clean["norm"] is None
+    low, high = clean["ci"]["mIoU"]
+    assert 70.0 <= low < 80.0 < high <= 90.0
+    assert json.loads(json.dumps(records, allow_nan=False)) == records
+
+
+def test_scores_are_pooled_over_pixels_not_averaged_over_images():
+    rows = [row(0, tp=(8, 0), fp=(0, 2), fn=(2, 0)), row(1, tp=(10, 30), fp=(50, 0), fn=(0, 50))]
+    record = summarise(rows, 2)[0]
+    assert record["aAcc"] == 48.0
+    assert record["mAcc"] == round((18 / 20 + 30 / 80) / 2 * 100, 4)
+    assert record["iou"] == [round(18 / 70 * 100, 4), round(30 / 82 * 100, 4)]
+    assert record["mIoU"] == round((18 / 70 + 30 / 82) / 2 * 100, 4)
+
+
+def test_worst_case_takes_each_image_at_its_lowest(rows):
+    worst = summarise(rows, 3)[-1]
+    assert worst["aAcc"] == pytest.approx((20 + 40 + 30) / 3, abs=1e-4)
+    assert worst["chosen"] == {"CEPGD": 2, "TsallisPGD": 1}  # a tie goes to the first name
+    assert (worst["images"], worst["forwards"], worst["backwards"]) == (3, 21.0, 18.0)
+
+
+def test_worst_case_equals_a_loop_over_random_rows():
+    rng = np.random.default_rng(0)
+    rows = []
+    for attack in ("A", "B", "UniformNoise"):
+        for image in range(20):
+            truth = rng.integers(0, 50, 4) + 1
+            tp = rng.binomial(truth, rng.random())
+            fn = truth - tp
+            rows.append(row(image, attack, 0.5, tp.tolist(), np.roll(fn, 1).tolist(), fn.tolist()))
+    summed = np.zeros((3, 4), dtype=int)
+    for image in range(20):
+        mine = [r for r in rows if r["image"] == image]
+        worst = min(mine, key=lambda r: sum(r["tp"]) / (sum(r["tp"]) + sum(r["fn"])))
+        for field, name in enumerate(("tp", "fp", "fn")):
+            for c, n in zip(worst["classes"], worst[name], strict=True):
+                summed[field, c] += n
+    record = summarise(rows, 4)[-1]
+    assert record["attack"] == "worst_case"
+    assert [record["aAcc"], record["mAcc"], record["mIoU"]] == pytest.approx(list(pooled(*summed)), abs=1e-4)
+    assert record["aAcc"] < min(r["aAcc"] for r in summarise(rows, 4)[:-1])
+
+
+def test_other_controls_and_norms_are_kept_apart(rows):
+    rows += accuracies([10, 10, 10], "CEPGD", 0.01, norm="L2")
+    worst = [r for r in summarise(rows, 3, controls=()) if r["attack"] == "worst_case"]
+    assert [(r["norm"], r["eps"]) for r in worst] == [("L2", 0.01), ("Linf", 0.01), ("Linf", 0.02)]
+    assert worst[0]["aAcc"] == 10.0
+
+
+def test_seconds_are_summed_and_repeated_entries_count_once(rows):
+    timing = [{"attack": "CEPGD", "norm": "Linf", "eps": 0.01, "image": i, "seconds": 1.5} for i in (0, 1, 2, 2)]
+    timing += [{"attack": "TsallisPGD", "norm": "Linf", "eps": 0.01, "image": 0, "seconds": 4.0}]
+    seconds = {(r["attack"], r["eps"]): r["seconds"] for r in summarise(rows, 3, timing)}
+    assert seconds["CEPGD", 0.01] == 4.5
+    assert seconds["worst_case", 0.01] == 8.5
+    assert seconds["clean", None] is None
+
+
+def test_images_per_second_and_peak_memory(rows):
+    def timing(row, seconds, **more):
+        return {name: row[name] for name in ("attack", "norm", "eps", "image")} | {"seconds": seconds, **more}
+
+    costs = [timing(row, 0.5, peak_bytes=10**9 + row["image"]) for row in rows if row["attack"] == "CEPGD"]
+    costs += [timing(row, 0.25) for row in rows if row["attack"] == "TsallisPGD"]
+    records = {record["attack"]: record for record in summarise(rows, 3, costs)}
+    assert [records["CEPGD"][name] for name in ("images_per_second", "peak_bytes")] == [2.0, 10**9 + 2]
+    assert [records["TsallisPGD"][name] for name in ("images_per_second", "peak_bytes")] == [4.0, None]
+    assert [records["clean"][name] for name in ("images_per_second", "peak_bytes")] == [None, None]
+    worst = records["worst_case"]
+    assert worst["seconds"] == 2.25 and worst["peak_bytes"] == 10**9 + 2
+    assert worst["images_per_second"] == pytest.approx(3 * (6 / 9) / 2.25, abs=1e-4)  # noise was not timed
+
+
+def test_images_without_labels_are_no_worst_case_trouble():
+    rows = [row(0, "CEPGD", 0.1), *accuracies([0, 40], "CEPGD", 0.1)[1:]]
+    record = summarise(rows, 2)[-1]
+    assert (record["images"], record["aAcc"]) == (2, 40.0)
+    assert np.isnan(per_image_accuracy(rows)[0]) and per_image_accuracy(rows)[1] == 40.0
+    alone = summarise(rows[:1], 2)[0]
+    assert (alone["aAcc"], alone["mIoU"], alone["iou"], alone["ci"]["aAcc"]) == (None, None, [None, None], None)
+
+
+def test_minimum_norm_attacks_have_distances_and_no_worst_case():
+    rows = accuracies([1, 2, 0], "ALMAProx", None)
+    for each, (distance, found) in zip(rows, [(0.002, True), (0.001, True), (0.0001, False)], strict=True):
+        each.update(distance=distance, found=found)
+    (record,) = summarise(rows, 2)
+    assert record["median_distance"] == 0.002
+    assert record["found"] == pytest.approx(66.6667)
+    assert record["apsr"] == 99.0
+    rows[0]["found"] = False
+    assert summarise(rows, 2)[0]["median_distance"] is None
+
+
+def smallest(distances, **more):
+    rows = accuracies([0] * len(distances), "ALMAProx", None, **more)
+    for each, distance in zip(rows, distances, strict=True):
+        each.update(distance=0.5 if distance is None else distance, found=distance is not None)
+    return rows
+
+
+def test_a_median_of_an_even_number_is_finite_only_if_both_in_the_middle_are():
+    assert summarise(smallest([0.1, 0.3, 0.2, None]), 2)[0]["median_distance"] == 0.25
+    half = summarise(smallest([0.1, None, 0.2, None]), 2)[0]
+    assert half["median_distance"] is None and half["found"] == 50.0
+    assert half["quantiles"] == {"25": 0.175, "75": None}
+    assert half["distances"] == [0.1, 0.2, None, None]
+    assert half["ci"]["median_distance"] == [0.1, None]
+    none = summarise(smallest([None, None]), 2)[0]
+    assert (none["median_distance"], none["ci"]["median_distance"], none["found"]) == (None, None, 0.0)
+    assert json.loads(json.dumps(half, allow_nan=False)) == half
+
+
+def test_eight_bits_and_initially_correct_pixels():
+    rows = smallest([0.1, 0.2, 0.3])
+    for each, rounded, share in zip(rows, [0.2, np.inf, 0.4], [1.0, 0.5, 0.75], strict=True):
+        each.update(distance_8bit=rounded, error_of_correct=share)
+    record = summarise(rows, 2)[0]
+    assert record["median_distance_8bit"] == 0.4
+    assert (record["found_8bit"], record["apsr_correct"]) == (66.6667, 75.0)
+    plain = summarise(smallest([0.1]), 2)[0]
+    assert "median_distance_8bit" not in plain and plain["apsr_correct"] is None
+
+
+def test_images_without_a_labelled_pixel_are_no_failures():
+    rows = [*smallest([0.1, 0.2, 0.3]), row(3, "ALMAProx", None, found=False)]
+    record = summarise(rows, 2)[0]
+    assert (record["images"], record["median_distance"], record["found"]) == (4, 0.2, 100.0)
+    alone = summarise(rows[3:], 2)[0]
+    assert (alone["median_distance"], alone["found"], alone["apsr"], alone["distances"]) == (None, None, None, [])
+
+
+def test_what_is_broken_stays_broken_at_larger_radii():
+    found = {("A", 0.1): [1, 0, 0, 0], ("A", 0.2): [0, 1, 0, 0], ("B", 0.2): [0, 0, 1, 0]}
+    rows = accuracies([90, 90, 90, 1], "clean", None)  # the last image needs no attack
+    for (attack, eps), flags in found.items():
+        attacked = accuracies([50] * 4, attack, eps)
+        rows += [{**one, "found": bool(flag)} for one, flag in zip(attacked, flags, strict=True)]
+    broken = {(r["attack"], r["eps"]): r["broken"] for r in summarise(rows, 2)}
+    assert broken == {
+        ("clean", None): 25.0, ("A", 0.1): 50.0, ("A", 0.2): 75.0, ("B", 0.2): 50.0,
+        ("worst_case", 0.1): 50.0, ("worst_case", 0.2): 100.0,
+    }  # fmt: skip
+
+
+def test_targeted_runs_count_pixels_at_their_target():
+    rows = accuracies([90, 80], "clean", None, at_target=10, target_pixels=80)
+    rows += accuracies([40, 20], "A", 0.1, at_target=60, target_pixels=80)
+    rows += accuracies([10, 90], "B", 0.1, at_target=20, target_pixels=80)
+    rows += smallest([0.2, None], at_target=76, target_pixels=80)
+    records = {(r["attack"], r["eps"]): r for r in summarise(rows, 2)}
+    assert {key: r["apsr"] for key, r in records.items()} == {
+        ("clean", None): 12.5, ("A", 0.1): 75.0, ("B", 0.1): 25.0, ("ALMAProx", None): 95.0, ("worst_case", 0.1): 50.0,
+    }  # fmt: skip
+    assert records["worst_case", 0.1]["aAcc"] == 15.0  # still by what is right: B on the first, A on the second image

@@ -1,0 +1,73 @@
+"""Runs a small evaluation and tells what the checks say of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segrobust.checks.context import Context
+from segrobust.checks.runner import run_checks
+from segrobust.commands.evaluation import evaluate
+from segrobust.models.segmenter import Segmenter
+from segrobust.runs.executor import Evaluation
+from segrobust.runs.folder import RunFolder
+from segrobust.studies.jobs import plan_jobs
+from tests.runs.toy_run import ToySource
+
+# names of checks
+BATCH = "independent of the batch"
+BEST = "best image returned"
+BLIND = "noise, black box and transfer lose"
+CLEAN = "clean score as declared"
+CORRECT = "gradient correct"
+DIFFER = "attacks differ"
+FEW = "enough images"
+LARGE = "a large radius breaks everything"
+LOGITS = "logits, not probabilities"
+ONCE = "every image once"
+PATHS = "attacked forward is the reported one"
+PLAIN = "forward neither samples nor optimises"
+PLANTED = "planted adversary found"
+REPEATS = "deterministic forward"
+SEEDS = "seeds do not matter"
+SINGLE = "iterations beat a single step"
+STATE = "model unchanged, in eval mode"
+USABLE = "gradient usable"
+VOID = "void ignored"
+WITHIN = "within budget and box"
+WORST = "worst case by image and by set"
+MONOTONE = "monotone in the radius"
+
+RUN = {"attacks": ["CEPGD"], "eps": ["2/255", "8/255"], "steps": 10, "batch_size": 3, "pictures": False}
+
+
+def look(model: Segmenter, folder: Path, source: ToySource | None = None, **changes: Any) -> dict[str, dict[str, Any]]:
+    """The verdicts by name on a run of ``model``."""
+    settings = {**RUN, **changes}
+    evaluate(model, source or ToySource(), work_dir=folder, **settings)
+    return verdicts(folder) if settings.get("checks") != "off" else {}
+
+
+def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in json.loads((folder / "checks.json").read_text())["checks"]}
+
+
+def levels(found: dict[str, dict[str, Any]], *wanted: str) -> set[str]:
+    """Names of the checks with one of the ``wanted`` verdicts."""
+    return {name for name, check in found.items() if check["verdict"] in wanted}
+
+
+def context(model: Segmenter, folder: Path, source: ToySource | None = None, **more: Any) -> Context:
+    """A finished run of ``RUN``, looked at without the runner, and so without what it refuses."""
+    source = source or ToySource()
+    jobs = plan_jobs(RUN["attacks"], RUN["eps"], RUN["steps"])
+    settings = {"batch_size": RUN["batch_size"], "seed": 0, "amp": False, "save_adversarial": True}
+    evaluation = Evaluation(model, source, jobs, RunFolder(folder), **settings)
+    return Context(evaluation, json.loads((folder / "summary.json").read_text()), **more)
+
+
+def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
+    """The verdicts on what is in the folder now."""
+    run_checks(context(model, folder, **more))
+    return verdicts(folder)

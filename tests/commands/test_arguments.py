@@ -1,0 +1,166 @@
+"""Slips of who calls ``evaluate`` from Python: one attack, one radius, and what is no model or data set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from segrobust.attacks import build_attack
+from segrobust.attacks.bounded import FGSM
+from segrobust.commands.arguments import listed_attacks, listed_radii
+from segrobust.commands.evaluation import evaluate
+from segrobust.core.errors import UserError
+from segrobust.datasets.source import Sample
+from segrobust.models.segmenter import Segmenter
+from tests.runs.toy_run import ToySource, lines, toy_model
+
+QUIET = {"checks": "off", "pictures": False}
+
+
+def test_one_attack_and_one_radius_are_lists_of_one(tmp_path):
+    source = ToySource(2)
+    evaluate(toy_model(), source, ["FGSM"], ["1/255"], work_dir=tmp_path / "lists", **QUIET)
+    expected = lines(tmp_path / "lists")
+    assert len(expected) == 2 * 2
+    ones = [("FGSM", "1/255"), ("fgsm", 1 / 255), (FGSM(), np.float64(1 / 255)), (dict(type="FGSM"), ("1/255",)),
+            (FGSM, torch.tensor(1 / 255, dtype=torch.float64))]  # fmt: skip
+    for n, (attack, eps) in enumerate(ones):
+        evaluate(toy_model(), source, attack, eps, work_dir=tmp_path / str(n), **QUIET)
+        assert lines(tmp_path / str(n)) == expected
+
+
+def test_lists_stay_lists():
+    attacks = ["FGSM", build_attack("CEPGD")]
+    assert listed_attacks(attacks) == listed_attacks(iter(attacks)) == attacks
+    assert listed_radii(["1/255", 0.1]) == ["1/255", 0.1] and listed_radii(np.array([0.1, 0.2])) == [0.1, 0.2]
+    assert listed_radii(0) == [0]
+
+
+def loader() -> DataLoader:
+    return DataLoader(TensorDataset(torch.zeros(1, 3, 4, 4)))
+
+
+SLIPS = {
+    "a raw network": (dict(model=torch.nn.Conv2d(3, 4, 1)), "model: expected a Segmenter, got Conv2d; Segmenter.wrap"),
+    "a config": (dict(model="configs/x.py"), r"got str; .*load_segmenter\(config, checkpoint\)"),
+    "no weights": (dict(model=Segmenter.wrap(torch.nn.Identity(), num_classes=4)), "Identity has no parameters"),
+    "a raw surrogate": (dict(surrogate=torch.nn.Conv2d(3, 4, 1)), "surrogate: expected a Segmenter, got Conv2d"),
+    "a path as data": (dict(dataset="data/camvid"), "dataset: expected a Source, got str, which lacks num_classes, "),
+    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*fingerprint; source_from_config\(config\)"),
+    "a loader": (dict(dataset=loader()), "dataset: expected a Source, got DataLoader, which lacks num_classes"),
+    "no folder": (dict(work_dir=None), 'work_dir: expected a folder such as "work_dirs/mine", got None'),
+    "an empty folder": (dict(work_dir=""), "work_dir: expected a folder such as"),
+    "a file as folder": (dict(work_dir=__file__), "work_dir: expected a folder, got the file"),
+    "no attacks": (dict(attacks=None), "attacks: expected a list such as"),
+    "no radii": (dict(eps=None), "eps: expected a list such as"),
+    "a radius in words": (dict(eps="small"), "eps: expected a number or a fraction such as .*got 'small'"),
+    "a forgotten /255": (dict(eps=8), 'did you mean "8/255"'),
+    "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_are_told_in_one_line_and_leave_nothing_behind(slip, tmp_path):
+    changes, words = SLIPS[slip]
+    call = {"model": toy_model(), "dataset": ToySource(2), "attacks": ["FGSM"], "work_dir": tmp_path / "run"}
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(**{**call, **QUIET, **changes})
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Given:
+    """A source whose samples are those of the toy one, changed."""
+
+    def __init__(self, change) -> None:
+        self.toy, self.change = ToySource(2), change
+
+    def __getattr__(self, name: str):
+        return getattr(self.toy, name)
+
+    def __len__(self) -> int:
+        return len(self.toy)
+
+    def __getitem__(self, index: int):
+        return self.change(self.toy[index])
+
+
+def test_samples_in_other_types_give_the_same_rows(tmp_path):
+    evaluate(toy_model(), ToySource(2), "FGSM", "1/255", work_dir=tmp_path / "plain", **QUIET)
+    changes = [
+        lambda s: Sample(s.image.numpy(), s.label.numpy().astype(np.uint8), s.name),
+        lambda s: Sample(s.image.double(), s.label.int(), s.name),
+    ]
+    for n, change in enumerate(changes):
+        evaluate(toy_model(), Given(change), "FGSM", "1/255", work_dir=tmp_path / str(n), **QUIET)
+        assert lines(tmp_path / str(n)) == lines(tmp_path / "plain")
+
+
+SAMPLES = {
+    "a pair": (lambda s: (s.image, s.label), r"dataset\[0\]: expected a Sample\(image, label, name\) .*got a tuple"),
+    "8-bit images": (lambda s: Sample((s.image * 255).byte(), s.label, ""), r"image of dataset\[0\]: expected float"),
+    "0..255": (lambda s: Sample(s.image * 255, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "NaN": (lambda s: Sample(s.image * np.nan, s.label, ""), r"dataset\[0\]: expected values in \[0, 1\], got"),
+    "channels last": (lambda s: Sample(s.image.permute(1, 2, 0), s.label, ""), r"got torch.float32 \(12, 12, 3\)"),
+    "float labels": (lambda s: Sample(s.image, s.label.float(), ""), r"dataset\[0\]: expected class ids \[H, W\]"),
+    "a channel": (lambda s: Sample(s.image, s.label[None], ""), r"got torch.int64 \(1, 12, 12\)"),
+    "another size": (lambda s: Sample(s.image, s.label[:5], ""), r"label of dataset\[0\] is 5x12"),
+    "-1 for void": (lambda s: Sample(s.image, s.label.masked_fill(s.label == 255, -1), ""), r"\[0\] holds the id -1"),
+    "another's classes": (lambda s: Sample(s.image, s.label * 0 + 4, ""), r"holds the id 4 .*expected 0..3"),
+    "no label": (lambda s: Sample(s.image, None, ""), r"label of dataset\[0\]: expected a tensor .*got NoneType"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAMPLES)
+def test_samples_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_path):
+    change, words = SAMPLES[what]
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(toy_model(), Given(change), "FGSM", work_dir=tmp_path / "run", **QUIET)
+    assert "\n" not in str(refusal.value)
+
+
+class Stored(Given):
+    """The toy images as the halves of files, whose labels and sizes are given in some form."""
+
+    def __init__(self, label=lambda label: label, size=lambda size: size) -> None:
+        super().__init__(lambda sample: sample)
+        self.label, self.size = label, size
+
+    def original_label(self, index: int):
+        return self.label(self.toy[index].label.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+    def file_size(self, index: int):
+        height, width = self.toy[index].label.shape
+        return self.size((2 * height, 2 * width))
+
+
+def test_labels_of_files_in_other_types_give_the_same_rows(tmp_path):
+    original = {**QUIET, "metric_size": "original"}
+    evaluate(toy_model(), Stored(), "FGSM", "1/255", work_dir=tmp_path / "plain", **original)
+    forms = [Stored(lambda label: label.numpy().astype(np.uint8)), Stored(lambda label: label.byte()),
+             Stored(lambda label: label.int(), list), Stored(size=np.array)]  # fmt: skip
+    for n, source in enumerate(forms):
+        evaluate(toy_model(), source, "FGSM", "1/255", work_dir=tmp_path / str(n), **original)
+        assert lines(tmp_path / str(n)) == lines(tmp_path / "plain") != []
+
+
+STORED = {
+    "another's classes": (Stored(lambda label: label * 0 + 4), r"label original_label\(0\) of .* holds the id 4"),
+    "float labels": (Stored(lambda label: label.float()), r"^original_label\(0\) of .*: expected class ids"),
+    "a channel": (Stored(lambda label: label[None]), r"got torch.int64 \(1, 24, 24\)"),
+    "another size": (Stored(lambda label: label[:5]), r"original_label\(0\) .* is 5x24 .* its image is 24x24"),
+    "no label": (Stored(lambda _: None), r"original_label\(0\) of the dataset: expected a tensor .*got NoneType"),
+    "one number": (Stored(size=lambda size: size[0]), r"file_size\(0\) of the dataset: expected two whole .*got 24"),
+    "three numbers": (Stored(size=lambda size: (*size, 3)), r"\(height, width\), got \(24, 24, 3\)"),
+    "half pixels": (Stored(size=lambda size: (size[0] / 2, size[1])), r"expected two whole numbers .*got \(12.0, 24\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STORED)
+def test_labels_of_files_that_can_be_read_in_more_than_one_way_are_refused(what, tmp_path):
+    source, words = STORED[what]
+    with pytest.raises(UserError, match=words) as refusal:
+        evaluate(toy_model(), source, "FGSM", work_dir=tmp_path / "run", metric_size="original", **QUIET)
+    assert "\n" not in str(refusal.value)

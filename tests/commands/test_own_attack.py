@@ -1,0 +1,96 @@
+"""An attack of the user's own by name on the command line: the config's modules are read first, and only then."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import segrobust.models.mm
+from segrobust.attacks import ATTACKS
+from segrobust.cli import main
+from segrobust.commands.own_code import may_register
+
+MODULE = """
+from segrobust import register_attack
+from segrobust.attacks.bounded import FGSM
+
+@register_attack
+class HalfStep(FGSM):
+    share: float = 0.5
+"""
+IMPORTS = '\ncustom_imports = dict(imports=["a_module_of_mine"], allow_failed_imports=False)\n'
+
+
+@pytest.fixture
+def mine(world, in_tmp, monkeypatch) -> Path:
+    """A config in the current folder, which Python does not look into by itself, with the attack's module beside."""
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    Path("a_module_of_mine.py").write_text(MODULE)
+    config = in_tmp / "mine.py"
+    config.write_text(world.config.read_text() + IMPORTS)
+    yield config
+    sys.modules.pop("a_module_of_mine", None)
+    ATTACKS.pop("HalfStep", None)
+
+
+def test_it_is_found_and_runs(world, mine, tmp_path):
+    assert main(world.evaluate(tmp_path / "run", "--attack", "half-step", "fgsm", "--no-pictures", config=mine)) == 0
+    attacks = json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["attacks"]
+    assert attacks["HalfStep"]["share"] == 0.5 and list(attacks) == ["HalfStep", "FGSM"]
+    assert sys.path[-1] == str(tmp_path)  # last, so that nothing here hides a module of Python's
+
+
+def test_a_config_that_inherits_from_it_finds_it_too(world, mine, tmp_path, monkeypatch):
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda **call: None)
+    Path("child.py").write_text('_base_ = ["mine.py"]\n')
+    assert main(world.evaluate(tmp_path / "run", "--attack", "HalfStep", config=Path("child.py"))) == 0
+
+
+def test_what_its_module_does_not_register_is_refused(world, mine, tmp_path, capsys):
+    assert main(world.evaluate(tmp_path / "run", "--attack", "half-stop", config=mine)) == 2
+    told = capsys.readouterr().err
+    assert "unknown attack 'half-stop'; did you mean half-step" in told
+    assert "one of your own: name its file in the config's custom_imports" in told
+
+
+def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(world, tmp_path, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise AssertionError("the config was read")
+
+    monkeypatch.setattr(segrobust.models.mm, "load_config", refuse)
+    assert main(world.evaluate(tmp_path / "run", "--attack", "tsalis-pgd")) == 2
+    assert "did you mean tsallis-pgd" in capsys.readouterr().err
+
+
+def test_nothing_is_read_where_all_names_are_ours(world, mine, tmp_path, monkeypatch):
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda **call: None)
+    assert main(world.evaluate(tmp_path / "run", "--attack", "cepgd:published", "cosPGD", config=mine)) == 0
+    assert "a_module_of_mine" not in sys.modules
+
+
+TEXTS = {
+    "model = dict(a=1)\n": False,
+    "custom_imports = dict(imports=['x'])\n": True,
+    "import mine\n": True,
+    "from mine import Attack\n": True,
+    "if True:\n    import mine\n": True,
+    "text = 'custom_imports import'\n": False,
+    "model = dict(\n": True,  # what is wrong is told when it is read
+    "_base_ = 'with.py'\n": True,
+    "_base_ = ['./without.py', 'with.py']\n": True,
+    "_base_ = ['without.py', 'missing.py', 'mmseg::x.py']\n": False,
+    "_base_ = ['config.py']\n": False,  # itself
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_which_configs_may_register_attacks(text, tmp_path):
+    (tmp_path / "with.py").write_text("custom_imports = dict(imports=['x'])\n")
+    (tmp_path / "without.py").write_text("a = 1\n")
+    (tmp_path / "config.py").write_text(text)
+    assert may_register(tmp_path / "config.py") == TEXTS[text]
+    (tmp_path / "config.json").write_text('{"custom_imports": {}}')
+    assert not may_register(tmp_path / "config.json") and not may_register("a-shipped-name")

@@ -1,7 +1,0 @@
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """The report takes longer than the checks, and has tests of its own."""
-    monkeypatch.setattr("segrobust.evaluation.runner.build_report", lambda *_: None)
