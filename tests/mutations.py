@@ -345,6 +345,39 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(labels != ignore_index) & (targets != ignore_index)", "(targets != ignore_index)"),
         ("hit = valid & (prediction == targets)", "hit = prediction == targets"),
     ],
+    ("attacks/universal.py", "attacks/test_universal.py"): [
+        ("MOMENTUM = 0.9", "MOMENTUM = 0.8"),
+        ("return (canvas - GREY) * 2", "return canvas - GREY"),
+        ("return self.norm, self.eps / 2", "return self.norm, self.eps"),
+        ("weights.cosine(1.0, 0.0, step / steps)", "weights.cosine(1.0, 0.1, step / steps)"),
+        ("gradient.abs().mean().clamp_min", "gradient.abs().amax().clamp_min"),
+        ("gradient.mul((moved >= 0) & (moved <= 1)).sum(0)", "gradient.sum(0)"),
+        ("(images + fitted).clamp(0, 1)", "(images + fitted)"),
+        ("canvas + threat.step(canvas, direction", "canvas - threat.step(canvas, direction"),
+        ("shuffled = torch.Generator().manual_seed(seed_of(seed, ", "shuffled = torch.Generator().manual_seed(seed_of(0, "),
+        ("with frozen_eval(model):\n            ", "if True:\n            "),
+        ("data[0][0])\n        for images, _ in data:", "data[0][0])\n        for images, _ in []:"),
+    ],
+    ("attacks/patch.py", "attacks/test_patch.py"): [
+        ("canvas.mul(255).round().div(255)", "canvas"),
+        ("return room[0] // 2, room[1] // 2", "return room[0] // 2, room[1] // 3"),
+        ("integers(0, room, endpoint=True)", "integers(0, room)"),
+        ("default_rng(seed_of(seed,", "default_rng(seed_of(0,"),
+        ("covered[n][window[1:]] = True", "covered[n][window[1:]] = False"),
+        ('return "Linf", GREY', 'return "Linf", GREY / 2'),
+        ("any(np.greater(self.place, room))", "any(np.greater(self.place, images.shape[2:]))"),
+    ],
+    ("attacks/universal.py", "attacks/test_patch.py"): [
+        ("valid=goal.valid & ~covered", "valid=goal.valid"),
+        ('seed_of(seed, "universal places", step, n)', 'seed_of(0, "universal places", step, n)'),
+    ],
+    ("studies/rings.py", "studies/test_rings.py"): [
+        ("RINGS = (8, 16, 32, 64)", "RINGS = (8, 16, 32, 63)"),
+        ("np.searchsorted(RINGS, away)", 'np.searchsorted(RINGS, away, side="right")'),
+        ("cv2.DIST_MASK_PRECISE", "cv2.DIST_MASK_5"),
+        ("(labels != ignore_index) & ~covered", "(labels != ignore_index)"),
+        ("counted & (prediction == labels)", "(prediction == labels)"),
+    ],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -1,0 +1,36 @@
+"""Rings around a patch: how far its effect reaches."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+RINGS = (8, 16, 32, 64)  # pixels from the patch's edge, the largest of each ring; one more ring holds the rest
+
+
+def rings(covered: Tensor) -> Tensor:
+    """The ring of every pixel, ``[N, H, W]`` int64, by its distance to the nearest covered one: 0 from 1 to 8 pixels
+    (and under the patch), 1 up to 16, ..., 4 beyond 64.
+
+    Args:
+        covered: ``[N, H, W]`` bool, the pixels under the patch, at least one per image.
+    """
+    free = (~covered).to("cpu", torch.uint8).numpy()
+    away = np.stack([cv2.distanceTransform(one, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for one in free])
+    return torch.from_numpy(np.searchsorted(RINGS, away)).to(covered.device)
+
+
+def count_by_ring(
+    prediction: Tensor, labels: Tensor, covered: Tensor, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """Right pixels, and pixels that count (neither void nor covered), per image and ring; int64 ``[N, 5]`` each.
+
+    Args:
+        prediction, labels: class ids ``[N, H, W]``.
+        covered: ``[N, H, W]`` bool, the pixels under the patch.
+    """
+    counted = (labels != ignore_index) & ~covered
+    where = torch.nn.functional.one_hot(rings(covered), len(RINGS) + 1)
+    return tuple((where * part.unsqueeze(-1)).sum((1, 2)) for part in (counted & (prediction == labels), counted))
