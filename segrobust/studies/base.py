@@ -1,0 +1,66 @@
+"""What a study is: what is done to images before the model answers, for which conditions, and what it adds to rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from segrobust.core.rows import Condition
+
+if TYPE_CHECKING:
+    from segrobust.studies.bench import Bench, Group
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """A group of images under one condition, as the model is to see them.
+
+    images: ``[N, 3, H, W]`` in [0, 1].
+    extra: per image, what its row takes from the study.
+    labels: ``[N, H, W]`` where other pixels count than the group's own labels say (under a patch: void).
+    regions: ``[N, H, W]`` int64, the region of every pixel, from 0 (rings around a patch); counted one by one into
+        ``extra["regions"]``.
+    """
+
+    condition: Condition
+    images: Tensor
+    extra: Sequence[Mapping[str, Any]]
+    labels: Tensor | None = None
+    regions: Tensor | None = None
+
+
+class Study(ABC):
+    """One computation per group of images, and the conditions whose rows come of it.
+
+    To add a study, write a subclass in a file of its own, register it, and list its conditions; the executor does the
+    rest: batches, processes, resuming, predictions, counts.
+    """
+
+    @property
+    @abstractmethod
+    def conditions(self) -> tuple[Condition, ...]:
+        """Those of its rows, always all of them for every image."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """Forwards and backwards per image, those that are reported included; for progress and estimates."""
+
+    @property
+    def title(self) -> str:
+        """What progress says is running."""
+        return self.conditions[0].title
+
+    def fit(self, bench: Bench) -> None:
+        """What must be known before the first batch, such as a universal perturbation; nothing by default.
+
+        Called by every process, before any row, only where a row of the study is missing.
+        """
+
+    @abstractmethod
+    def perturbed(self, bench: Bench, group: Group) -> Iterator[Perturbed]:
+        """The group under each of the conditions, in their order."""
