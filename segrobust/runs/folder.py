@@ -17,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segrobust.analysis.conditions import complete
 from segrobust.core.errors import UserError
 from segrobust.core.files import AppendFile, clear_io_errors, only_process, read_lines, replace_file
 from segrobust.core.rows import Condition, Row, decode, encode
@@ -176,9 +176,7 @@ class RunFolder:
 
     def complete_rows(self) -> list[Row]:
         """The rows of the conditions that have one for every image of the run, from which results are made."""
-        rows = self.rows()
-        counts = Counter(row.condition for row in rows)
-        return [row for row in rows if counts[row.condition] == len(self.images())]
+        return complete(self.rows(), len(self.images()))
 
     def timings(self) -> list[dict[str, Any]]:
         """Cost per row, ``{condition, image, seconds, peak_bytes}``, kept apart since it differs between runs.
