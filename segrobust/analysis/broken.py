@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from segrobust.analysis.statistics import median_interval, quantile
-from segrobust.attacks.base import FOUND_SHARE
 from segrobust.core.rows import Row
+from segrobust.core.units import FOUND_SHARE
 
 _DISTANCE_DIGITS = 8
 

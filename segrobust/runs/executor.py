@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import Row, row_key
 from segrobust.datasets.source import Sample, Source
@@ -121,7 +122,7 @@ class Evaluation:
                 self.attacked,
                 group.images,
                 group.labels,
-                ignore_index=self.source.ignore_index,
+                task=Segmentation(self.source.num_classes, self.source.ignore_index),
                 targets=group.targets,
                 seeds=seeds,
                 budgets=job.budgets,

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrobust.analysis.metrics import confusion_counts, sparse_counts
-from segrobust.attacks.base import FOUND_SHARE, AttackResult
+from segrobust.attacks.base import AttackResult
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.rows import Row
+from segrobust.core.units import FOUND_SHARE
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.datasets.source import Sample, Source
 from segrobust.studies.jobs import Job
@@ -89,11 +90,9 @@ def rows_of(job: Job, group: Group, outcome: Outcome, prediction: Tensor, source
         prediction: class ids on the outcome's images, at the size of the metric.
     """
     group = group.measured()
-    counts = confusion_counts(prediction, group.labels, source.num_classes, source.ignore_index)
-    reached = counts[2].sum(1)
-    judged = reached + counts[0].sum(1)
-    if group.targets is not None:
-        reached, judged = at_target(prediction, group.labels, group.targets, source.ignore_index)
+    task = Segmentation(source.num_classes, source.ignore_index)
+    counts = task.counts(prediction, group.labels)
+    reached, judged = task.at_goal(prediction, group.labels, group.targets)
     found = (reached >= FOUND_SHARE * judged) & (judged > 0)
     distance = job.attack.threat.distance(outcome.points - group.images).tolist() if job.attack else None
     for n, (image, sample) in enumerate(zip(group.ids, group.samples, strict=True)):
@@ -105,7 +104,7 @@ def rows_of(job: Job, group: Group, outcome: Outcome, prediction: Tensor, source
             eps=outcome.eps,
             height=group.labels.shape[1],
             width=group.labels.shape[2],
-            **sparse_counts(*(count[n] for count in counts)),
+            **counts[n],
             distance=distance[n] if distance else 0.0,
             **{"found": bool(found[n]), **outcome.fields[n]},
         )
@@ -114,10 +113,3 @@ def rows_of(job: Job, group: Group, outcome: Outcome, prediction: Tensor, source
         if outcome.candidate:
             row["candidate"] = outcome.candidate
         yield row
-
-
-def at_target(prediction: Tensor, labels: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Pixels predicted as their target, and pixels with both a label and a target; ``[N]`` each, on the CPU."""
-    valid = (labels != ignore_index) & (targets != ignore_index)
-    hit = valid & (prediction == targets)
-    return torch.stack([hit.flatten(1).sum(1), valid.flatten(1).sum(1)]).cpu().unbind()

@@ -11,11 +11,11 @@ import torch
 from segrobust.analysis.broken import broken_shares
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError, Problem
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.attacks.segmentation import Goal, Segmentation
 from segrobust.core.threats import THREATS, allowed
 from segrobust.studies.jobs import Job
-from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
+from segrobust.studies.outcomes import Group, Outcome, rows_of
 from tests.attacks.toys import PixelLinear, batch
 from tests.known_answer.trace import Recorder
 
@@ -24,7 +24,7 @@ CLEAN = torch.full((1, 3, 1, 100), 0.5)
 
 def closest_of(budgets=()):
     goal = Goal(torch.zeros(1, 1, 100, dtype=torch.long), torch.ones(1, 1, 100, dtype=torch.bool))
-    engine = SimpleNamespace(goal=goal, share=lambda pixels: pixels.flatten(1).sum(1) / 100)
+    engine = SimpleNamespace(goal=goal)
     return Closest(build_attack("FMN"), Problem(engine, CLEAN, (0,), budgets))
 
 
@@ -98,7 +98,7 @@ def test_a_row_says_found_at_99_percent_of_what_counts(wrong, found):
 
 def test_pixels_without_label_or_without_target_are_no_targets():
     labels, targets = torch.tensor([[[0, 255, 0, 1]]]), torch.tensor([[[1, 1, 255, 0]]])
-    hit, valid = at_target(torch.tensor([[[1, 1, 255, 0]]]), labels, targets, 255)
+    hit, valid = Segmentation(2, 255).at_goal(torch.tensor([[[1, 1, 255, 0]]]), labels, targets)
     assert (hit.tolist(), valid.tolist()) == ([2], [2])
 
 
