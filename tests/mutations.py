@@ -60,7 +60,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first_step: float = 2.0", "first_step: float = 1.0"),
         ("else (done + step) / self.steps", "else step / self.steps"),
         ('handover: str = "error"', 'handover: str = "ce"'),
-        ('outcome.by_error if self.handover == "error"', 'outcome.by_ce if self.handover == "error"'),
+        ('result.by_error if self.handover == "error"', 'result.by_ce if self.handover == "error"'),
     ],
     ("attacks/weights.py", "attacks/test_weights.py"): [
         ("late = pixels.progress / 2", "late = pixels.progress"),
@@ -82,8 +82,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("q_end: float = 1.0", "q_end: float = 0.5"),
         ("p_start: float = 0.9", "p_start: float = 0.8"),
         ("p_end: float = 0.1", "p_end: float = 0.2"),
-        ('SEA = {"steps": 300', 'SEA = {"steps": 100'),
-        ('{**SEA, "handover": "ce", "halves_first"', '{**SEA, "halves_first"'),
+        ('SEA_SETTINGS = {"steps": 300', 'SEA_SETTINGS = {"steps": 100'),
+        ('{**SEA_SETTINGS, "handover": "ce", "halves_first"', '{**SEA_SETTINGS, "halves_first"'),
     ],
     ("attacks/sharp.py", "attacks/test_weights.py known_answer/test_schedules.py"): [
         ("beta_end: float = 3.0", "beta_end: float = 2.0"),
@@ -94,15 +94,16 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/spherical.py", "attacks/test_ensemble.py"): [("ascent = unit * own", "ascent = unit")],
     ("attacks/sea.py", "attacks/test_ensemble.py known_answer/test_schedules.py"): [
-        ('"v2": ("BalancedPGD", "MaskedPGD", "JSPGD")', '"v2": ("BalancedPGD", "SegPGD", "JSPGD")'),
-        ("steps: int = 300", "steps: int = 100"),
+        ('"v2": (BalancedPGD, MaskedPGD, JSPGD)', '"v2": (BalancedPGD, SegPGD, JSPGD)'),
     ],
     ("attacks/standard.py", "attacks/test_ensemble.py known_answer/test_schedules.py"): [
-        ('{"type": "SharpPGD", "share": 9}', '{"type": "SharpPGD", "share": 4}'),
-        ('"beta_end": 6.0', '"beta_end": 4.0'),
-        ("balance: float = 0.5", "balance: float = 1.0"),
-        ("few: float = 0.01", "few: float = 0.1"),
-        ("error < self.enough, 1 - error <= self.few", "error < self.enough, error <= self.few"),
+        ("Member(SharpPGD(), 9)", "Member(SharpPGD(), 4)"),
+        ("beta_end=6.0", "beta_end=4.0"),
+        ("BALANCE = 0.5", "BALANCE = 1.0"),
+        ("masked_below: float = 0.01", "masked_below: float = 0.1"),
+        ("error < 1, 1 - error <= self.masked_below", "error < 1, error <= self.masked_below"),
+        ("first_step\": 0.5", "first_step\": 1.0"),
+        ('"keep": "best"', '"keep": "last"'),
     ],
     ("attacks/gradient.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
         ("weights = weight(pixels).mul(goal.valid)", "weights = weight(pixels)"),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.margins import see_margins
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import draw
 
@@ -31,6 +32,7 @@ SHARPNESS = 16.0  # of the sigmoid, in median margins
 LOOK = 10
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class Square(BoundedAttack):
     """Random search over squares (Andriushchenko et al., 2020, arXiv 1912.00049), ported to segmentation.

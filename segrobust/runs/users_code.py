@@ -13,11 +13,11 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from segrobust.attacks.base import Attack
+from segrobust.attacks.members import Ensemble
 
 # the identity has their versions, and a digest of segrobust's own code
 KNOWN = {"segrobust", "torch", "torchvision", "timm", "mmcv", "mmengine", "mmseg", "numpy", *sys.stdlib_module_names}
@@ -36,14 +36,10 @@ def users_code(models: Iterable[nn.Module], attacks: Iterable[Attack]) -> dict[s
     }
 
 
-def _with_members(attack: Any) -> Iterator[Attack]:
+def _with_members(attack: Attack) -> Iterator[Attack]:
     """The attack and, of an ensemble, those it is made of."""
-    if not isinstance(attack, Attack):
-        own = [one for one in (attack.attack, attack.few) if one]
-    else:
-        yield attack
-        own = attack.members() if hasattr(attack, "members") else []
-    for member in own:
+    yield attack
+    for member in attack.members() if isinstance(attack, Ensemble) else []:
         yield from _with_members(member)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from segrobust.analysis.summary import CLEAN
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
+from segrobust.core.attack_specs import parse_spec
 from segrobust.core.errors import UserError
 from segrobust.core.rows import Key, row_key
 from segrobust.core.units import format_eps, parse_eps, usual_eps_near
@@ -126,4 +127,4 @@ def _with_defaults(attack: Attack, defaults: Mapping) -> Attack:
 def _is_published(spec: Any) -> bool:
     if isinstance(spec, Mapping):
         return spec.get("preset") == "published" or str(spec.get("type")).endswith(":published")
-    return isinstance(spec, str) and spec.endswith(":published")
+    return isinstance(spec, str) and parse_spec(spec).get("preset") == "published"
