@@ -103,7 +103,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("masked_below: float = 0.01", "masked_below: float = 0.1"),
         ("error < 1, 1 - error <= self.masked_below", "error < 1, error <= self.masked_below"),
         ("first_step\": 0.5", "first_step\": 1.0"),
-        ('"keep": "best"', '"keep": "last"'),
     ],
     ("attacks/gradient.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
         ("weights = weight(pixels).mul(goal.valid)", "weights = weight(pixels)"),
@@ -250,7 +249,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first_share: float = 0.1", "first_share: float = 0.2"),
         ("0.5**halved", "0.25**halved"),
         ("SHARPNESS = 16.0", "SHARPNESS = 4.0"),
-        ("LOOK = 10", "LOOK = 20"),
+        ("MEASURE_EVERY = 10", "MEASURE_EVERY = 20"),
         ("torch.zeros_like(self.error)", "self.error"),
         ("placed.per_cell(self.loss - loss) > 0", "placed.per_cell(self.loss - loss) >= 0"),
     ],
