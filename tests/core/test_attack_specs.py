@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said_in_one_line(text, why):
 def test_code_is_text(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = parse_spec(f"cepgd(track={value})")["track"]
-    assert found == value or found == [value.strip('[]')]
+    assert found == value or found == [value.strip("[]")]
     assert not list(tmp_path.iterdir())
 
 
