@@ -86,7 +86,7 @@ def rows(prediction, labels, targets=None, **made):
 @pytest.mark.parametrize(("wrong", "found"), [(98, False), (99, True)])
 def test_a_row_says_found_at_99_percent_of_what_counts(wrong, found):
     labels = torch.zeros(1, 1, 100, dtype=torch.long)
-    prediction = reached(wrong).long()[:, 0]
+    prediction = reached(wrong).long()
     (row,) = rows(prediction, labels)
     assert row.found is found and (row.counts["tp"], row.counts["fn"]) == ([100 - wrong, 0], [wrong, 0])
     (row,) = rows(prediction, torch.full_like(labels, 255))
@@ -99,7 +99,7 @@ def test_pixels_that_a_study_takes_out_do_not_count_and_regions_are_counted_one_
     labels = torch.zeros(1, 1, 100, dtype=torch.long)
     labels[0, 0, :10] = 255
     void, regions = torch.arange(100).view(1, 1, 100) >= 90, torch.arange(100).view(1, 1, 100) // 50
-    (row,) = rows(reached(30).long()[:, 0], labels, void=void, regions=regions)
+    (row,) = rows(reached(30).long(), labels, void=void, regions=regions)
     assert (row.counts["tp"], row.counts["fn"]) == ([60, 0], [20, 0])
     assert row.extra["regions"] == [[20, 40], [40, 40]]
 
