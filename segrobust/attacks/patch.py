@@ -37,6 +37,7 @@ class UniversalPatch(Universal):
     place: str | tuple[int, int] = "centre"
 
     paper: ClassVar[str] = "arXiv 1712.09665"
+    covers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +53,12 @@ class UniversalPatch(Universal):
         if not whole or len(pair) != 2:
             raise UserError(f"{self.name}: expected {field} to be two whole numbers >= {lowest}, got {pair!r}")
         return tuple(pair)
+
+    @property
+    def title(self) -> str:
+        if isinstance(self.place, str):
+            return {"centre": "patch", "random": "patch at random"}[self.place]
+        return "patch at {},{}".format(*self.place)
 
     @property
     def ball(self) -> tuple[str, float]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from segrobust.attacks import weights
-from segrobust.attacks.gradient import Engine, Goal
-from segrobust.attacks.inputs import as_batch, goal_of
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.inputs import as_batch
 from segrobust.attacks.options import Options
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.core.threats import THREATS
@@ -60,10 +61,16 @@ class Universal(Options, ABC):
     paper: ClassVar[str] = ""
     norm: ClassVar[str | None] = None
     eps: ClassVar[float | None] = None
+    covers: ClassVar[bool] = False  # pixels, which then do not count
 
     def __post_init__(self) -> None:
         self._whole(epochs=1)
         self._one_of(weight=tuple(WEIGHTS))
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What tables call it."""
 
     @property
     @abstractmethod
@@ -105,16 +112,15 @@ class Universal(Options, ABC):
         Raises:
             UserError: no batch, images that it cannot be fitted on, or what an attack refuses of images and labels.
         """
-        data = []
-        for images, labels, _ in (as_batch(*batch) for batch in batches):
-            data.append((images.float().clamp(0, 1), goal_of(images, labels, None, False, ignore_index)))
+        data, task = [as_batch(*batch)[:2] for batch in batches], Segmentation(ignore_index=ignore_index)
         if not data:
             raise UserError(f"{self.name}: expected at least one batch of images to fit on, got none")
         canvas = self._grey(data[0][0])
-        for images, _ in data:
+        for images, labels in data:
+            task.goal(images, labels, None, False)
             self.apply(canvas[0], images[:1], [0])
         with frozen_eval(model):
-            return self.fitted(self._ascend(model, canvas, data, seed)[0])
+            return self.fitted(self._ascend(model, canvas, data, task, seed)[0])
 
     def control(self, images: Tensor, seed: int = 0) -> Tensor:
         """Noise in place of what is fitted, of full size: random signs (L2: directions), a patch of random colours."""
@@ -131,32 +137,25 @@ class Universal(Options, ABC):
         threat, radius = THREATS[norm], grey.new_full((1,), eps)
         return threat.project(canvas + threat.step(canvas, direction, share * radius), grey, radius)
 
-    def _ascend(self, model: torch.nn.Module, grey: Tensor, data: list[tuple[Tensor, Goal]], seed: int) -> Tensor:
+    def _ascend(
+        self, model: torch.nn.Module, grey: Tensor, data: list[tuple[Tensor, Tensor]], task: Segmentation, seed: int
+    ) -> Tensor:
         canvas, momentum, steps = grey, torch.zeros_like(grey), self.epochs * len(data)
         shuffled = torch.Generator().manual_seed(seed_of(seed, "universal order"))
         for step in range(steps):
             if step % len(data) == 0:
                 order = torch.randperm(len(data), generator=shuffled).tolist()
-            images, goal = data[order[step % len(data)]]
+            images, labels = data[order[step % len(data)]]
+            images = images.float().clamp(0, 1)
+            fitted, progress = self.fitted(canvas[0]), step / steps
             seeds = [seed_of(seed, "universal places", step, n) for n in range(len(images))]
-            gradient = self._gradient(model, self.fitted(canvas[0]), images, goal, seeds, step / steps)
+            attacked, covered = self.apply(fitted, images, seeds)
+            goal = task.goal(attacked, labels.masked_fill(covered, task.ignore_index), None, False)
+            gradient = Engine(model, goal).gradient(attacked, WEIGHTS[self.weight], progress).gradient
+            gradient = self.collect(gradient, fitted, images, seeds)
             momentum = MOMENTUM * momentum + gradient / gradient.abs().mean().clamp_min(torch.finfo().tiny)
-            canvas = self._moved(canvas, momentum, grey, weights.cosine(1.0, 0.0, step / steps))
+            canvas = self._moved(canvas, momentum, grey, weights.cosine(1.0, 0.0, progress))
         return canvas
-
-    def _gradient(
-        self,
-        model: torch.nn.Module,
-        fitted: Tensor,
-        images: Tensor,
-        goal: Goal,
-        seeds: Sequence[int],
-        progress: float,
-    ) -> Tensor:
-        attacked, covered = self.apply(fitted, images, seeds)
-        engine = Engine(model, replace(goal, valid=goal.valid & ~covered))
-        gradient = engine.gradient(attacked, WEIGHTS[self.weight], progress).gradient
-        return self.collect(gradient, fitted, images, seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +177,10 @@ class UniversalPerturbation(Universal):
         super().__post_init__()
         self._one_of(norm=("Linf", "L2"))
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+
+    @property
+    def title(self) -> str:
+        return "perturbation"
 
     @property
     def ball(self) -> tuple[str, float]:

@@ -20,17 +20,3 @@ def rings(covered: Tensor) -> Tensor:
     free = (~covered).to("cpu", torch.uint8).numpy()
     away = np.stack([cv2.distanceTransform(one, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for one in free])
     return torch.from_numpy(np.searchsorted(RINGS, away)).to(covered.device)
-
-
-def count_by_ring(
-    prediction: Tensor, labels: Tensor, covered: Tensor, ignore_index: int = 255
-) -> tuple[Tensor, Tensor]:
-    """Right pixels, and pixels that count (neither void nor covered), per image and ring; int64 ``[N, 5]`` each.
-
-    Args:
-        prediction, labels: class ids ``[N, H, W]``.
-        covered: ``[N, H, W]`` bool, the pixels under the patch.
-    """
-    counted = (labels != ignore_index) & ~covered
-    where = torch.nn.functional.one_hot(rings(covered), len(RINGS) + 1)
-    return tuple((where * part.unsqueeze(-1)).sum((1, 2)) for part in (counted & (prediction == labels), counted))
