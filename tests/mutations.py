@@ -395,6 +395,13 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("resize(small, Image.Resampling.BOX)", "resize(small, Image.Resampling.NEAREST)"),
         ("quality=quality", "quality=quality + 1"),
     ],
+    ("studies/corruption.py", "studies/test_corruption.py"): [
+        ("image, self.severity)", "self.severity)"),
+        ("image, self.severity)", "image)"),
+        ("seed_of(bench.seed", "seed_of(0"),
+        ('fields={"type": self.name}', "fields={}"),
+        ("self.name, self.severity, seed)", "self.name, 3, seed)"),
+    ],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segrobust.core.errors import UserError
-from segrobust.datasets.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from segrobust.datasets.corruptions import CORRUPTIONS, SEVERITIES, corrupt, named
 from segrobust.datasets.corruptions.blur import shuffled
 from segrobust.datasets.corruptions.kernels import disk, motion, plasma, zoom
 from segrobust.datasets.corruptions.weather import ice_texture
@@ -337,8 +337,9 @@ def test_an_image_takes_less_than_a_second(name):
     ("name", "severity", "shape", "message"),
     [
         ("gausian_noise", 1, (8, 8, 3), "unknown corruption 'gausian_noise'; did you mean gaussian_noise"),
-        ("fog", 0, (8, 8, 3), "severity of fog: expected 1, 2, 3, 4 or 5, got 0"),
-        ("fog", 6, (8, 8, 3), "severity of fog: expected 1, 2, 3, 4 or 5, got 6"),
+        ("fog", 0, (8, 8, 3), "severity of a corruption: expected 1, 2, 3, 4 or 5, got 0"),
+        ("fog", 6, (8, 8, 3), "severity of a corruption: expected 1, 2, 3, 4 or 5, got 6"),
+        ("fog", 2.0, (8, 8, 3), "severity of a corruption: expected 1, 2, 3, 4 or 5, got 2.0"),
         ("fog", 1, (3, 8, 8), r"fog: expected an RGB image \[H, W, 3\], got shape \[3, 8, 8\]"),
         ("fog", 1, (8, 8), r"fog: expected an RGB image \[H, W, 3\], got shape \[8, 8\]"),
     ],
@@ -346,6 +347,15 @@ def test_an_image_takes_less_than_a_second(name):
 def test_what_is_not_there_is_refused(name, severity, shape, message):
     with pytest.raises(UserError, match=message):
         corrupt(np.zeros(shape, dtype=np.float32), name, severity, 0)
+
+
+def test_names_stand_for_themselves_a_group_or_all():
+    assert named(["all"]) == list(CORRUPTIONS)
+    assert named(["Pixelate", "blur", "zoom-blur"]) == [
+        "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="unknown corruption 'wether'; did you mean weather"):
+        named(["fog", "wether"])
 
 
 def test_corruptions_need_no_torch():

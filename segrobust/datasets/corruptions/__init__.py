@@ -20,7 +20,7 @@ As published, a higher severity of glass_blur (2, 4) or frost (4) may be nearer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from segrobust.core.errors import UserError, unknown_name
 from segrobust.datasets.corruptions import blur, digital, noise, weather
 
 SEVERITIES = (1, 2, 3, 4, 5)
+ALL = "all"
 
 
 class Corruption(NamedTuple):
@@ -87,12 +88,36 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarra
     """
     if name not in CORRUPTIONS:
         raise unknown_name("corruption", name, CORRUPTIONS)
-    if severity not in SEVERITIES:
-        raise UserError(f"severity of {name}: expected 1, 2, 3, 4 or 5, got {severity!r}")
+    checked_severities([severity])
     if image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"{name}: expected an RGB image [H, W, 3], got shape {list(image.shape)}")
     kind, rng = CORRUPTIONS[name], np.random.default_rng(seed)
     return _eight_bit(kind.function(_eight_bit(image), rng, *kind.constants[severity - 1]))
+
+
+def named(names: Iterable[str]) -> list[str]:
+    """The corruptions that names, groups and ``"all"`` stand for, once each, in the order of ``CORRUPTIONS``.
+
+    Raises:
+        UserError: no such corruption or group.
+    """
+    found: set[str] = set()
+    for name in names:
+        wanted = name.replace("-", "_").lower()
+        members = {one for one, kind in CORRUPTIONS.items() if wanted in (one, kind.group) or wanted == ALL}
+        if not members:
+            raise unknown_name("corruption", name, {ALL, *CORRUPTIONS, *(kind.group for kind in CORRUPTIONS.values())})
+        found |= members
+    return [name for name in CORRUPTIONS if name in found]
+
+
+def checked_severities(severities: Iterable[int]) -> list[int]:
+    """The severities, once each, in order; UserError: one that is not 1, 2, 3, 4 or 5."""
+    severities = list(severities)
+    for severity in severities:
+        if type(severity) is not int or severity not in SEVERITIES:
+            raise UserError(f"severity of a corruption: expected 1, 2, 3, 4 or 5, got {severity!r}")
+    return sorted(set(severities))
 
 
 def _eight_bit(image: np.ndarray) -> np.ndarray:
