@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from segrobust.studies.jobs import Job
+from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
 
 from segrobust.analysis.broken import broken_shares
 from segrobust.attacks import build_attack
@@ -15,8 +17,6 @@ from segrobust.attacks.gradient import Goal
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.core.rows import Condition, Row
 from segrobust.core.threats import THREATS, allowed
-from segrobust.studies.jobs import Job
-from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
 from tests.attacks.toys import PixelLinear, batch
 from tests.known_answer.trace import Recorder
 
