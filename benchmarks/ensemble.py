@@ -30,8 +30,8 @@ from rich.table import Table
 from segrobust import evaluate, load_segmenter
 from segrobust.analysis.broken import shares_of
 from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.commands.data import source_from_config
 from segrobust.core.units import format_eps
-from segrobust.datasets.source import source_from_config
 from segrobust.models.mm import load_config
 from segrobust.runs.folder import RunFolder
 

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import RunFailed, UserError
 from segrobust.core.files import replace_file
 from segrobust.datasets.classes import check_class_order
-from segrobust.datasets.majority import colour_png, id_png, majority_of_config
-from segrobust.datasets.source import source_from_config
+from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.noted import noted_classes
@@ -77,7 +77,9 @@ def evaluate_command(
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", num_images)
     weights = _weights(config, checkpoint)
-    targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
+    majority = target and _stored_majority(Path(work_dir), target, fresh)
+    majority = majority or functools.partial(majority_of_config, cfg, source)
+    targets = target and build_target(target, source, majority)
     loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing}
     model = _segmenter(config, weights, cfg, weights=kind, **loading)
     if not trust_checkpoint:  # such a file may run any program, once is enough

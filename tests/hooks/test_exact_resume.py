@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
-from segrobust.hooks import SeededDataset, SeededInfiniteSampler
+from segrobust.datasets.seeded import SeededDataset, SeededInfiniteSampler
 from tests.hooks.toys import PGD, SignSearch, ToyScenes, same, toy_config, with_validation
 
 KEPT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.data import source_from_config
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.core.rows import row_key
-from segrobust.datasets import source_from_config
 from segrobust.datasets.survey import survey
 from segrobust.models.mm import import_mmseg
 from segrobust.runs.folder import RunFolder
