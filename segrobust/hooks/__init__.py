@@ -2,9 +2,9 @@
 
     custom_hooks = [
         dict(type="AdversarialTrainingHook", attack=dict(type="TsallisPGD", eps="4/255", steps=3)),
-        dict(type="MinNormValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=32),
+        dict(type="RobustValidationHook", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16),
+        dict(type="RobustValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=32),
     ]
-    val_cfg = dict(type="RobustValLoop", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16)
 
 ``segrobust train`` imports it; a config for mmengine's own Runner says so::
 
@@ -19,9 +19,8 @@ from segrobust.hooks.distributed import EqualBuffersHook
 from segrobust.hooks.divergence import DivergenceHook
 from segrobust.hooks.exact_resume import ReseedHook
 from segrobust.hooks.load_from import LoadFromHook
-from segrobust.hooks.min_norm_validation import MinNormValidationHook
 from segrobust.hooks.overfitting import OverfittingHook
-from segrobust.hooks.robust_validation import RobustValLoop
+from segrobust.hooks.robust_validation import RobustValidationHook
 from segrobust.models.mm import import_mmseg
 
 import_mmseg()
@@ -31,8 +30,7 @@ __all__ = [
     "DivergenceHook",
     "EqualBuffersHook",
     "LoadFromHook",
-    "MinNormValidationHook",
     "OverfittingHook",
     "ReseedHook",
-    "RobustValLoop",
+    "RobustValidationHook",
 ]
