@@ -53,8 +53,8 @@ from segrobust.runs.differences import check_accepted
 from segrobust.runs.environment import about_this_run, environment_of, refuse_unequal
 from segrobust.runs.executor import Evaluation
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.form import amp_name, faster_form
 from segrobust.runs.identity import identity_of, weights_sha256
+from segrobust.runs.precision import amp_name
 from segrobust.studies.jobs import plan_jobs
 from segrobust.studies.transfer import transferred
 
@@ -73,8 +73,6 @@ def evaluate(
     batch_size: int | str = 4,
     seed: int = 0,
     amp: bool | str = False,
-    fold_bn: bool = False,
-    channels_last: bool = False,
     fresh: bool = False,
     save_adversarial: bool = False,
     pictures: bool = True,
@@ -102,9 +100,6 @@ def evaluate(
         batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
             part of ``run.json``, so a run that goes on keeps its size.
         amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
-        fold_bn, channels_last: attack a faster form of the network (and of the surrogate), whose predictions on the
-            first images are checked against those of the model as it is
-            (:func:`segrobust.models.inference_form.inference_form`).
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
         pictures: attack the report's three images once more, each on its own, to show them.
@@ -132,7 +127,7 @@ def evaluate(
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            a faster form does not predict the same, memory is full, ``work_dir`` holds a run with other settings,
+            memory is full, ``work_dir`` holds a run with other settings,
             another process is using it, or the processes of this run have other devices, versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
@@ -160,7 +155,6 @@ def evaluate(
         check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
     found = survey(dataset, metric_size)
     mask = None if mask is None else read_mask(mask, dataset)
-    form = {"fold_bn": fold_bn, "channels_last": channels_last}
     settings = {
         "batch_size": batch_size,
         "seed": seed,
@@ -183,14 +177,12 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
-        faster = functools.partial(faster_form, dataset=dataset, **form)
-        running = {**settings, "surrogate": surrogate and faster(surrogate), "save_adversarial": save_adversarial}
-        evaluation = Evaluation(faster(model), dataset, jobs, folder, **running)
+        evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
         before = _state(evaluation)
         if batch_size == AUTO:
             evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
         if state.is_main_process:
-            stored = {**(identity or {}), **identity_of(model, dataset, jobs, settings | form)}
+            stored = {**(identity or {}), **identity_of(model, dataset, jobs, settings)}
             more = {**about_this_run(evaluation.device), "sizes": found.sizes, **(about or {})}
             folder.open(stored, fresh=fresh, about=more, accept_different=accept_different)
             for warning in found.warnings:

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segrobust.core.files import clear_io_errors, replace_file
+from segrobust.core.groups import of_equal_size
 from segrobust.core.rows import Row, row_key
+from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.survey import INPUT, ORIGINAL
 from segrobust.datasets.targets import Target
@@ -22,7 +24,7 @@ from segrobust.models.segmenter import frozen_eval
 from segrobust.runs.batch_size import clear_memory_errors
 from segrobust.runs.cost import measured
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.form import AMP
+from segrobust.runs.precision import AMP
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.jobs import Job
 from segrobust.studies.outcomes import Group, Outcome, clean_outcome, outcomes_of, rows_of
@@ -92,11 +94,9 @@ class Evaluation:
 
     def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
         """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
-        sizes: dict[tuple, list[int]] = {}
-        for i, sample in samples.items():
-            stored = self.source.file_size(i) if self.metric_size == ORIGINAL else None
-            sizes.setdefault((*sample.label.shape, stored), []).append(i)
-        return [self.group(ids, [samples[i] for i in ids]) for ids in sizes.values()]
+        stored = self.source.file_size if self.metric_size == ORIGINAL else lambda i: None
+        sizes = {i: (tuple(sample.label.shape), stored(i)) for i, sample in samples.items()}
+        return [self.group(ids, [samples[i] for i in ids]) for ids in of_equal_size(sizes)]
 
     def group(self, ids: Sequence[int], samples: Sequence[Sample]) -> Group:
         """Samples of one size on the model's device, with their targets if the run has any."""
@@ -165,8 +165,3 @@ class Evaluation:
     def _file(self, job: Job, eps: float | None, image: int) -> Path:
         name = job.title(eps).translate(str.maketrans("/ :", "-_-"))
         return self.folder.path / "adversarial" / name / f"{image:06d}.npy"
-
-
-def image_seeds(seed: int, ids: Sequence[int]) -> list[int]:
-    """One seed per image from the run's seed and the image's place in the data set."""
-    return [int(np.random.SeedSequence((seed, image)).generate_state(1)[0]) for image in ids]

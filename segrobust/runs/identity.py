@@ -34,7 +34,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, data, attacks, ``settings`` (those of the run, and the model's form) and what computes, as JSON values."""
+    """Model, data, attacks, ``settings`` and what computes, as JSON values."""
     device = next(model.parameters()).device
     attacks: dict[str, Any] = {}
     for job in jobs[1:]:
@@ -53,8 +53,7 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
         **{name: settings[name] for name in ("batch_size", "seed", "amp")},
-        "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
-        **({"fold_bn": True} if settings.get("fold_bn") else {}),
+        "memory_format": memory_format_of(model),
         **({"target": target.identity()} if (target := settings["target"]) else {}),
         **({"mask_sha256": _digest(mask)} if (mask := settings.get("mask")) is not None else {}),
         **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),

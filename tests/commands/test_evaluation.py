@@ -10,8 +10,9 @@ from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.commands.pictures import choose
 from segrobust.core.errors import UserError
+from segrobust.core.seeds import image_seeds
 from segrobust.models.segmenter import Segmenter
-from segrobust.runs.executor import Evaluation, image_seeds
+from segrobust.runs.executor import Evaluation
 from segrobust.runs.folder import RunFolder
 from segrobust.studies.jobs import plan_jobs
 from tests.attacks.toys import SmallNet
@@ -197,22 +198,6 @@ def test_unknown_half_precision_is_refused(tmp_path):
     run(tmp_path, amp="bf16", attacks=["UniformNoise"])
     with pytest.raises(UserError, match='amp is "bf16" there and "fp16" here'):
         run(tmp_path, amp="fp16", attacks=["UniformNoise"])
-
-
-def test_a_faster_form_is_attacked_and_part_of_the_identity(tmp_path):
-    settings = {"attacks": ["FMN"], "eps": ["8/255"]}
-    plain = run(tmp_path / "plain", **settings)
-    faster = run(tmp_path / "faster", fold_bn=True, channels_last=True, **settings)
-    identities = [RunFolder(tmp_path / name).read_json("run.json")["identity"] for name in ("plain", "faster")]
-    assert identities[1] == identities[0] | {
-        "fold_bn": True,
-        "memory_format": "channels_last",
-    }  # weights as they were given
-    assert faster[0]["aAcc"] == pytest.approx(plain[0]["aAcc"], abs=0.2)
-    rows = [RunFolder(tmp_path / name).rows() for name in ("plain", "faster")]
-    assert rows[0] != rows[1]  # another computation: other roundings, other distances
-    with pytest.raises(UserError, match="fold_bn is true there and absent here"):
-        run(tmp_path / "faster", channels_last=True, **settings)
 
 
 def test_jobs():

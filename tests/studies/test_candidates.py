@@ -13,7 +13,8 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
-from segrobust.runs.executor import Evaluation, image_seeds
+from segrobust.core.seeds import image_seeds
+from segrobust.runs.executor import Evaluation
 from segrobust.runs.folder import RunFolder
 from segrobust.studies.jobs import plan_jobs
 from tests.runs import toy_run

@@ -14,7 +14,8 @@ from segrobust.attacks.registry import ATTACKS
 from segrobust.commands.evaluation import evaluate
 from segrobust.commands.pictures import choose, strongest
 from segrobust.core.errors import UserError
-from segrobust.runs.executor import Evaluation, image_seeds
+from segrobust.core.seeds import image_seeds
+from segrobust.runs.executor import Evaluation
 from segrobust.runs.folder import RunFolder
 from segrobust.studies.jobs import plan_jobs
 from tests.runs.toy_run import ToySource, toy_model

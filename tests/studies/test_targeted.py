@@ -12,8 +12,8 @@ from PIL import Image
 from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
+from segrobust.core.seeds import image_seeds
 from segrobust.datasets.targets import build_target
-from segrobust.runs.executor import image_seeds
 from segrobust.runs.folder import RunFolder
 from tests.runs.toy_run import ToySource, toy_model
 from tests.studies.sign_bisection import register

@@ -7,15 +7,16 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.cli import main
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
+from segrobust.core.seeds import image_seeds
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
-from segrobust.runs.executor import Evaluation, image_seeds
+from segrobust.runs.environment import memory_format_of
+from segrobust.runs.executor import Evaluation
 from tests.attacks.toys import SmallNet
 from tests.runs.toy_run import RUN, K, ToySource, toy_model
 
@@ -78,11 +79,20 @@ def test_both_models_take_the_form_that_is_asked_for(camvid, tmp_path, monkeypat
     std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
     seen = []
     monkeypatch.setattr(Evaluation, "run", lambda run, *_: seen.append(run) or sys.exit())
-    options = ["--source", robust, "--checkpointing", "--fold-bn", "--num-images", "1", "--work-dir", str(tmp_path)]
+    options = [
+        "--source",
+        robust,
+        "--checkpointing",
+        "--no-channels-last",
+        "--num-images",
+        "1",
+        "--work-dir",
+        str(tmp_path),
+    ]
     with pytest.raises(SystemExit):
         main(["evaluate", std, *options])
     for model in (seen[0].model, seen[0].attacked):
-        assert model.checkpointing and not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+        assert model.checkpointing and memory_format_of(model) == "contiguous"
     assert seen[0].attacked.name == robust
 
 
