@@ -45,9 +45,8 @@ def named(node: ast.AST) -> Iterator[str]:
         yield from (name if name.removeprefix("segrobust.") in MODULES else node.module for name in names)
     elif isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if node.value.startswith("segrobust.") and node.value.removeprefix("segrobust.") in MODULES:
-            yield node.value
+    elif isinstance(node, ast.Constant) and str(node.value).removeprefix("segrobust.") in MODULES:
+        yield from [node.value] if str(node.value).startswith("segrobust.") else []
 
 
 def arrows() -> dict[str, set[str]]:
