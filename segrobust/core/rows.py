@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,7 @@ from typing import Any
 from segrobust.core.errors import UserError
 from segrobust.core.units import format_eps
 
-CLEAN, ATTACK = "clean", "attack"  # names of studies
+CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
 FOUND_SHARE = 0.99  # of the pixels that count: where so many are at the attack's goal, the image is broken
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate", "candidate", "control")
 _INFINITE = ("distance", "distance_8bit")
@@ -137,6 +138,14 @@ class Row:
         if "target_pixels" in self.extra:
             return self.extra["at_target"], self.extra["target_pixels"]
         return sum(self.counts["fn"]), sum(self.counts["fn"]) + sum(self.counts["tp"])
+
+
+def by_condition(rows: Iterable[Row]) -> dict[Condition, list[Row]]:
+    """The rows of each condition, in their order."""
+    groups: dict[Condition, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.order):
+        groups[row.condition].append(row)
+    return dict(groups)
 
 
 def encode(row: Row) -> dict[str, Any]:
