@@ -19,18 +19,21 @@ class Mutation(NamedTuple):
 
 GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("attacks/gradient.py", "attacks/test_mask.py"): [
-        ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),
         ("gradient * self.goal.mask", "gradient"),
+    ],
+    ("attacks/segmentation.py", "attacks/test_mask.py"): [
+        ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),
         ("None if self.mask is None else self.mask[rows]", "None if self.mask is None else self.mask[: len(rows)]"),
     ],
     ("attacks/inputs.py", "attacks/test_mask.py"): [
         ("ROUNDING = 1e-6", "ROUNDING = 1e-8"),
         ("ROUNDING = 1e-6", "ROUNDING = 1e-2"),
     ],
-    ("units.py", "test_units.py"): [
+    ("core/units.py", "core/test_units.py"): [
         ("NEAR = 0.05", "NEAR = 0.02"),
         ("1e-4 < abs(in_255", "1e-2 < abs(in_255"),
     ],
+    ("core/units.py", "known_answer/test_rules.py"): [("FOUND_SHARE = 0.99", "FOUND_SHARE = 0.9")],
     ("attacks/optimise.py", "known_answer/test_apgd.py parity/test_bounded.py attacks/test_optimise.py"): [
         ("value = torch.full_like(start, -math.inf)", "value = start.clone()"),
         ("            increases, best_before, since = torch", "            value = torch.where(halved, best.score, value)\n            increases, best_before, since = torch"),
@@ -104,10 +107,16 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("few: float = 0.01", "few: float = 0.1"),
         ("error < self.enough, 1 - error <= self.few", "error < self.enough, error <= self.few"),
     ],
-    ("attacks/gradient.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
-        ("weights = weight(pixels).mul(goal.valid)", "weights = weight(pixels)"),
-        ("gap + plain.amax(1).log_()", "gap + plain.amin(1).log_()"),
-        ("ce = -log_p.masked_fill(~valid, 0)", "ce = -log_p"),
+    ("attacks/segmentation.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
+        ("weights = weight(pixels).mul(self.valid)", "weights = weight(pixels)"),
+        ("below + plain.amax(1).log_()", "below + plain.amin(1).log_()"),
+        ("ce = -log_p.masked_fill(~self.valid, 0)", "ce = -log_p"),
+    ],
+    ("attacks/segmentation.py", "attacks/test_task.py known_answer/test_rules.py"): [
+        ("valid if targets is None else valid & (targets != self.ignore_index)", "valid"),
+        ("valid & (targets != self.ignore_index)", "targets != self.ignore_index"),
+        ("else prediction == targets) & valid", "else prediction == targets)"),
+        ("prediction != labels if targets is None", "prediction == labels if targets is None"),
     ],
     ("attacks/duals.py", "known_answer/test_duals.py parity/test_lagrangian.py attacks/test_alma_prox.py"): [
         ("improves = (constraint * kept <=", "improves = (constraint <="),
@@ -188,7 +197,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("attacks/bisection.py", "known_answer/test_bisection.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
         ("high = torch.full_like(low, 2 * start)", "high = torch.full_like(low, start)"),
         ("torch.where(success, low, eps), torch.where(success, eps, high)", "torch.where(success, eps, low), torch.where(success, high, eps)"),
-        ("engine.share(reached) >= engine.share(best_reached)", "engine.share(reached) > engine.share(best_reached)"),
+        ("engine.goal.share(reached) >= engine.goal.share(best_reached)", "engine.goal.share(reached) > engine.goal.share(best_reached)"),
         ('"relative_step": 0.05', '"relative_step": 0.1'),
         ('"Linf": 0.25 / 255', '"Linf": 0.5 / 255'),
         ("growth: float = 2.0", "growth: float = 1.5"),
@@ -272,13 +281,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("farther = ~closest.found | (closest.distance > member.eps)", "farther = ~closest.found | True"),
     ],
     ("attacks/base.py", "known_answer/test_rules.py attacks/test_table.py::test_budget_box_and_books attacks/test_optimise.py"): [
-        ("FOUND_SHARE = 0.99", "FOUND_SHARE = 0.9"),
         ("found = error >= FOUND_SHARE", "found = error > FOUND_SHARE"),
         ("SeedSequence((seed, restart))", "SeedSequence((seed, 0))"),
         ("SeedSequence((seed, restart))", "SeedSequence((0, restart))"),
         ("farther = distance > allowed(self.norm, eps)", "farther = distance > 2 * allowed(self.norm, eps)"),
     ],
-    ("threats.py", "test_threats.py known_answer/test_rules.py"): [
+    ("core/threats.py", "core/test_threats.py known_answer/test_rules.py"): [
         ("eps * (1 + 1e-5 * (norm", "eps * (1 + 1e-3 * (norm"),
         ('(norm != "Linf")) + 1e-6', '(norm != "Linf")) + 1e-5'),
         ("torch.maximum(points, clean - radius), clean + radius).clamp_(0, 1)", "torch.maximum(points, clean - radius), clean + radius)"),
@@ -291,26 +299,30 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("noise = draw(torch.rand, clean, generators).mul_(2).sub_(1)", "noise = draw(torch.rand, clean, generators).mul_(1).sub_(0.5)"),
         ("share ** (1 / clean[0].numel()) / self.distance(laplace)", "share / self.distance(laplace)"),
     ],
-    ("evaluation/metrics.py", "evaluation/test_metrics.py"): [
+    ("analysis/metrics.py", "analysis/test_metrics.py"): [
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "tp + fp + fn"),
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "np.where(tp + fn > 0, tp + fn, 0)"),
         ("_mean_of_present(_percent(tp, truth))", "_mean_of_present(_percent(tp, tp + fp))"),
         ("_percent(tp.sum(-1), truth.sum(-1))", "_mean_of_present(_percent(tp, truth))"),
-        ("valid = maps != ignore_index", "valid = maps < 255"),
-        ("fn = per_class(truth + offset) - tp", "fn = per_class(guess + offset) - tp"),
         ("np.divide(total, present.sum(-1)", "np.divide(total, present.shape[-1]"),
     ],
-    ("evaluation/worst_case.py", "evaluation/test_worst_case.py"): [
+    ("attacks/counting.py", "attacks/test_counting.py"): [
+        ("valid = maps != ignore_index", "valid = maps < 255"),
+        ("fn = per_class(truth + offset) - tp", "fn = per_class(guess + offset) - tp"),
+    ],
+    ("analysis/worst_case.py", "analysis/test_worst_case.py"): [
         ("np.lexsort((pool, -self.limit[pool]", "np.lexsort((pool, self.limit[pool]"),
         ("np.lexsort((pool, -self.limit", "np.lexsort((-pool, -self.limit"),
         ("np.flatnonzero(self.limit <= eps)", "np.flatnonzero(self.limit < eps)"),
         ("truth[self.image] = tp + fn", "truth[self.image] = tp + fp + fn"),
         ("*([] if known is None else [known])", "*([] if known is None else [])"),
         ("for _ in range(ROUNDS):", "for _ in range(1):"),
-        ('row["distance"] if row["eps"] is None else row["eps"]', '0.0 if row["eps"] is None else row["eps"]'),
+        ('row.extra.get("distance", 0.0) if row', "0.0 if row"),
+        ("condition.eps is not None and not condition.control", "condition.eps is not None"),
+        ("(ATTACK, norm)", "(ATTACK, None)"),
         ("min((self.greedy", "max((self.greedy"),
     ],
-    ("evaluation/statistics.py", "evaluation/test_statistics.py"): [
+    ("analysis/statistics.py", "analysis/test_statistics.py"): [
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.05, 0.95"),
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.025, 0.95"),
         ("np.broadcast_to(otherwise, part.shape)", "np.broadcast_to(0 * otherwise, part.shape)"),
@@ -323,27 +335,42 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(b - a for a, b in zip(drawn_a", "(a - b for a, b in zip(drawn_a"),
         ("rng = np.random.default_rng(seed)", "rng = np.random.default_rng(seed + 1)"),
     ],
-    ("evaluation/summary.py", "evaluation/test_summary.py evaluation/test_worst_case.py"): [
-        ('CONTROLS = ("UniformNoise",)', "CONTROLS = ()"),
+    ("analysis/summary.py", "analysis/test_summary.py analysis/test_worst_case.py"): [
         ('record["mIoU"] - greedy', 'greedy - record["mIoU"]'),
         ("dense_counts(choice.greedy, num_classes)", "dense_counts(choice.by_accuracy, num_classes)"),
         ("worst = choice.by_accuracy", "worst = choice.by_image"),
         ("images * len(known) / len(rows) / seconds", "images / seconds"),
         ("correct + np.array", "0 * correct + np.array"),
     ],
-    ("evaluation/broken.py", "evaluation/test_summary.py known_answer/test_rules.py"): [
-        ("reached >= FOUND_SHARE * judged", "reached > FOUND_SHARE * judged"),
+    ("analysis/broken.py", "analysis/test_summary.py known_answer/test_rules.py"): [
         ("quantile(distances, 0.25)", "quantile(distances, 0.2)"),
         ("quantile(distances, 0.5)", "quantile(distances[np.isfinite(distances)], 0.5)"),
-        ('row["distance"] if row["found"] else math.inf', 'row["distance"]'),
+        ('row.extra["distance"] if row.found else math.inf', 'row.extra["distance"]'),
         ("for eps in sorted(radii):", "for eps in sorted(radii, reverse=True):"),
-        ("np.sum([goal_counts(row) for row in rows], axis=0)", "np.max([goal_counts(row) for row in rows], axis=0)"),
+        ("np.sum([row.goal_counts for row in rows], axis=0)", "np.max([row.goal_counts for row in rows], axis=0)"),
+        ("for line in (condition.norm, replace(condition, eps=None))", "for line in (condition.norm, replace(condition, eps=None, fields={}))"),
     ],
-    ("evaluation/outcomes.py", "known_answer/test_rules.py"): [
+    ("analysis/corruption.py", "analysis/test_corruption.py"): [
+        ("_number(clean[name]) - _number(record[name])", "_number(record[name]) - _number(clean[name])"),
+        ("100 * lost / (_number(clean[name])", "100 * lost / (100 - _number(clean[name])"),
+        ('if record["severity"] == one]', 'if record["severity"] <= one]'),
+        ('len({record["name"] for record in records})', "len(records)"),
+    ],
+    ("analysis/regions.py", "analysis/test_regions.py"): [
+        ("fillvalue=(0, 0)", "fillvalue=(1, 1)"),
+        ("np.sum(region, axis=0)", "np.max(region, axis=0)"),
+        ('fields.get("rings", ())', 'fields.get("rings", ())[:1]'),
+    ],
+    ("analysis/conditions.py", "analysis/test_summary.py analysis/test_corruption.py"): [
+        ("if count < images}", "if count < images - 1}"),
+    ],
+    ("report/pairs.py", "report/test_pairs.py"): [
+        ("image=in_first[row.image]", "image=row.image"),
+        (".complete_rows() for run", ".rows() for run"),
+    ],
+    ("studies/outcomes.py", "known_answer/test_rules.py"): [
         ("(reached >= FOUND_SHARE * judged) & (judged > 0)", "(reached > FOUND_SHARE * judged) & (judged > 0)"),
         ("& (judged > 0)", "& (judged >= 0)"),
-        ("(labels != ignore_index) & (targets != ignore_index)", "(targets != ignore_index)"),
-        ("hit = valid & (prediction == targets)", "hit = prediction == targets"),
     ],
 }  # fmt: skip
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from segrobust.analysis.conditions import by_condition
 from segrobust.analysis.metrics import finite
 from segrobust.analysis.statistics import median_interval, quantile
-from segrobust.core.rows import ATTACK, CLEAN, Condition, Row, by_condition
+from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
 
 _DISTANCE_DIGITS = 8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,32 +12,35 @@ from typing import Any
 import numpy as np
 
 from segrobust.analysis.broken import all_broken_shares, distance_fields, success_rate
+from segrobust.analysis.conditions import by_condition, complete, incomplete
 from segrobust.analysis.corruption import add_degradation, corruption_means
 from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled
 from segrobust.analysis.regions import pooled_regions
 from segrobust.analysis.statistics import bootstrap_intervals
 from segrobust.analysis.worst_case import WORST_CASE, Choice, choose, worst_choices
-from segrobust.core.rows import ATTACK, Condition, Row, by_condition
+from segrobust.core.rows import ATTACK, Condition, Row
 
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate")
 
 Record = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 def summarise(
     rows: Sequence[Row],
     num_classes: int,
     timing: Iterable[Mapping[str, Any]] | None = None,
+    images: int | None = None,
     samples: int = 1000,
 ) -> list[Record]:
-    """The records of a run's complete rows: clean first, then all conditions by study, name, radius and severity, then
-    the worst cases by radius and the means over corruptions.
+    """The records of a run: clean first, then the other conditions by study, name, radius and severity, then the worst
+    cases by radius and the means over corruptions.
 
     A record is ``{study, name, norm, eps, severity, surrogate, images, aAcc, mAcc, mIoU, ci, iou, forwards, backwards,
     seconds, images_per_second, peak_bytes}``: percentages; ``ci`` holds 95 % intervals over images (null for one
     image); ``iou`` is per class, null without ground truth; passes are means per image, seconds a sum over all
     processes (null if not known), ``images_per_second`` those of one process, ``peak_bytes`` the most GPU memory of any
-    batch (null on a CPU).
+    batch (null on a CPU). Conditions without a row for each of the run's ``images`` are left out, with a warning.
 
     Clean images, bounded attacks and worst cases have ``broken``, the percent of images broken (see ``broken_shares``)
     within that radius by that attack. In a targeted run ``apsr`` is the percent of pixels at their target, and being
@@ -63,6 +67,11 @@ def summarise(
     numbers of single attacks may.
     """
     costs = {(entry["condition"], entry["image"]): entry for entry in timing or ()}
+    images = len({row.image for row in rows}) if images is None else images
+    if partial := incomplete(rows, images):
+        named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
+        _LOG.warning("not in the results, as rows are missing: %s; run the command again", ", ".join(named))
+    rows = complete(rows, images)
     answers: dict[Condition, list[Row]] = {}
     candidates: dict[Condition, list[Row]] = defaultdict(list)
     for condition, members in by_condition(rows).items():
@@ -121,9 +130,11 @@ def _worst_case(
 ) -> Record:
     worst = choice.by_accuracy
     record = _record(Condition(WORST_CASE, WORST_CASE, norm, eps), worst, num_classes, {}, samples)
-    here = [one for one in answers if (one.study, one.norm, one.eps) == (ATTACK, norm, eps)]
+    here = [
+        row for one, rows in answers.items() if (one.study, one.norm, one.eps) == (ATTACK, norm, eps) for row in rows
+    ]
     chosen = dict(sorted(Counter(row.condition.name for row in worst).items()))
-    record |= _cost([row for one in here for row in answers[one]], len(worst), costs) | {"chosen": chosen}
+    record |= _cost(here, len(worst), costs) | {"chosen": chosen}
     _add_miou(record, choice, num_classes, samples)
     return record
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 

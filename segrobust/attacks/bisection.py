@@ -110,7 +110,7 @@ class Bisection(MinNormAttack):
         for _ in range(self.steps):
             gradient, reached = _climb(engine, points, self.loss)
             success = closest.offer(points, reached)
-            points = bracket.next(points, gradient, engine.share(reached), success, closest)
+            points = bracket.next(points, gradient, engine.goal.share(reached), success, closest)
         closest.offer(points, engine.measure(points).reached)
 
 
@@ -202,7 +202,7 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
             closest.offer(points, reached)
         if best is None:
             best, best_reached = points, reached
-        better = engine.share(reached) >= engine.share(best_reached)
+        better = engine.goal.share(reached) >= engine.goal.share(best_reached)
         best = torch.where(per_image(better), points, best)
         best_reached = torch.where(better.view(-1, 1, 1), reached, best_reached)
         if attack.momentum:

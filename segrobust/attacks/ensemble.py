@@ -18,9 +18,9 @@ from torch import Tensor
 
 from segrobust.attacks.base import Answer, BoundedAttack, Candidate, Problem
 from segrobust.attacks.bounded import set_class_counts
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.optimise import Outcome, Record
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 
 

@@ -137,7 +137,7 @@ class Search:
     def _query(self, points: Tensor) -> Tensor:
         """Loss of every pixel, ``[M, H, W]``; the points are kept where they are the best so far."""
         margins = see_margins(self.engine, points)
-        error = self.engine.share(margins.reached)
+        error = self.engine.goal.share(margins.reached)
         better = error >= self.error[self.rows]
         self.best[self.rows[better]], self.error[self.rows[better]] = points[better], error[better]
         void, gap = ~self.engine.goal.valid, margins.gap.double()

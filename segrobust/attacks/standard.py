@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from segrobust.attacks.ensemble import BoundedEnsemble, Member
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.specs import config_of, frozen_spec, frozen_specs, plain_spec
 from segrobust.attacks.weights import rarity
 from segrobust.core.errors import UserError, unknown_name

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 from segrobust.runs.identity import state_digests

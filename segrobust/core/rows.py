@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
-from segrobust.core.units import format_eps
+from segrobust.core.units import FOUND_SHARE, format_eps
 
 CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
-FOUND_SHARE = 0.99  # of the pixels that count: where so many are at the attack's goal, the image is broken
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate", "candidate", "control")
 _INFINITE = ("distance", "distance_8bit")
 
@@ -138,14 +136,6 @@ class Row:
         if "target_pixels" in self.extra:
             return self.extra["at_target"], self.extra["target_pixels"]
         return sum(self.counts["fn"]), sum(self.counts["fn"]) + sum(self.counts["tp"])
-
-
-def by_condition(rows: Iterable[Row]) -> dict[Condition, list[Row]]:
-    """The rows of each condition, in their order."""
-    groups: dict[Condition, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.order):
-        groups[row.condition].append(row)
-    return dict(groups)
 
 
 def encode(row: Row) -> dict[str, Any]:

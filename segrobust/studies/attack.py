@@ -74,7 +74,7 @@ class AttackStudy(Study):
                 bench.attacked(seeds, self.surrogate),
                 group.images,
                 group.labels,
-                ignore_index=bench.source.ignore_index,
+                task=bench.task,
                 targets=group.targets,
                 seeds=seeds,
                 budgets=self.budgets,

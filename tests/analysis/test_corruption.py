@@ -87,3 +87,10 @@ def test_no_number_where_there_is_none(rows):
     assert zero[2]["degradation"]["points"]["aAcc"] == 0 and zero[2]["degradation"]["relative"]["aAcc"] is None
     assert json.loads(json.dumps(zero, allow_nan=False)) == zero
     assert "degradation" not in summarise(corrupted("fog", 1, [50]), 2)[0]
+
+
+def test_an_incomplete_severity_is_in_no_mean(rows, caplog):
+    kept = [one for one in rows if (one.condition.name, one.condition.severity, one.image) != ("snow", 3, 1)]
+    mean = next(r for r in summarise(kept, 2) if (r["name"], r["severity"]) == ("mean", 3))
+    assert (mean["aAcc"], mean["types"]) == (55.0, 2)
+    assert "snow severity 3 (1 of 2 images)" in caplog.text

@@ -219,6 +219,18 @@ def test_targeted_runs_count_pixels_at_their_target():
     assert records["worst_case", 0.1]["aAcc"] == 15.0  # still by what is right: B on the first, A on the second image
 
 
+def test_a_condition_without_all_images_is_left_out_and_named(rows, caplog):
+    """A run that was given another radius, and then killed: what it has of it is in no record and no worst case."""
+    rows = [*rows, *accuracies([0, 0], "CEPGD", 0.02), *accuracies([0], "SEA", 0.02, candidate="b")]
+    records = summarise(rows, 3)
+    assert [(r["name"], r["eps"]) for r in records if r["eps"] == 0.02] == [("UniformNoise", 0.02)]
+    (warning,) = caplog.messages
+    assert "CEPGD 5.1/255 (2 of 3 images), SEA 5.1/255 (1 of 3 images)" in warning
+    caplog.clear()
+    assert summarise(rows[:-3], 3) == records and not caplog.messages
+    assert summarise(rows[:-3], 3, images=4) == [] and "clean (3 of 4 images)" in caplog.text
+
+
 def test_conditions_of_one_name_and_other_settings_have_records_of_their_own(rows):
     longer = replace(condition("CEPGD", 0.01), fields={"type": "CEPGD", "steps": 500})
     rows += [replace(one, condition=longer) for one in accuracies([0, 0, 90], "CEPGD", 0.01)]

@@ -11,10 +11,10 @@ import torch
 from segrobust.attacks.alma_cls import ALMACls
 from segrobust.attacks.asma import ASMA, mean_iou
 from segrobust.attacks.bounded import CosPGD
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.min_norm_ensemble import MinNormEnsemble
 from segrobust.attacks.primal_dual import PDGD, PDPGD
 from segrobust.attacks.registry import build_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.core.threats import THREATS
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
