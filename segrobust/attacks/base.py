@@ -88,7 +88,7 @@ class Problem:
     clean: Tensor
     seeds: tuple[int, ...]
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
-    worth: Tensor | None = None  # of every pixel, [N, H, W]: a search then also keeps the iterate that gains most of it
+    class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
@@ -121,7 +121,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.norm not in THREATS:
-            raise unknown_name("norm", self.norm, THREATS)
+            raise unknown_name("norm", str(self.norm), THREATS)
         if self.norm not in self.norms:
             raise UserError(f"{self.name} has no {self.norm} form; set norm to {' or '.join(self.norms)}")
         if self.targeted and not self.can_target:
