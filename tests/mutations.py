@@ -322,7 +322,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("truth[self.image] = tp + fn", "truth[self.image] = tp + fp + fn"),
         ("*([] if known is None else [known])", "*([] if known is None else [])"),
         ("for _ in range(ROUNDS):", "for _ in range(1):"),
-        ('row["distance"] if row["eps"] is None else row["eps"]', '0.0 if row["eps"] is None else row["eps"]'),
+        ('row.extra.get("distance", 0.0) if row', "0.0 if row"),
+        ("condition.eps is not None and not condition.control", "condition.eps is not None"),
+        ("(ATTACK, norm)", "(ATTACK, None)"),
         ("min((self.greedy", "max((self.greedy"),
     ],
     ("analysis/statistics.py", "analysis/test_statistics.py"): [
@@ -339,7 +341,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("rng = np.random.default_rng(seed)", "rng = np.random.default_rng(seed + 1)"),
     ],
     ("analysis/summary.py", "analysis/test_summary.py analysis/test_worst_case.py"): [
-        ('CONTROLS = ("UniformNoise",)', "CONTROLS = ()"),
         ('record["mIoU"] - greedy', 'greedy - record["mIoU"]'),
         ("dense_counts(choice.greedy, num_classes)", "dense_counts(choice.by_accuracy, num_classes)"),
         ("worst = choice.by_accuracy", "worst = choice.by_image"),
@@ -347,12 +348,30 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("correct + np.array", "0 * correct + np.array"),
     ],
     ("analysis/broken.py", "analysis/test_summary.py known_answer/test_rules.py"): [
-        ("reached >= FOUND_SHARE * judged", "reached > FOUND_SHARE * judged"),
         ("quantile(distances, 0.25)", "quantile(distances, 0.2)"),
         ("quantile(distances, 0.5)", "quantile(distances[np.isfinite(distances)], 0.5)"),
-        ('row["distance"] if row["found"] else math.inf', 'row["distance"]'),
+        ('row.extra["distance"] if row.found else math.inf', 'row.extra["distance"]'),
         ("for eps in sorted(radii):", "for eps in sorted(radii, reverse=True):"),
-        ("np.sum([goal_counts(row) for row in rows], axis=0)", "np.max([goal_counts(row) for row in rows], axis=0)"),
+        ("np.sum([row.goal_counts for row in rows], axis=0)", "np.max([row.goal_counts for row in rows], axis=0)"),
+        ("for line in (condition.norm, replace(condition, eps=None))", "for line in (condition.norm, replace(condition, eps=None, fields={}))"),
+    ],
+    ("analysis/corruption.py", "analysis/test_corruption.py"): [
+        ("_number(clean[name]) - _number(record[name])", "_number(record[name]) - _number(clean[name])"),
+        ("100 * lost / (_number(clean[name])", "100 * lost / (100 - _number(clean[name])"),
+        ('if record["severity"] == one]', 'if record["severity"] <= one]'),
+        ('len({record["name"] for record in records})', "len(records)"),
+    ],
+    ("analysis/regions.py", "analysis/test_regions.py"): [
+        ("fillvalue=(0, 0)", "fillvalue=(1, 1)"),
+        ("np.sum(region, axis=0)", "np.max(region, axis=0)"),
+        ('fields.get("rings", ())', 'fields.get("rings", ())[:1]'),
+    ],
+    ("analysis/conditions.py", "analysis/test_summary.py analysis/test_corruption.py"): [
+        ("if count < images}", "if count < images - 1}"),
+    ],
+    ("report/pairs.py", "report/test_pairs.py"): [
+        ("image=in_first[row.image]", "image=row.image"),
+        (".complete_rows() for run", ".rows() for run"),
     ],
     ("studies/outcomes.py", "known_answer/test_rules.py"): [
         ("(reached >= FOUND_SHARE * judged) & (judged > 0)", "(reached > FOUND_SHARE * judged) & (judged > 0)"),
