@@ -192,9 +192,7 @@ def _evaluate(commands) -> None:
     parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the work dir")
     what = "attack in mixed precision, bf16 unless told; predictions stay in float32"
     parser.add_argument("--amp", nargs="?", const="bf16", default=False, choices=("bf16", "fp16"), help=what)
-    what = "fold batch normalisations into convolutions; refused where that changes a prediction"
-    parser.add_argument("--fold-bn", action="store_true", help=what)
-    what = "memory format of the attacked network, refused where it changes a prediction (default: channels-last)"
+    what = "memory format of the network's weights (default: channels-last)"
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help=what)
     what = "recompute activations in the backward pass: less memory, more time, the same numbers"
     parser.add_argument("--checkpointing", action="store_true", help=what)

@@ -26,10 +26,10 @@ from segrobust.commands.pictures import strongest
 from segrobust.core.errors import UserError
 from segrobust.core.files import read_lines
 from segrobust.core.rows import Row
+from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import evenly_spaced
 from segrobust.models.checkpoint.noted import noted_classes
 from segrobust.models.expectation import Expectation, drawing
-from segrobust.runs.executor import image_seeds
 from segrobust.studies.jobs import Job
 from segrobust.studies.outcomes import Group
 

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import RunFailed, UserError
 from segrobust.core.files import replace_file
 from segrobust.datasets.classes import check_class_order
-from segrobust.datasets.majority import colour_png, id_png, majority_of_config
-from segrobust.datasets.source import source_from_config
+from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.noted import noted_classes
@@ -49,7 +49,6 @@ def evaluate_command(
     batch_size: int | str = 4,
     fresh: bool = False,
     amp: bool | str = False,
-    fold_bn: bool = False,
     channels_last: bool = True,
     checkpointing: bool = False,
     save_adversarial: bool = False,
@@ -77,8 +76,10 @@ def evaluate_command(
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", num_images)
     weights = _weights(config, checkpoint)
-    targets = target and build_target(target, source, cfg, _stored_majority(Path(work_dir), target, fresh))
-    loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing}
+    majority = target and _stored_majority(Path(work_dir), target, fresh)
+    majority = majority or functools.partial(majority_of_config, cfg, source)
+    targets = target and build_target(target, source, majority)
+    loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing, "channels_last": channels_last}
     model = _segmenter(config, weights, cfg, weights=kind, **loading)
     if not trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, noted_classes(weights), "the checkpoint")
@@ -93,8 +94,6 @@ def evaluate_command(
         batch_size=batch_size,
         seed=seed,
         amp=amp,
-        fold_bn=fold_bn,
-        channels_last=channels_last,
         fresh=fresh,
         save_adversarial=save_adversarial,
         pictures=pictures,
@@ -144,9 +143,9 @@ def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
 
 
 def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = None, **loading: Any) -> Segmenter:
-    """The model that ``config`` names, read as ``cfg``; ``evaluate`` sees to its memory format, and checks that."""
+    """The model that ``config`` names, read as ``cfg``."""
     cfg = load_config(config) if cfg is None else cfg
-    model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), channels_last=False, **loading)
+    model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), **loading)
     model.name = Path(config).stem
     return model
 

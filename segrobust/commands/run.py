@@ -67,7 +67,6 @@ def evaluate(options: Namespace) -> None:
         work_dir=options.work_dir or Path("work_dirs") / (shipped or Path(options.config).stem) / "evaluation",
         fresh=options.fresh,
         amp=options.amp,
-        fold_bn=options.fold_bn,
         channels_last=options.channels_last,
         checkpointing=options.checkpointing,
         save_adversarial=options.save_adversarial,

@@ -77,7 +77,6 @@ def test_forms_of_the_attacked_model():
     assert [parsed(*more).channels_last for more in ([], ["--channels-last"], ["--no-channels-last"])] == [
         True, True, False
     ]  # fmt: skip
-    assert (parsed().fold_bn, parsed("--fold-bn").fold_bn) == (False, True)
     assert [parsed(*more).batch_size for more in ([], ["--batch-size", "auto"], ["--batch-size", "9"])] == [
         4,
         "auto",
