@@ -28,7 +28,7 @@ from segrobust.core.files import read_lines
 from segrobust.core.rows import Row
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import evenly_spaced
-from segrobust.models.checkpoint.noted import noted_classes
+from segrobust.models.checkpoint.class_names import stored_class_names
 from segrobust.models.expectation import Expectation, drawing
 from segrobust.studies.jobs import Job
 from segrobust.studies.outcomes import Group
@@ -205,7 +205,7 @@ class Context:
         """
         path = self.files.get("checkpoint_sha256")
         try:
-            noted = noted_classes(path) if path else ()
+            noted = stored_class_names(path) if path else ()
         except UserError:  # a file that only --trust-checkpoint reads
             return []
         return list(noted) if len(noted) == self.source.num_classes else []

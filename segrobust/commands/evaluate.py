@@ -22,7 +22,7 @@ from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
-from segrobust.models.checkpoint.noted import noted_classes
+from segrobust.models.checkpoint.class_names import stored_class_names
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
@@ -82,7 +82,7 @@ def evaluate_command(
     loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing, "channels_last": channels_last}
     model = _segmenter(config, weights, cfg, weights=kind, **loading)
     if not trust_checkpoint:  # such a file may run any program, once is enough
-        check_class_order(source.class_names, noted_classes(weights), "the checkpoint")
+        check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
     attack = functools.partial(
         evaluate,
         model,
@@ -159,7 +159,7 @@ def _surrogate(
         kind = None
     model = _segmenter(config, weights, weights=kind, **loading)
     if not trusted:
-        check_class_order(classes, noted_classes(weights), "the --source checkpoint")
+        check_class_order(classes, stored_class_names(weights), "the --source checkpoint")
     return model
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -32,7 +30,6 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train what the config describes."""
     shipped = _shipped(options.config)
-    _make_own_modules_importable()
     from segrobust.commands.training import train
 
     train(
@@ -52,7 +49,6 @@ def evaluate(options: Namespace) -> None:
         raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
     if options.source_checkpoint and not options.source:
         raise UserError("--source-checkpoint needs the --source config that it belongs to")
-    _make_own_modules_importable()
     _check_attacks(options)
     from segrobust.commands.evaluate import evaluate_command
 
@@ -155,12 +151,6 @@ def convert(options: Namespace) -> None:
 
     convert_checkpoint(options.file, target, half=options.half, weights=options.weights)
     print(target)
-
-
-def _make_own_modules_importable() -> None:
-    """The current folder, as under ``python -m``, for a config's ``custom_imports``; last, so that it hides nothing."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
 
 
 def _shipped(config: str) -> str | None:
