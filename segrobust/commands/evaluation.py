@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from segrobust.analysis.summary import Record, summarise
@@ -38,7 +38,7 @@ from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.files import replace_file
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import check_complete
+from segrobust.core.rows import Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
@@ -46,17 +46,19 @@ from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import INPUT, survey
 from segrobust.datasets.targets import Target, build_target
+from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
 from segrobust.runs.batch_size import AUTO, check_batch_size, settle_batch_size
 from segrobust.runs.differences import check_accepted
 from segrobust.runs.environment import about_this_run, environment_of, refuse_unequal
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.form import amp_name, faster_form
-from segrobust.runs.identity import identity_of, weights_sha256
-from segrobust.studies.jobs import plan_jobs
-from segrobust.studies.transfer import transferred
+from segrobust.runs.identity import identity_of
+from segrobust.runs.images import Ordered, entries_of
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.bench import Bench, amp_name
+from segrobust.studies.clean import Clean
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,8 +75,6 @@ def evaluate(
     batch_size: int | str = 4,
     seed: int = 0,
     amp: bool | str = False,
-    fold_bn: bool = False,
-    channels_last: bool = False,
     fresh: bool = False,
     save_adversarial: bool = False,
     pictures: bool = True,
@@ -102,16 +102,13 @@ def evaluate(
         batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
             part of ``run.json``, so a run that goes on keeps its size.
         amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
-        fold_bn, channels_last: attack a faster form of the network (and of the surrogate), whose predictions on the
-            first images are checked against those of the model as it is
-            (:func:`segrobust.models.inference_form.inference_form`).
         fresh: discard what ``work_dir`` holds instead of going on with it.
         save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
         pictures: attack the report's three images once more, each on its own, to show them.
         target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
             (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
             of the pixels at their target; the worst case stays that with the fewest pixels right.
-        surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
+        surrogate: attack this model and measure the images on ``model`` (transfer).
         eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
             a pass; what is reported is one draw per batch, as in use, the same in every start.
         metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
@@ -153,24 +150,62 @@ def evaluate(
     accept_different = check_accepted(accept_different)
     if isinstance(target, str):
         target = build_target(target, dataset)
-    jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
     if surrogate is not None:
-        check_segmenter("surrogate", surrogate)
-        jobs = transferred(jobs, surrogate, model)
-        check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
-    found = survey(dataset, metric_size)
+        _check_surrogate(surrogate, model, dataset)
+    found, folder = survey(dataset, metric_size), RunFolder(work_dir)
     mask = None if mask is None else read_mask(mask, dataset)
-    form = {"fold_bn": fold_bn, "channels_last": channels_last}
-    settings = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "amp": amp_name(amp),
-        "target": target,
-        "surrogate": surrogate,
-        "eot": eot,
-        "metric_size": metric_size,
-        "mask": mask,
-    }
+    settings = {"batch_size": batch_size, "seed": seed, "amp": amp_name(amp)}
+    settings |= {"metric_size": metric_size} if metric_size != INPUT else {}
+    settings |= {"eot": eot} if eot > 1 else {}
+    planned = {"steps": steps, "defaults": attack_defaults, "targeted": target is not None, "surrogate": surrogate}
+    studies = [Clean(), *plan_attacks(attacks, eps, **planned, known=() if fresh else folder.conditions())]
+    state = _processes(model, surrogate)
+    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
+    bench = Bench(model, dataset, seed, amp_name(amp), eot, metric_size, target, mask)
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
+            stack.enter_context(folder.held(0))
+        before = _digest(model, surrogate)
+        if batch_size == AUTO:
+            settings["batch_size"] = settle_batch_size(bench, studies, folder, fresh)
+        order = [None]
+        if state.is_main_process:
+            stored = {**(identity or {}), **identity_of(bench, studies, settings)}
+            more = {**about_this_run(bench.device), "sizes": found.sizes, **(about or {})}
+            conditions = [condition for study in studies for condition in study.conditions]
+            options = {"fresh": fresh, "about": more, "accept_different": accept_different}
+            order = [folder.open(stored, conditions, entries_of(dataset), **options)]
+            for warning in found.warnings:
+                _LOG.warning(warning)
+            _keep_target(folder, target, dataset)
+        bench.source = Ordered(dataset, broadcast_object_list(order)[0])
+        stack.enter_context(folder.held(state.process_index))
+        executor = Executor(bench, studies, folder, settings["batch_size"], save_adversarial)
+        error = _run(executor, state)
+        altered = any(gather_object([_digest(model, surrogate) != before]))
+        check = functools.partial(check_run, executor, checks, declared=declared, files=files, altered=altered)
+        if state.is_main_process and error:
+            check(error=error)
+        elif state.is_main_process:
+            _finish(executor, check, pictures)
+        state.wait_for_everyone()  # a process that leaves takes the others with it
+    if error:
+        raise error
+    return folder.read_json("summary.json")
+
+
+def _check_surrogate(surrogate: Any, model: Segmenter, dataset: Source) -> None:
+    check_segmenter("surrogate", surrogate)
+    if surrogate.num_classes != model.num_classes:
+        raise UserError(
+            f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
+            f"{surrogate.num_classes} ({surrogate.name})"
+        )
+    check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
+
+
+def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:
+    """The processes of this run, each with its model on its own device."""
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
@@ -178,38 +213,7 @@ def evaluate(
         _leave_group_at_exit()
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
-    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    folder = RunFolder(work_dir)
-    with contextlib.ExitStack() as stack:
-        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
-            stack.enter_context(folder.held(0))
-        faster = functools.partial(faster_form, dataset=dataset, **form)
-        running = {**settings, "surrogate": surrogate and faster(surrogate), "save_adversarial": save_adversarial}
-        evaluation = Evaluation(faster(model), dataset, jobs, folder, **running)
-        before = _state(evaluation)
-        if batch_size == AUTO:
-            evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
-        if state.is_main_process:
-            stored = {**(identity or {}), **identity_of(model, dataset, jobs, settings | form)}
-            more = {**about_this_run(evaluation.device), "sizes": found.sizes, **(about or {})}
-            folder.open(stored, fresh=fresh, about=more, accept_different=accept_different)
-            for warning in found.warnings:
-                _LOG.warning(warning)
-            _keep_target(folder, target, dataset)
-        state.wait_for_everyone()
-        stack.enter_context(folder.held(state.process_index))
-        error = _run(evaluation, state)
-        altered = any(gather_object([_state(evaluation) != before]))
-        facts = {"declared": declared, "files": files, "original": model, "altered": altered}
-        check = functools.partial(check_run, evaluation, checks, **facts)
-        if state.is_main_process and error:
-            check(error=error)
-        elif state.is_main_process:
-            _finish(evaluation, check, pictures)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
-    if error:
-        raise error
-    return folder.read_json("summary.json")
+    return state
 
 
 @functools.cache
@@ -218,19 +222,19 @@ def _leave_group_at_exit() -> None:
     atexit.register(PartialState().destroy_process_group)
 
 
-def _state(evaluation: Evaluation) -> str:
-    """Digest of the model that is measured and the one that is attacked, which attacks must leave as they were."""
-    return weights_sha256(nn.ModuleList([evaluation.model, evaluation.attacked]))  # what they share counts once
+def _digest(model: Segmenter, surrogate: Segmenter | None) -> str:
+    """Of the model that is measured and the one that is attacked, which attacks must leave as they were."""
+    return weights_sha256(nn.ModuleList([model, surrogate or model]))  # what they share counts once
 
 
-def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:
+def _run(executor: Executor, state: PartialState) -> Exception | None:
     """The work of this process, and what an attack of any process failed with, for every process the same.
 
     The others then stop after their batch, so that the checks of the failed run need not wait for all rows.
     """
     error, failure = None, Signal()
     try:
-        evaluation.run(state.process_index, state.num_processes, failure.is_given)
+        executor.run(state.process_index, state.num_processes, failure.is_given)
     except (AttackContractError, ModelError) as caught:
         error = caught
         failure.give()
@@ -245,17 +249,26 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None, pictures: bool = True) -> None:
+def _finish(executor: Executor, check: Callable[..., None], pictures: bool = True) -> None:
     """Summary, checks, pictures and report from complete rows."""
-    folder = evaluation.folder
-    rows = folder.rows()
-    images = range(len(evaluation.source))
-    check_complete(rows, (key for job in evaluation.jobs for i in images for key in job.keys(i)), folder.path)
-    controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
-    summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
+    folder, source = executor.folder, executor.bench.source
+    rows = folder.complete_rows()
+    asked = [condition for study in executor.studies for condition in study.conditions]
+    check_complete(rows, asked, len(source), folder.path)
+    _warn_of_incomplete(folder, {row.condition for row in rows})
+    summary = summarise(rows, source.num_classes, folder.timings())
     folder.write_json("summary.json", summary)
-    if check:
-        check(summary)
+    check(summary)
     if pictures:
-        write_pictures(evaluation, summary, rows)
+        write_pictures(executor, summary, rows)
     build_report([folder.path])
+
+
+def _warn_of_incomplete(folder: RunFolder, complete: set[Condition]) -> None:
+    lacking = [one.title for one in folder.conditions() if one not in complete and not one.candidate]
+    if lacking:
+        _LOG.warning(
+            "left out of the results, since an earlier start did not finish them for all images of the run: %s; name "
+            "them again to complete them",
+            ", ".join(lacking),
+        )
