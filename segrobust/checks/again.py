@@ -75,8 +75,8 @@ def shortened(attack: Attack, steps: int) -> Attack:
 
 def saw_another(context: Context) -> str:
     """Which other model the run's attacks saw, in words; empty where they, or some of them, saw this one."""
-    strongest = context.strongest
-    return f"the run's attacks saw {strongest.surrogate}, not this model" if strongest and strongest.surrogate else ""
+    surrogate = context.strongest[0].surrogate if context.strongest else None
+    return f"the run's attacks saw {surrogate.name}, not this model" if surrogate else ""
 
 
 def refuse_transfer(context: Context) -> None:

@@ -116,7 +116,7 @@ def _kinds(context: Context) -> list[Attack]:
     """The run's strongest attack or, in the full tier, one of each kind."""
     if not context.full:
         return [context.own]
-    attacks = map(context.attack_of, context.attempts)
+    attacks = (study.attack for study in context.attacks if not study.attack.control)
     return list({type(attack): attack for attack in attacks}.values()) or [context.own]
 
 

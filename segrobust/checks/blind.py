@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
-from segrobust.checks.verdicts import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
 from segrobust.checks.again import refuse_transfer, shares_under
 from segrobust.checks.context import Context, mean
+from segrobust.checks.verdicts import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
 from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
 from segrobust.datasets.classes import plain_names
+from segrobust.models.digests import weights_sha256
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
-from segrobust.runs.identity import weights_sha256
 
 BLACK_BOX = "Square"
 QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full

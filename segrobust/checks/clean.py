@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segrobust.analysis.metrics import dense_counts, pooled
 from segrobust.analysis.summary import Record
-from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, graded, verdict
 from segrobust.checks.context import FEWEST, Context, once
+from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, graded, verdict
 from segrobust.core.errors import UserError
 from segrobust.core.rows import CLEAN
 from segrobust.datasets.classes import made_up, plain_names

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from segrobust.analysis.broken import shares_of
-from segrobust.analysis.strongest import strongest
 from segrobust.analysis.summary import Record
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import build_attack
@@ -22,9 +21,8 @@ from segrobust.core.errors import UserError
 from segrobust.core.files import read_lines
 from segrobust.core.rows import ATTACK, Condition, Row
 from segrobust.datasets.source import evenly_spaced
-from segrobust.models.segmenter import Segmenter
 from segrobust.runs.executor import Executor
-from segrobust.studies.attack import AttackStudy
+from segrobust.studies.attack import AttackStudy, strongest
 from segrobust.studies.bench import Group
 from segrobust.studies.clean import Clean
 
@@ -44,7 +42,6 @@ class Context:
         full: look longer where a check can.
         declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
         files: path by the name of the identity's field that holds its sha256.
-        original: the model that the run's identity describes, where the run attacks another form of it.
         altered: a process found its models changed after its work.
         error: what an attack of the run failed with.
     """
@@ -57,15 +54,13 @@ class Context:
         full: bool = False,
         declared: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | None = None,
-        original: Segmenter | None = None,
         altered: bool = False,
         error: Exception | None = None,
     ) -> None:
         self.executor, self.summary, self.full, self.error = executor, summary, full, error
         self.declared, self.files, self.altered = declared, files or {}, altered
-        self.bench, self.folder, self.studies = executor.bench, executor.folder, executor.studies
+        self.bench, self.folder = executor.bench, executor.folder
         self.model, self.source = self.bench.model, self.bench.source
-        self.original = self.model if original is None else original
         self.run: dict[str, Any] = self.folder.read_json("run.json")
         self.kept: dict[tuple, Any] = {}
 
@@ -111,7 +106,7 @@ class Context:
         """Those of this start, and of earlier ones those that have a row for every image."""
         lines = [line for lines in self.raw.values() for line in lines]
         counts = Counter(condition for condition, _ in {(line["condition"], line["image"]) for line in lines})
-        own = {condition for study in self.studies for condition in study.conditions}
+        own = {condition for study in self.executor.studies for condition in study.conditions}
         return [one for one in self.folder.conditions() if one in own or counts[one.id] == len(self.source)]
 
     @cached_property
@@ -178,31 +173,38 @@ class Context:
     # --- attacks
 
     @cached_property
-    def strongest(self) -> Condition | None:
-        """That of the run's strongest attack at its middle radius, as the report's pictures choose it; of those that
-        saw the model itself, where there are any."""
+    def attacks(self) -> list[AttackStudy]:
+        """The run's attacks: those of this start, and those of earlier ones that their conditions tell all about."""
+        found = [study for study in self.executor.studies if isinstance(study, AttackStudy)]
+        own = {condition for study in found for condition in study.conditions}
+        return found + [study for one in self.attempts if one not in own and (study := _described(one))]
+
+    @cached_property
+    def strongest(self) -> tuple[AttackStudy, Condition] | None:
+        """The run's strongest attack, as the report's pictures choose it; of those that saw the model itself, where
+        there are any."""
         if not self.summary:
             return None
-        white_box = [one for one in self.attempts if not one.surrogate]
-        return strongest(white_box or self.attempts, self.summary)
+        white_box = [study for study in self.attacks if not study.surrogate]
+        return strongest(white_box, self.summary) or strongest(self.attacks, self.summary)
 
     @cached_property
     def own(self) -> Attack:
         """The strongest attack; in a run without results its first one, in a run of controls alone a plain PGD."""
-        real = self.attempts if self.strongest is None else [self.strongest]
-        return self.attack_of(real[0]) if real else build_attack(FALLBACK)
+        if self.strongest:
+            return self.strongest[0].attack
+        return next((study.attack for study in self.attacks if not study.attack.control), build_attack(FALLBACK))
 
-    def attack_of(self, condition: Condition) -> Attack:
-        """That of this start's study or, where an earlier start made the rows, the one that the condition describes."""
-        for study in self.studies:
-            if isinstance(study, AttackStudy) and condition in study.conditions:
-                return study.attack
-        fields = {name: value for name, value in condition.fields.items() if name != "surrogate"}
-        radius = {} if condition.name in self.searches else {"eps": condition.eps}
-        try:
-            return build_attack({**fields, "norm": condition.norm, **radius})
-        except UserError as error:
-            raise Skip(f"{condition.name} is of an earlier start and not known here: {error}") from error
+
+def _described(condition: Condition) -> AttackStudy | None:
+    """The attack that a condition describes; None where it does not say all, as of a surrogate."""
+    radius = {} if condition.eps is None else {"eps": condition.eps}
+    try:
+        attack = build_attack({**condition.fields, "norm": condition.norm, **radius})
+    except UserError:
+        return None
+    study = AttackStudy(condition.name, attack, (condition.eps,))
+    return study if condition in study.conditions else None
 
 
 def is_single_step(condition: Condition) -> bool:
@@ -215,9 +217,10 @@ def once(look: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(look)
     def kept(context: Context, *arguments: Any) -> Any:
-        if (look, *arguments) not in context.kept:
-            context.kept[look, *arguments] = look(context, *arguments)
-        return context.kept[look, *arguments]
+        key = (look, *arguments)
+        if key not in context.kept:
+            context.kept[key] = look(context, *arguments)
+        return context.kept[key]
 
     return kept
 

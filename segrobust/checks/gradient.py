@@ -10,9 +10,9 @@ from torch import Tensor
 
 from segrobust.attacks import weights
 from segrobust.attacks.gradient import Engine, Goal, ModelError
-from segrobust.checks.verdicts import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.checks.context import Context
 from segrobust.checks.probe import probe
+from segrobust.checks.verdicts import FAIL, FOLLOWING, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 from segrobust.studies.bench import Group

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.checks.context import Context
 from segrobust.checks.probe import CHANGED_PERCENT, floating_types, probe, refuse_random
-from segrobust.runs.identity import weights_sha256
+from segrobust.checks.verdicts import FAIL, FOLLOWING, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.models.digests import weights_sha256
 
 SHOWN = 3
 
@@ -15,7 +15,7 @@ SHOWN = 3
 def unchanged(context: Context) -> Verdict:
     """Weights and buffers as before the run, every module in eval mode."""
     seen = probe(context)
-    whole = not context.altered and weights_sha256(context.original) == context.identity["weights_sha256"]
+    whole = not context.altered and weights_sha256(context.model) == context.identity["weights_sha256"]
     numbers = {
         "weights_as_before_the_run": whole,
         "changed_by_the_checks": len(seen.changed_state),

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from segrobust.attacks.gradient import Engine, Goal, ModelError
 from segrobust.checks.context import Context, once
 from segrobust.checks.verdicts import Skip
+from segrobust.models.digests import state_digests
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
-from segrobust.runs.identity import state_digests
 from segrobust.studies.bench import Group
 
 CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains

@@ -77,8 +77,8 @@ def _stored(context: Context, group: Group) -> float:
     """The run's own result on an image: percent of the pixels at the goal, or the norm."""
     (image,) = group.ids
     if not context.own.minimum_norm:
-        return context.shares[context.strongest][image]
-    (search,) = (one for one in context.attempts if one.name == context.strongest.name and one.eps is None)
+        return context.shares[context.strongest[1]][image]
+    (search,) = (one for one in context.attempts if one.name == context.strongest[1].name and one.eps is None)
     (row,) = (row for row in context.rows if (row.condition, row.image) == (search, image))
     return row.extra["distance"] if row.found else math.inf
 
@@ -192,7 +192,7 @@ def _images(context: Context) -> list[Group]:
 
 def _before(context: Context) -> list[float]:
     """Percent at the goal in the run's own rows, per image of ``_images``."""
-    return [context.shares[context.strongest][group.ids[0]] for group in _images(context)]
+    return [context.shares[context.strongest[1]][group.ids[0]] for group in _images(context)]
 
 
 CHECKS = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from segrobust.checks.provenance import one_version
 
 from segrobust.attacks.bounded import CEPGD
-from segrobust.checks.provenance import one_version
 from segrobust.checks.results import enough_images
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey

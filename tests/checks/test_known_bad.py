@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from segrobust.checks.registry import CHECKS
 
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient import ModelError
-from segrobust.checks.base import trust_of
 from segrobust.checks.gradient import correct
-from segrobust.checks.registry import CHECKS
 from segrobust.checks.strength import planted_found
+from segrobust.checks.verdicts import trust_of
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey

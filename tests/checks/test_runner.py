@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from segrobust.checks.registry import CHECKS
+from segrobust.checks.trace import Recorder
 
 from segrobust.attacks import build_attack
 from segrobust.checks import runner
-from segrobust.checks.base import Check, NotApplicable, Skip, graded, trust_of, verdict
 from segrobust.checks.context import Context, shortened
-from segrobust.checks.registry import CHECKS
 from segrobust.checks.runner import HERE, run_checks
-from segrobust.checks.trace import Recorder
+from segrobust.checks.verdicts import Check, NotApplicable, Skip, graded, trust_of, verdict
 from segrobust.core.errors import UserError
 from segrobust.report.trust import load_trust
 from segrobust.runs.environment import code_sha256

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from segrobust.checks.steps import _gain, _stored, enough_steps
 
 from segrobust.attacks.bounded import CEPGD, MaskedPGD
-from segrobust.checks.base import NotApplicable
 from segrobust.checks.context import Context
-from segrobust.checks.steps import _gain, _stored, enough_steps
+from segrobust.checks.verdicts import NotApplicable
 from tests.checks.looking import context, look
 from tests.checks.models import segmenter
 from tests.runs.toy_run import ToySource

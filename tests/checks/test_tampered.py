@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+from segrobust.checks.provenance import repeatable, traceable
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError
 from segrobust.checks.integrity import every_image_once, within_budget
-from segrobust.checks.provenance import repeatable, traceable
 from segrobust.checks.results import monotone
 from tests.checks.looking import WITHIN, context, levels, look, look_again, verdicts
 from tests.checks.models import segmenter

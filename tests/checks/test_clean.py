@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from segrobust.checks.base import NotApplicable
-from segrobust.checks.plausible import _kappa, clean_plausible, same_classes
+from segrobust.checks.clean import _kappa, clean_plausible, same_classes
+from segrobust.checks.verdicts import NotApplicable
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
 from segrobust.models.segmenter import Segmenter
