@@ -144,7 +144,7 @@ class Context:
     def radius(self) -> tuple[str, float]:
         """Norm and radius at which attacks are compared: the middle one of the strongest attack's norm."""
         norm = self.own.norm
-        radii = sorted({one.eps for one in self.attempts if one in self.shares and one.norm == norm and one.eps})
+        radii = sorted({one.eps for one in self.attempts if self.shares.get(one) and one.norm == norm and one.eps})
         if not radii:
             raise Skip("no attack of the run has a result at a radius")
         return norm, radii[len(radii) // 2]
@@ -167,7 +167,7 @@ class Context:
         return {
             one: {image: share for image, share in self.shares[one].items() if image in chosen}
             for one in self.attempts
-            if one in self.shares and (one.norm, one.eps) == self.radius and not one.surrogate
+            if self.shares.get(one) and (one.norm, one.eps) == self.radius and not one.surrogate
         }
 
     # --- attacks

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from segrobust.analysis.summary import WORST_CASE, Record
+from segrobust.analysis.summary import Record
+from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.context import FEWEST, Context, is_single_step
 from segrobust.checks.verdicts import FAIL, INFO, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
@@ -24,7 +25,7 @@ def monotone(context: Context) -> Verdict:
     """A larger radius never helps the model; a single step (FGSM) may overshoot and is left out."""
     lines: dict[tuple[str, str], dict[float | None, dict[int, float]]] = defaultdict(dict)
     for one in context.attempts:
-        if one.eps is not None and one in context.shares and not is_single_step(one):
+        if one.eps is not None and context.shares.get(one) and not is_single_step(one):
             lines[one.name, one.norm][one.eps] = context.shares[one]
     steps = []
     for (name, norm), by_radius in lines.items():

@@ -52,9 +52,6 @@ class Painted:
     def __getitem__(self, index):
         return self.samples[index]
 
-    def fingerprint(self):
-        return "painted"
-
 
 def plausible(folder, net, source=None, check=clean_plausible, **more):
     source = source or Painted()

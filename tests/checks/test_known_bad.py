@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from segrobust.checks.registry import CHECKS
 
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient import ModelError
+from segrobust.checks.again import call
 from segrobust.checks.gradient import correct
+from segrobust.checks.runner import CHECKS
 from segrobust.checks.strength import planted_found
 from segrobust.checks.verdicts import trust_of
 from segrobust.core.errors import UserError
@@ -234,8 +235,8 @@ def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
     assert {REPEATS, PLAIN} <= levels(found, "warn") and {BEST, PLANTED} <= levels(found, "skipped")
     assert levels(found, "fail") == set()
     looked = context(segmenter("noisy"), tmp_path)
-    looked.evaluation.eot = 2
-    assert looked.call(CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
+    looked.bench.eot = 2
+    assert call(looked, CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
 
 
 def test_every_start_says_the_same_of_a_randomised_model(tmp_path):
@@ -346,8 +347,8 @@ def test_weights_that_change_during_the_run(tmp_path):
     with torch.no_grad():
         model.net.last.bias[0] += 1e-3
     looked = context(model, tmp_path)
-    from segrobust.checks.contract import unchanged
-    from segrobust.checks.provenance import traceable
+    from segrobust.checks.integrity import traceable
+    from segrobust.checks.model import unchanged
 
     assert unchanged(looked).level == "fail" and traceable(looked).numbers["changed"] == ["weights_sha256"]
     assert RunFolder(tmp_path).read_json("run.json")["identity"]["model"] == "small"
