@@ -140,7 +140,7 @@ def test_another_runs_checks(folder, tmp_path):
     shutil.copy(folder / "checks.json", other / "checks.json")
     trust = load_trust(other)
     assert trust.level == "not trustworthy" and "belongs to another run" in trust.failed
-    assert "run.json, rows and summary.json" in trust.why
+    assert "rows, images.json and summary.json" in trust.why
     assert look(segmenter("small"), other, ToySource(), **HONEST)[FEW]["numbers"]["images"] == 7  # made anew
 
 

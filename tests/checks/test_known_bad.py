@@ -215,10 +215,14 @@ class Meddles(CEPGD):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_an_attack_that_changes_the_model(channels_last, tmp_path):
-    meddling = {"attacks": [Meddles(eps="8/255", steps=5)], "channels_last": channels_last}
-    found = look(segmenter("small"), tmp_path, **meddling)
-    assert found[STATE]["verdict"] == "fail" and "during the run" in found[STATE]["evidence"]
-    assert look(segmenter("small"), tmp_path, **meddling)[STATE]["verdict"] == "fail"  # the rows are the same
+    def judged():
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        model = segmenter("small").to(memory_format=form)
+        return look(model, tmp_path, attacks=[Meddles(eps="8/255", steps=5)])[STATE]
+
+    found = judged()
+    assert found["verdict"] == "fail" and "during the run" in found["evidence"]
+    assert judged()["verdict"] == "fail"  # the rows are the same
 
 
 def test_transfer_proves_nothing_and_is_no_failure(tmp_path):
@@ -299,8 +303,13 @@ def test_too_few_steps_and_a_random_result(tmp_path):
     assert {name: found[name]["verdict"] for name in ("converged", SEEDS)} == {"converged": "warn", SEEDS: "warn"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Twin(CEPGD):
+    """The same under another name."""
+
+
 def test_the_same_attack_under_two_names(tmp_path):
-    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", {"type": "CEPGD"}])
+    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", Twin()])
     assert found[DIFFER]["verdict"] == "warn" and found[DIFFER]["numbers"]["most_equal_percent"] == 100
 
 
