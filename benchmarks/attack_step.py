@@ -24,9 +24,10 @@ from segrobust import Segmenter, load_segmenter
 from segrobust.attacks import ATTACKS, build_attack
 from segrobust.attacks.alma_prox import Proximal
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.attacks.segmentation import Goal
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust import build_attack, load_segmenter
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.segmentation import Goal
 from segrobust.models.inference_form import inference_form
 
 FORMS = {

@@ -19,18 +19,21 @@ class Mutation(NamedTuple):
 
 GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("attacks/gradient.py", "attacks/test_mask.py"): [
-        ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),
         ("gradient * self.goal.mask", "gradient"),
+    ],
+    ("attacks/segmentation.py", "attacks/test_mask.py"): [
+        ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),
         ("None if self.mask is None else self.mask[rows]", "None if self.mask is None else self.mask[: len(rows)]"),
     ],
     ("attacks/inputs.py", "attacks/test_mask.py"): [
         ("ROUNDING = 1e-6", "ROUNDING = 1e-8"),
         ("ROUNDING = 1e-6", "ROUNDING = 1e-2"),
     ],
-    ("units.py", "test_units.py"): [
+    ("core/units.py", "core/test_units.py"): [
         ("NEAR = 0.05", "NEAR = 0.02"),
         ("1e-4 < abs(in_255", "1e-2 < abs(in_255"),
     ],
+    ("core/units.py", "known_answer/test_rules.py"): [("FOUND_SHARE = 0.99", "FOUND_SHARE = 0.9")],
     ("attacks/optimise.py", "known_answer/test_apgd.py parity/test_bounded.py attacks/test_optimise.py"): [
         ("value = torch.full_like(start, -math.inf)", "value = start.clone()"),
         ("            increases, best_before, since = torch", "            value = torch.where(halved, best.score, value)\n            increases, best_before, since = torch"),
@@ -60,7 +63,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first_step: float = 2.0", "first_step: float = 1.0"),
         ("else (done + step) / self.steps", "else step / self.steps"),
         ('handover: str = "error"', 'handover: str = "ce"'),
-        ('outcome.by_error if self.handover == "error"', 'outcome.by_ce if self.handover == "error"'),
+        ('result.by_error if self.handover == "error"', 'result.by_ce if self.handover == "error"'),
     ],
     ("attacks/weights.py", "attacks/test_weights.py"): [
         ("late = pixels.progress / 2", "late = pixels.progress"),
@@ -82,8 +85,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("q_end: float = 1.0", "q_end: float = 0.5"),
         ("p_start: float = 0.9", "p_start: float = 0.8"),
         ("p_end: float = 0.1", "p_end: float = 0.2"),
-        ('SEA = {"steps": 300', 'SEA = {"steps": 100'),
-        ('{**SEA, "handover": "ce", "halves_first"', '{**SEA, "halves_first"'),
+        ('SEA_SETTINGS = {"steps": 300', 'SEA_SETTINGS = {"steps": 100'),
+        ('{**SEA_SETTINGS, "handover": "ce", "halves_first"', '{**SEA_SETTINGS, "halves_first"'),
     ],
     ("attacks/sharp.py", "attacks/test_weights.py known_answer/test_schedules.py"): [
         ("beta_end: float = 3.0", "beta_end: float = 2.0"),
@@ -94,20 +97,26 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/spherical.py", "attacks/test_ensemble.py"): [("ascent = unit * own", "ascent = unit")],
     ("attacks/sea.py", "attacks/test_ensemble.py known_answer/test_schedules.py"): [
-        ('"v2": ("BalancedPGD", "MaskedPGD", "JSPGD")', '"v2": ("BalancedPGD", "SegPGD", "JSPGD")'),
-        ("steps: int = 300", "steps: int = 100"),
+        ('"v2": (BalancedPGD, MaskedPGD, JSPGD)', '"v2": (BalancedPGD, SegPGD, JSPGD)'),
     ],
     ("attacks/standard.py", "attacks/test_ensemble.py known_answer/test_schedules.py"): [
-        ('{"type": "SharpPGD", "share": 9}', '{"type": "SharpPGD", "share": 4}'),
-        ('"beta_end": 6.0', '"beta_end": 4.0'),
-        ("balance: float = 0.5", "balance: float = 1.0"),
-        ("few: float = 0.01", "few: float = 0.1"),
-        ("error < self.enough, 1 - error <= self.few", "error < self.enough, error <= self.few"),
+        ("Member(SharpPGD(), 9)", "Member(SharpPGD(), 4)"),
+        ("beta_end=6.0", "beta_end=4.0"),
+        ("BALANCE = 0.5", "BALANCE = 1.0"),
+        ("masked_below: float = 0.01", "masked_below: float = 0.1"),
+        ("error < 1, 1 - error <= self.masked_below", "error < 1, error <= self.masked_below"),
+        ("first_step\": 0.5", "first_step\": 1.0"),
     ],
-    ("attacks/gradient.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
-        ("weights = weight(pixels).mul(goal.valid)", "weights = weight(pixels)"),
-        ("gap + plain.amax(1).log_()", "gap + plain.amin(1).log_()"),
-        ("ce = -log_p.masked_fill(~valid, 0)", "ce = -log_p"),
+    ("attacks/segmentation.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
+        ("weights = weight(pixels).mul(self.valid)", "weights = weight(pixels)"),
+        ("below + plain.amax(1).log_()", "below + plain.amin(1).log_()"),
+        ("ce = -log_p.masked_fill(~self.valid, 0)", "ce = -log_p"),
+    ],
+    ("attacks/segmentation.py", "attacks/test_task.py known_answer/test_rules.py"): [
+        ("valid if targets is None else valid & (targets != self.ignore_index)", "valid"),
+        ("valid & (targets != self.ignore_index)", "targets != self.ignore_index"),
+        ("else prediction == targets) & valid", "else prediction == targets)"),
+        ("prediction != labels if targets is None", "prediction == labels if targets is None"),
     ],
     ("attacks/duals.py", "known_answer/test_duals.py parity/test_lagrangian.py attacks/test_alma_prox.py"): [
         ("improves = (constraint * kept <=", "improves = (constraint <="),
@@ -188,7 +197,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("attacks/bisection.py", "known_answer/test_bisection.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
         ("high = torch.full_like(low, 2 * start)", "high = torch.full_like(low, start)"),
         ("torch.where(success, low, eps), torch.where(success, eps, high)", "torch.where(success, eps, low), torch.where(success, high, eps)"),
-        ("engine.share(reached) >= engine.share(best_reached)", "engine.share(reached) > engine.share(best_reached)"),
+        ("engine.goal.share(reached) >= engine.goal.share(best_reached)", "engine.goal.share(reached) > engine.goal.share(best_reached)"),
         ('"relative_step": 0.05', '"relative_step": 0.1'),
         ('"Linf": 0.25 / 255', '"Linf": 0.5 / 255'),
         ("growth: float = 2.0", "growth: float = 1.5"),
@@ -249,7 +258,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first_share: float = 0.1", "first_share: float = 0.2"),
         ("0.5**halved", "0.25**halved"),
         ("SHARPNESS = 16.0", "SHARPNESS = 4.0"),
-        ("LOOK = 10", "LOOK = 20"),
+        ("MEASURE_EVERY = 10", "MEASURE_EVERY = 20"),
         ("torch.zeros_like(self.error)", "self.error"),
         ("placed.per_cell(self.loss - loss) > 0", "placed.per_cell(self.loss - loss) >= 0"),
     ],
@@ -272,13 +281,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("farther = ~closest.found | (closest.distance > member.eps)", "farther = ~closest.found | True"),
     ],
     ("attacks/base.py", "known_answer/test_rules.py attacks/test_table.py::test_budget_box_and_books attacks/test_optimise.py"): [
-        ("FOUND_SHARE = 0.99", "FOUND_SHARE = 0.9"),
         ("found = error >= FOUND_SHARE", "found = error > FOUND_SHARE"),
         ("SeedSequence((seed, restart))", "SeedSequence((seed, 0))"),
         ("SeedSequence((seed, restart))", "SeedSequence((0, restart))"),
         ("farther = distance > allowed(self.norm, eps)", "farther = distance > 2 * allowed(self.norm, eps)"),
     ],
-    ("threats.py", "test_threats.py known_answer/test_rules.py"): [
+    ("core/threats.py", "core/test_threats.py known_answer/test_rules.py"): [
         ("eps * (1 + 1e-5 * (norm", "eps * (1 + 1e-3 * (norm"),
         ('(norm != "Linf")) + 1e-6', '(norm != "Linf")) + 1e-5'),
         ("torch.maximum(points, clean - radius), clean + radius).clamp_(0, 1)", "torch.maximum(points, clean - radius), clean + radius)"),
@@ -291,16 +299,18 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("noise = draw(torch.rand, clean, generators).mul_(2).sub_(1)", "noise = draw(torch.rand, clean, generators).mul_(1).sub_(0.5)"),
         ("share ** (1 / clean[0].numel()) / self.distance(laplace)", "share / self.distance(laplace)"),
     ],
-    ("evaluation/metrics.py", "evaluation/test_metrics.py"): [
+    ("analysis/metrics.py", "analysis/test_metrics.py"): [
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "tp + fp + fn"),
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "np.where(tp + fn > 0, tp + fn, 0)"),
         ("_mean_of_present(_percent(tp, truth))", "_mean_of_present(_percent(tp, tp + fp))"),
         ("_percent(tp.sum(-1), truth.sum(-1))", "_mean_of_present(_percent(tp, truth))"),
-        ("valid = maps != ignore_index", "valid = maps < 255"),
-        ("fn = per_class(truth + offset) - tp", "fn = per_class(guess + offset) - tp"),
         ("np.divide(total, present.sum(-1)", "np.divide(total, present.shape[-1]"),
     ],
-    ("evaluation/worst_case.py", "evaluation/test_worst_case.py"): [
+    ("attacks/counting.py", "attacks/test_counting.py"): [
+        ("valid = maps != ignore_index", "valid = maps < 255"),
+        ("fn = per_class(truth + offset) - tp", "fn = per_class(guess + offset) - tp"),
+    ],
+    ("analysis/worst_case.py", "analysis/test_worst_case.py"): [
         ("np.lexsort((pool, -self.limit[pool]", "np.lexsort((pool, self.limit[pool]"),
         ("np.lexsort((pool, -self.limit", "np.lexsort((-pool, -self.limit"),
         ("np.flatnonzero(self.limit <= eps)", "np.flatnonzero(self.limit < eps)"),
@@ -310,7 +320,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('row["distance"] if row["eps"] is None else row["eps"]', '0.0 if row["eps"] is None else row["eps"]'),
         ("min((self.greedy", "max((self.greedy"),
     ],
-    ("evaluation/statistics.py", "evaluation/test_statistics.py"): [
+    ("analysis/statistics.py", "analysis/test_statistics.py"): [
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.05, 0.95"),
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.025, 0.95"),
         ("np.broadcast_to(otherwise, part.shape)", "np.broadcast_to(0 * otherwise, part.shape)"),
@@ -323,7 +333,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(b - a for a, b in zip(drawn_a", "(a - b for a, b in zip(drawn_a"),
         ("rng = np.random.default_rng(seed)", "rng = np.random.default_rng(seed + 1)"),
     ],
-    ("evaluation/summary.py", "evaluation/test_summary.py evaluation/test_worst_case.py"): [
+    ("analysis/summary.py", "analysis/test_summary.py analysis/test_worst_case.py"): [
         ('CONTROLS = ("UniformNoise",)', "CONTROLS = ()"),
         ('record["mIoU"] - greedy', 'greedy - record["mIoU"]'),
         ("dense_counts(choice.greedy, num_classes)", "dense_counts(choice.by_accuracy, num_classes)"),
@@ -331,7 +341,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("images * len(known) / len(rows) / seconds", "images / seconds"),
         ("correct + np.array", "0 * correct + np.array"),
     ],
-    ("evaluation/broken.py", "evaluation/test_summary.py known_answer/test_rules.py"): [
+    ("analysis/broken.py", "analysis/test_summary.py known_answer/test_rules.py"): [
         ("reached >= FOUND_SHARE * judged", "reached > FOUND_SHARE * judged"),
         ("quantile(distances, 0.25)", "quantile(distances, 0.2)"),
         ("quantile(distances, 0.5)", "quantile(distances[np.isfinite(distances)], 0.5)"),
@@ -339,11 +349,66 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("for eps in sorted(radii):", "for eps in sorted(radii, reverse=True):"),
         ("np.sum([goal_counts(row) for row in rows], axis=0)", "np.max([goal_counts(row) for row in rows], axis=0)"),
     ],
-    ("evaluation/outcomes.py", "known_answer/test_rules.py"): [
+    ("studies/outcomes.py", "known_answer/test_rules.py"): [
         ("(reached >= FOUND_SHARE * judged) & (judged > 0)", "(reached > FOUND_SHARE * judged) & (judged > 0)"),
         ("& (judged > 0)", "& (judged >= 0)"),
-        ("(labels != ignore_index) & (targets != ignore_index)", "(targets != ignore_index)"),
-        ("hit = valid & (prediction == targets)", "hit = prediction == targets"),
+    ],
+    ("datasets/corruptions/__init__.py", "datasets/test_corruptions.py"): [
+        ("(0.18,), (0.26,), (0.38,)", "(0.18,), (0.25,), (0.38,)"),
+        ("(1.5, 4, 2)", "(1.5, 3, 2)"),
+        ("(12, 0.01)", "(11, 0.01)"),
+        ("(0.55, 0.3, 4.5, 0.85, 12, 8, 0.65)", "(0.55, 0.3, 4.5, 0.9, 12, 8, 0.65)"),
+        ("(21.25,)", "(21.5,)"),
+        ("np.rint(np.clip(image, 0, 1) * 255)", "np.floor(np.clip(image, 0, 1) * 255)"),
+        ("kind.function(_eight_bit(image), rng", "kind.function(image, rng"),
+        ("kind.constants[severity - 1]", "kind.constants[severity % 5]"),
+    ],
+    ("datasets/corruptions/noise.py", "datasets/test_corruptions.py"): [
+        ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),
+        ("rng.random(image.shape) < 0.5", "rng.random(image.shape) < 0.45"),
+        ("hit, white = rng.random(image.shape)", "hit, white = rng.random((*image.shape[:2], 1))"),
+    ],
+    ("datasets/corruptions/kernels.py", "datasets/test_corruptions.py"): [
+        ("inside = (axis[:, None] ** 2 + axis**2 <= radius**2)", "inside = (axis[:, None] ** 2 + axis**2 < radius**2)"),
+        ("return kernel / kernel.sum()", "return kernel"),
+        ("(2 * sigma**2)", "sigma**2"),
+        ("step = np.arange(2 * radius + 1)", "step = np.arange(2 * radius)"),
+        ("borderType=cv2.BORDER_REPLICATE)", "borderType=cv2.BORDER_CONSTANT)"),
+        ("(1 - scale) * (size - 1) / 2", "(1 - scale) * size / 2"),
+        ("(round(cut * factor) - 1) / (cut - 1) if cut > 1 else factor", "factor"),
+        ("amplitude / decay**2", "amplitude / decay"),
+        ("np.roll(heights + below, -1, axis=1)) / 4", "np.roll(heights + below, 1, axis=1)) / 4"),
+        ("heights, top, left, centre", "heights, left, top, centre"),
+    ],
+    ("datasets/corruptions/blur.py", "datasets/test_corruptions.py"): [
+        ("size[0] - reach + 1", "size[0] - reach"),
+        ("(source > index.ravel())", "(source < index.ravel())"),
+        ("while open_ends.any()", "if open_ends.any()"),
+        ("(-45, 45)", "(45, 135)"),
+        (") / (layers + 1)", ") / layers"),
+    ],
+    ("datasets/corruptions/weather.py", "datasets/test_corruptions.py"): [
+        ("1.5 * cv2.cvtColor", "1.4 * cv2.cvtColor"),
+        ("[..., None] + 0.5)", "[..., None] + 0.4)"),
+        ("(-135, -45)", "(-45, 45)"),
+        ("flakes + flakes[::-1, ::-1]", "flakes"),
+        ("kept * image + ice * ice_texture", "image + ice * ice_texture"),
+        ("brightest / (brightest + thickness)", "1 / (1 + thickness)"),
+        ("np.minimum(value + more, 1)", "(value + more)"),
+    ],
+    ("datasets/corruptions/digital.py", "datasets/test_corruptions.py"): [
+        ("image.mean(axis=(0, 1), dtype", "image.mean(axis=(0, 1, 2), dtype"),
+        ("(-0.005 * height, 0.005 * height,", "(-0.005 * width, 0.005 * width,"),
+        ("(0.01 * height, 0.01 * width)", "(0.01 * height, 0.01 * height)"),
+        ("resize(small, Image.Resampling.BOX)", "resize(small, Image.Resampling.NEAREST)"),
+        ("quality=quality", "quality=quality + 1"),
+    ],
+    ("studies/corruption.py", "studies/test_corruption.py"): [
+        ("image, self.severity)", "self.severity)"),
+        ("image, self.severity)", "image)"),
+        ("seed_of(bench.seed", "seed_of(0"),
+        ('fields={"type": self.name}', "fields={}"),
+        ("self.name, self.severity, seed)", "self.name, 3, seed)"),
     ],
 }  # fmt: skip
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from segrobust.core.rows import Condition, Row
-
-_LOG = logging.getLogger(__name__)
 
 
 def by_condition(rows: Sequence[Row]) -> dict[Condition, list[Row]]:
@@ -19,16 +16,13 @@ def by_condition(rows: Sequence[Row]) -> dict[Condition, list[Row]]:
     return dict(groups)
 
 
-def complete(rows: Sequence[Row], images: int | None = None) -> list[Row]:
-    """The rows of the conditions that have one for every image; a warning names the others.
+def incomplete(rows: Sequence[Row], images: int) -> dict[Condition, int]:
+    """The conditions that lack a row for some of the run's images, and how many rows they have."""
+    counts = Counter(row.condition for row in rows)
+    return {condition: count for condition, count in counts.items() if count < images}
 
-    Args:
-        images: how many the run has; by default those with any row.
-    """
-    groups = by_condition(rows)
-    images = len({row.image for row in rows}) if images is None else images
-    partial = {condition: len(members) for condition, members in groups.items() if len(members) < images}
-    if partial:
-        named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
-        _LOG.warning("not in the results, as rows are missing: %s; run the command again", ", ".join(named))
-    return [row for condition, members in groups.items() if condition not in partial for row in members]
+
+def complete(rows: Sequence[Row], images: int) -> list[Row]:
+    """The rows of the conditions that have one for each of the run's images: what results are made from."""
+    partial = incomplete(rows, images)
+    return [row for row in rows if row.condition not in partial]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segrobust.analysis.broken import all_broken_shares, distance_fields, success_rate
-from segrobust.analysis.conditions import by_condition, complete
+from segrobust.analysis.conditions import by_condition, complete, incomplete
 from segrobust.analysis.corruption import add_degradation, corruption_means
 from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled
 from segrobust.analysis.regions import pooled_regions
@@ -22,6 +23,7 @@ from segrobust.core.rows import ATTACK, Condition, Row
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate")
 
 Record = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 def summarise(
@@ -65,6 +67,10 @@ def summarise(
     numbers of single attacks may.
     """
     costs = {(entry["condition"], entry["image"]): entry for entry in timing or ()}
+    images = len({row.image for row in rows}) if images is None else images
+    if partial := incomplete(rows, images):
+        named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
+        _LOG.warning("not in the results, as rows are missing: %s; run the command again", ", ".join(named))
     rows = complete(rows, images)
     answers: dict[Condition, list[Row]] = {}
     candidates: dict[Condition, list[Row]] = defaultdict(list)

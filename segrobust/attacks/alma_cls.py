@@ -18,6 +18,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.duals import ROUNDING, TOLERANCE, penalty_slope, reference_gradient
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
@@ -28,6 +29,7 @@ EVERY, IMPROVED, TIGHTER = 10, 0.95, 1.2  # looks at the penalty parameters
 LEAST_SCALE, RATE = 0.1, 0.02
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class ALMACls(MinNormAttack):
     """Augmented Lagrangian minimum-norm attack (Rony et al., 2021, arXiv 2011.11857), ported to segmentation.

@@ -23,6 +23,7 @@ from segrobust.attacks.duals import Duals, reference_gradient
 from segrobust.attacks.margins import pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
@@ -37,6 +38,7 @@ SMALLEST_SCALE = 1e-8
 REFERENCE = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_decay": 0.1, "steps": 500}
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class ALMAProx(MinNormAttack):
     """Minimum-norm attack by proximal splitting with an augmented Lagrangian (arXiv 2206.07179).

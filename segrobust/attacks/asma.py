@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class ASMA(MinNormAttack):
     """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).

@@ -76,7 +76,7 @@ class BallSearch:
             self.done += 1
             gradient, reached = self._ascent(progress)
             succeeds = self.closest.offer(self.points, reached)
-            self._resize(succeeds, self.engine.share(reached), cosine(*CHANGES, progress))
+            self._resize(succeeds, self.engine.goal.share(reached), cosine(*CHANGES, progress))
             self._move(gradient, cosine(*self.moves.following, progress))
 
     def _ascent(self, progress: float) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ class BallSearch:
         self.radius = torch.where(self.closest.found, following, growing)
 
     def _growth(self, error: Tensor) -> Tensor:
-        at_first = self.engine.share(self.closest.before)
+        at_first = self.engine.goal.share(self.closest.before)
         missing = (self.closest.required - error) / (self.closest.required - at_first).clamp_min(1e-6)
         return LEAST_GROWTH + (MOST_GROWTH - LEAST_GROWTH) * missing.clamp(0, 1)
 

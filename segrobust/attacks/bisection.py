@@ -23,6 +23,7 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.optimise import STEP_SCHEDULES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
@@ -110,7 +111,7 @@ class Bisection(MinNormAttack):
         for _ in range(self.steps):
             gradient, reached = _climb(engine, points, self.loss)
             success = closest.offer(points, reached)
-            points = bracket.next(points, gradient, engine.share(reached), success, closest)
+            points = bracket.next(points, gradient, engine.goal.share(reached), success, closest)
         closest.offer(points, engine.measure(points).reached)
 
 
@@ -202,7 +203,7 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
             closest.offer(points, reached)
         if best is None:
             best, best_reached = points, reached
-        better = engine.share(reached) >= engine.share(best_reached)
+        better = engine.goal.share(reached) >= engine.goal.share(best_reached)
         best = torch.where(per_image(better), points, best)
         best_reached = torch.where(better.view(-1, 1, 1), reached, best_reached)
         if attack.momentum:
@@ -212,6 +213,7 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
     return best, best_reached
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PGDBisection(Bisection):
     """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179)."""
@@ -229,6 +231,7 @@ class PGDBisection(Bisection):
     }
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class MIFGSMBisection(Bisection):
     """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""

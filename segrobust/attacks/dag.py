@@ -14,6 +14,7 @@ from torch import Tensor
 from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
@@ -26,6 +27,7 @@ def unreached(margins: Margins) -> Tensor:
     return ~margins.reached
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class DAG(MinNormAttack):
     """Dense Adversary Generation (Xie et al., 2017, arXiv 1703.08603): nothing keeps the norm small but stopping at

@@ -17,6 +17,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.dag import unreached
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import THREATS, per_image
 
@@ -68,6 +69,7 @@ def _raw(margins: Margins) -> Tensor:
 SLOPES = {"margin": _raw, "hinge": unreached}
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class FMN(AdaptiveNorm):
     """Fast minimum-norm attack (Pintor et al., 2021, arXiv 2102.12827).
@@ -131,6 +133,7 @@ class FMN(AdaptiveNorm):
         return self.threat.distance(delta) + gaps / slope
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class DDN(AdaptiveNorm):
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600).

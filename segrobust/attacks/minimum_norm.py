@@ -88,7 +88,7 @@ class MinNormAttack(Attack):
         for candidate in candidates:
             self._check_images(candidate.images, problem, candidate.eps)
         judged = engine.goal.pixels > 0
-        required = self.required(engine.share(before))
+        required = self.required(engine.goal.share(before))
         with torch.autocast(points.device.type, enabled=False):
             after = engine.measure(points)
             distance_8bit = None
@@ -143,7 +143,7 @@ class Closest:
             offered = torch.zeros_like(self.found).index_fill_(0, rows, True)
             points = self.clean.index_copy(0, rows, points)
             reached = torch.zeros_like(self.engine.goal.valid).index_copy_(0, rows, reached)
-        error = self.engine.share(reached)
+        error = self.engine.goal.share(reached)
         if self.before is None:
             self.before, self.required = reached, self.attack.required(error)
         distance = self.attack.threat.distance(points - self.clean)

@@ -17,6 +17,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import Margins, pull_margins
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
@@ -148,6 +149,7 @@ class Box:
         return torch.minimum(torch.maximum(delta, self.low), self.high)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PDGD(PrimalDual):
     """Primal-dual gradient descent on norm and constraints together (Matyasko & Chau, 2021, arXiv 2106.01538)."""
@@ -162,6 +164,7 @@ class PDGD(PrimalDual):
         return box.clip(delta - lr * direction / scale)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: Adam on the constraints, then the norm's prox in Adam's metric

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from segrobust.attacks.base import Answer, Attack, Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.registry import build_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.checks.again import Trace, call, refuse_transfer, saw_another, shares_under, shortened, traces
 from segrobust.checks.context import Context, is_single_step, mean
 from segrobust.checks.probe import refuse_random

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
 from segrobust.checks.context import Context, once
 from segrobust.checks.verdicts import Skip
 from segrobust.models.digests import state_digests

@@ -38,7 +38,7 @@ from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.files import replace_file
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import Condition, check_complete
+from segrobust.core.rows import check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
@@ -252,23 +252,12 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
 def _finish(executor: Executor, check: Callable[..., None], pictures: bool = True) -> None:
     """Summary, checks, pictures and report from complete rows."""
     folder, source = executor.folder, executor.bench.source
-    rows = folder.complete_rows()
     asked = [condition for study in executor.studies for condition in study.conditions]
+    rows = folder.rows()
     check_complete(rows, asked, len(source), folder.path)
-    _warn_of_incomplete(folder, {row.condition for row in rows})
-    summary = summarise(rows, source.num_classes, folder.timings())
+    summary = summarise(rows, source.num_classes, folder.timings(), len(source))
     folder.write_json("summary.json", summary)
     check(summary)
     if pictures:
         write_pictures(executor, summary, rows)
     build_report([folder.path])
-
-
-def _warn_of_incomplete(folder: RunFolder, complete: set[Condition]) -> None:
-    lacking = [one.title for one in folder.conditions() if one not in complete and not one.candidate]
-    if lacking:
-        _LOG.warning(
-            "left out of the results, since an earlier start did not finish them for all images of the run: %s; name "
-            "them again to complete them",
-            ", ".join(lacking),
-        )

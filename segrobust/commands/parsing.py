@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import functools
 import os
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.literals import parse_value
 from segrobust.core.units import parse_eps
 from segrobust.datasets.target_spec import parse_target
 
-_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -141,39 +140,3 @@ def cfg_option(text: str) -> tuple[str, Any]:
     if not equals or not _KEY.fullmatch(key):
         raise UserError(f"expected key=value such as model.decode_head.num_classes=11, got {text!r}")
     return key, parse_value(value)
-
-
-def parse_value(text: str) -> Any:
-    """``1`` as int, ``[1,2]`` and ``1,2`` as list, ``true`` as bool, ``8/255`` and other text as text; runs no code."""
-    text = text.strip()
-    if text.lower() in _CONSTANTS:
-        return _CONSTANTS[text.lower()]
-    parts = _split(text)
-    if len(parts) > 1:
-        return [parse_value(part) for part in parts if part.strip()]
-    if text[:1] + text[-1:] in ("[]", "()"):
-        items = [parse_value(part) for part in _split(text[1:-1]) if part.strip()]
-        return items if text[0] == "[" else tuple(items)
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand in no bracket and no quotation."""
-    parts, depth, quote = [""], 0, ""
-    for char in text:
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char in "[({":
-            depth += 1
-        elif char in "])}":
-            depth -= 1
-        if char == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import segrobust
+from segrobust.commands.catalogue import check_specs, in_catalogue
 from segrobust.commands.own_code import may_register
 from segrobust.core.errors import Interrupted, UserError
 from segrobust.models.shipped import config_file, shipped_model
@@ -90,12 +91,13 @@ def _check_attacks(options: Namespace) -> None:
 
     A name that is not ours may be one that the config's own modules register: then they are read first.
     """
-    from segrobust.attacks.registry import build_attack, is_attack
-
-    if not all(map(is_attack, options.attack)) and may_register(options.config):
+    if not all(map(in_catalogue, options.attack)) and may_register(options.config):
         from segrobust.models.mm import load_config
 
         load_config(options.config)
+    check_specs(options.attack)
+    from segrobust.attacks import build_attack
+
     targeted = {"targeted": True} if options.target else {}
     for name in options.attack:
         build_attack(name, **targeted)
@@ -123,10 +125,10 @@ def report(options: Namespace) -> None:
 
 
 def attacks(options: Namespace) -> None:
-    """List the attacks."""
-    from segrobust.commands.listing import print_attacks
+    """List the attacks, or what can be set of one."""
+    from segrobust.commands.listing import print_attacks, print_fields
 
-    print_attacks()
+    print_fields(options.name) if options.name else print_attacks()
 
 
 def models(options: Namespace) -> None:

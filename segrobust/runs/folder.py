@@ -17,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segrobust.analysis.conditions import complete
 from segrobust.core.errors import UserError
 from segrobust.core.files import AppendFile, clear_io_errors, only_process, read_lines, replace_file
 from segrobust.core.rows import Condition, Row, decode, encode
@@ -176,9 +176,7 @@ class RunFolder:
 
     def complete_rows(self) -> list[Row]:
         """The rows of the conditions that have one for every image of the run, from which results are made."""
-        rows = self.rows()
-        counts = Counter(row.condition for row in rows)
-        return [row for row in rows if counts[row.condition] == len(self.images())]
+        return complete(self.rows(), len(self.images()))
 
     def timings(self) -> list[dict[str, Any]]:
         """Cost per row, ``{condition, image, seconds, peak_bytes}``, kept apart since it differs between runs.
@@ -217,8 +215,9 @@ def _order(condition: Condition) -> tuple:
 
 
 def _differing(first: Row, second: Row) -> list[str]:
-    one, other = ({**encode(row)["counts"], **encode(row)["extra"]} for row in (first, second))
-    return [name for name in one | other if one.get(name) != other.get(name)]
+    """Fields that two rows do not share; the passes of a search grow with its radii, and say nothing of its result."""
+    one, other = ({**row.counts, **row.extra} for row in (first, second))
+    return [name for name in one | other if one.get(name) != other.get(name) and name not in ("forwards", "backwards")]
 
 
 class RowWriter:
@@ -257,7 +256,7 @@ class RowWriter:
 
     def _known(self, row: Row) -> bool:
         stored = self._stored.get(row.key)
-        if stored is not None and stored != row:
+        if stored is not None and _differing(stored, row):
             _LOG.warning(
                 "image %s under %s: computed again with another result; the stored one is kept. "
                 "This device does not compute the same numbers twice.",

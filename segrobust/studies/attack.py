@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from segrobust.attacks.base import Attack, AttackResult
+from segrobust.attacks.members import Ensemble
 from segrobust.attacks.registry import build_attack
 from segrobust.core.errors import UserError
 from segrobust.core.rows import ATTACK, Condition
@@ -74,7 +75,7 @@ class AttackStudy(Study):
                 bench.attacked(seeds, self.surrogate),
                 group.images,
                 group.labels,
-                ignore_index=bench.source.ignore_index,
+                task=bench.task,
                 targets=group.targets,
                 seeds=seeds,
                 budgets=self.budgets,
@@ -105,9 +106,8 @@ def fields_of(attack: Attack, surrogate: Segmenter | None = None) -> dict[str, A
 def _with_members(attack: Attack) -> Iterator[Attack]:
     """The attack and, of an ensemble, those it is made of."""
     yield attack
-    for member in attack.members() if hasattr(attack, "members") else ():
-        for own in [member] if isinstance(member, Attack) else [one for one in (member.attack, member.few) if one]:
-            yield from _with_members(own)
+    for member in attack.members() if isinstance(attack, Ensemble) else ():
+        yield from _with_members(member)
 
 
 def _per_image(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:

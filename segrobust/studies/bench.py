@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.task import Task
 from segrobust.core.errors import unknown_name
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
@@ -71,6 +73,11 @@ class Bench:
     metric_size: str = INPUT
     target: Target | None = None
     mask: Tensor | None = None
+
+    @property
+    def task(self) -> Task:
+        """What labels and predictions mean."""
+        return Segmentation(self.source.num_classes, self.source.ignore_index)
 
     @property
     def device(self) -> torch.device:

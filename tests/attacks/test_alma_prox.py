@@ -12,8 +12,9 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.attacks.alma_prox import ALMAProx
 from segrobust.attacks.duals import penalty_slope
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import pull_margins
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 

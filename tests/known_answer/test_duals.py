@@ -10,8 +10,8 @@ import torch
 
 from segrobust.attacks.alma_prox import ALMAProx
 from segrobust.attacks.duals import Duals, penalty_slope
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.margins import Margins
+from segrobust.attacks.segmentation import Goal
 from tests.known_answer.trace import assert_same
 
 STEPS = 260

@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.alma_prox import ALMAProx, Proximal
-from segrobust.attacks.gradient import Goal
+from segrobust.attacks.segmentation import Goal
 from tests.attacks.test_prox import sorted_linf
 
 N = 3

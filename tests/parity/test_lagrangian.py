@@ -9,8 +9,9 @@ from segrobust.attacks import build_attack
 from segrobust.attacks.alma_cls import ALMACls, Constraints
 from segrobust.attacks.alma_prox import ALMAProx, Proximal
 from segrobust.attacks.duals import Duals
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import Margins
+from segrobust.attacks.segmentation import Goal
 from tests.parity import reference_lagrangian as reference
 from tests.parity.problem import FixedNet, record, scene, singles
 from tests.parity.test_min_norm import goal_of

@@ -9,6 +9,7 @@ import torch
 
 from segrobust.datasets.source import Sample
 from segrobust.models.segmenter import Segmenter
+from segrobust.runs.folder import RunFolder
 from tests.attacks.toys import SmallNet, batch
 
 K = 4
@@ -56,6 +57,16 @@ def without_costs(records: list[dict]) -> list[dict]:
 def lines(folder: Path, rank: int | str = "*") -> list[bytes]:
     """The stored rows (of one process) as they are on disk, sorted."""
     return sorted(line for file in folder.glob(f"rows/rank-{rank}.jsonl") for line in file.read_bytes().splitlines())
+
+
+def flat_rows(folder: Path) -> list[dict]:
+    """The stored rows, each with its condition, counts and what its study added side by side."""
+    return [
+        {"name": one.name, "norm": one.norm, "eps": one.eps, "candidate": one.candidate, "image": row.image}
+        | {**row.counts, **row.extra, "found": row.found}
+        for row in RunFolder(folder).rows()
+        for one in [row.condition]
+    ]
 
 
 def derived(folder: Path) -> set[str]:
