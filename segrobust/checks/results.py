@@ -145,7 +145,7 @@ def cost(context: Context) -> Verdict:
     passes = {
         _title(one): [one["forwards"], one["backwards"]]
         for one in context.summary
-        if one["study"] not in (CLEAN, WORST_CASE)
+        if one["study"] not in (CLEAN, WORST_CASE) and "forwards" in one  # a mean over corruptions has none
     }
     # one search of a minimum-norm attack, and one call that gives several candidates, count once
     calls = [one for one in context.conditions if one.eps is None or one.name not in context.searches]

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segrobust.analysis.summary import summarise
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.evaluation import evaluate
 from segrobust.models.segmenter import Segmenter
+from segrobust.runs.environment import about_this_run
 from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.identity import identity_of
+from segrobust.runs.images import entries_of
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
@@ -80,3 +84,18 @@ def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[str, dict[st
     """The verdicts on what is in the folder now."""
     run_checks(context(model, folder, **more))
     return verdicts(folder)
+
+
+def finished(model: Segmenter, folder: Path, source: ToySource, studies: Sequence[Study]) -> Executor:
+    """A run of any studies, or one more start of it, with its summary."""
+    run, batch_size = RunFolder(folder), 30
+    bench = Bench(model, source)
+    settings = {"batch_size": batch_size, "seed": 0, "amp": False}
+    conditions = [condition for study in studies for condition in study.conditions]
+    about = about_this_run(bench.device)
+    run.open(identity_of(bench, studies, settings), conditions, entries_of(source), about=about)
+    executor = Executor(bench, studies, run, batch_size)
+    executor.run()
+    rows = run.complete_rows()
+    run.write_json("summary.json", summarise(rows, source.num_classes, run.timings()))
+    return executor
