@@ -95,7 +95,7 @@ def iterative_beats_single_step(context: Context) -> Verdict:
     """FGSM against the run's best iterative attack at the same radius."""
     if reason := saw_another(context):
         text = f"{reason}: transfer overrates every model"
-        return verdict(WARN, text, "evaluate without --source as well, and report that")
+        return verdict(WARN, text, "evaluate without --surrogate as well, and report that")
     norm, eps = context.radius
     rival = build_attack("FGSM", norm=norm, eps=eps, targeted=context.own.targeted)
     iterative = {name: s for name, s in context.at_radius().items() if context.attempts[name].attack.name != "FGSM"}

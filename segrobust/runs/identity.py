@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from segrobust.core.version import __version__
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import INPUT
 from segrobust.models.segmenter import Segmenter
 from segrobust.runs.environment import environment_of, memory_format_of
+from segrobust.runs.settings import Settings
 from segrobust.runs.users_code import users_code
 from segrobust.studies.jobs import Job
 
@@ -33,13 +33,13 @@ def _digest(tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, data, attacks, ``settings`` (those of the run, and the model's form) and what computes, as JSON values."""
+def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Settings) -> dict[str, Any]:
+    """Model, data, attacks, settings and what computes, as JSON values."""
     device = next(model.parameters()).device
     attacks: dict[str, Any] = {}
     for job in jobs[1:]:
         attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
-    surrogate = settings.get("surrogate")
+    surrogate = settings.surrogate
     code = users_code([model, *([surrogate] if surrogate else [])], [job.attack for job in jobs[1:]])
     return {
         "segrobust": __version__,
@@ -52,13 +52,9 @@ def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings
         "images": len(dataset),
         "dataset_fingerprint": dataset.fingerprint(),
         "attacks": attacks,
-        **{name: settings[name] for name in ("batch_size", "seed", "amp")},
-        "memory_format": "channels_last" if settings.get("channels_last") else memory_format_of(model),
-        **({"fold_bn": True} if settings.get("fold_bn") else {}),
-        **({"target": target.identity()} if (target := settings["target"]) else {}),
-        **({"mask_sha256": _digest(mask)} if (mask := settings.get("mask")) is not None else {}),
-        **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
-        **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
+        **settings.identity(),
+        "memory_format": memory_format_of(model),
+        **({"mask_sha256": _digest(settings.mask)} if settings.mask is not None else {}),
         **({"surrogate": _named(surrogate)} if surrogate else {}),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,7 @@ def plan_jobs(
     steps: int | None = None,
     defaults: Mapping | None = None,
     targeted: bool = False,
+    norm: str | None = None,
 ) -> list[Job]:
     """The clean images, then per attack one job for every radius or, of a minimum-norm attack, one for all.
 
@@ -72,6 +74,7 @@ def plan_jobs(
         defaults: fields per attack name that the data set knows, such as the class counts of BalancedPGD; they
             replace only what an attack leaves at its own default.
         targeted: every attack is to reach the run's targets.
+        norm: of the attacks that do not name their own.
 
     Raises:
         UserError: an attack that does not exist or has no targeted form, a targeted one in a run without a target, or
@@ -80,12 +83,10 @@ def plan_jobs(
     jobs = [Job(CLEAN)]
     labels: set[str] = set()
     for spec in attacks:
-        base = _with_defaults(build_attack(spec), defaults or {})
+        base = _with_defaults(built(spec, norm, targeted), defaults or {})
         if steps is not None and hasattr(base, "steps"):
             base = build_attack(base, steps=steps)
-        if targeted:
-            base = build_attack(base, targeted=True)
-        elif base.targeted:
+        if base.targeted and not targeted:
             raise UserError(
                 f"{base.name} is targeted, but the run has no target; give one, such as target='background'"
             )
@@ -97,6 +98,24 @@ def plan_jobs(
     if any(job.attack and job.attack.norm == "Linf" for job in jobs):
         _tell_unusual(eps)
     return list(dict.fromkeys(jobs))
+
+
+def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:
+    """The attack in the run's norm, unless it names its own, and targeted where the run is.
+
+    Raises:
+        UserError: no such attack, or it has no such form.
+    """
+    fields = {"targeted": True} if targeted else {}
+    if norm is not None and not _names_norm(spec):
+        fields["norm"] = norm
+    return build_attack(spec, **fields)
+
+
+def _names_norm(spec: Any) -> bool:
+    if isinstance(spec, str):
+        return re.search(r"[(,]\s*norm\s*=", spec) is not None
+    return isinstance(spec, Attack) or (isinstance(spec, Mapping) and "norm" in spec)
 
 
 def _tell_unusual(eps: Sequence[float | str]) -> None:

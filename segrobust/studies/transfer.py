@@ -25,7 +25,7 @@ def transferred(jobs: Sequence[Job], surrogate: Segmenter, model: Segmenter) -> 
     """
     if surrogate.num_classes != model.num_classes:
         raise UserError(
-            f"expected a source model with the {model.num_classes} classes of the evaluated one, got "
+            f"expected a surrogate with the {model.num_classes} classes of the evaluated one, got "
             f"{surrogate.num_classes} ({surrogate.name})"
         )
     for job in jobs:

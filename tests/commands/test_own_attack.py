@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import segrobust.models.mm
 from segrobust.attacks import ATTACKS
 from segrobust.cli import main
 from segrobust.commands.own_code import may_register
+from segrobust.models.shipped import zoo
 
 MODULE = """
 from segrobust import register_attack
@@ -44,7 +46,7 @@ def test_it_is_found_and_runs(world, mine, tmp_path):
 
 
 def test_a_config_that_inherits_from_it_finds_it_too(world, mine, tmp_path, monkeypatch):
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda **call: None)
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: None)
     Path("child.py").write_text('_base_ = ["mine.py"]\n')
     assert main(world.evaluate(tmp_path / "run", "--attack", "HalfStep", config=Path("child.py"))) == 0
 
@@ -66,9 +68,50 @@ def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(world, 
 
 
 def test_nothing_is_read_where_all_names_are_ours(world, mine, tmp_path, monkeypatch):
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda **call: None)
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: None)
     assert main(world.evaluate(tmp_path / "run", "--attack", "cepgd:published", "cosPGD", config=mine)) == 0
     assert "a_module_of_mine" not in sys.modules
+
+
+def test_a_file_of_ones_own_is_imported_and_part_of_the_identity(world, in_tmp, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "my_steps.py").write_text(MODULE)
+    (in_tmp / "beside.py").write_text("from my_steps import HalfStep\n")
+    own = ["--import", elsewhere / "my_steps.py", "beside", "./beside.py"]
+    try:
+        assert main(world.evaluate(in_tmp / "run", "--attack", "half-step", "--no-pictures", *own)) == 0
+    finally:
+        for name in ("my_steps", "beside"):
+            sys.modules.pop(name, None)
+        ATTACKS.pop("HalfStep", None)
+    identity = json.loads((in_tmp / "run" / "run.json").read_text())["identity"]
+    assert list(identity["attacks"]) == ["HalfStep"]
+    assert identity["users_code"] == {"my_steps": hashlib.sha256(MODULE.encode()).hexdigest()}
+
+
+FAILING = {
+    "raise RuntimeError('two\\nlines')": "RuntimeError: two",
+    "import sys; sys.exit('bye')": "SystemExit: bye",
+    "def broken(:": "SyntaxError",
+    "import nothing_of_this_name": "No module named 'nothing_of_this_name'",
+}
+
+
+@pytest.mark.parametrize("text", FAILING)
+def test_a_file_that_fails_is_told_in_one_line(text, in_tmp, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    Path("fails.py").write_text(text)
+    assert main(["evaluate", next(iter(zoo())), "--import", "fails.py"]) == 2
+    told = capsys.readouterr().err
+    assert "--import fails.py: cannot be imported: " in told and FAILING[text] in told and told.count("\n") == 1
+
+
+def test_a_file_with_the_name_of_another_module_is_refused(in_tmp, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    Path("json.py").write_text("")
+    assert main(["evaluate", next(iter(zoo())), "--import", "json.py"]) == 2
+    assert "--import json.py: Python has another module 'json'" in capsys.readouterr().err
 
 
 TEXTS = {

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.cli import main
@@ -15,6 +14,7 @@ from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
+from segrobust.runs.environment import memory_format_of
 from segrobust.runs.executor import Evaluation, image_seeds
 from tests.attacks.toys import SmallNet
 from tests.runs.toy_run import RUN, K, ToySource, toy_model
@@ -70,19 +70,19 @@ def test_what_cannot_transfer_is_refused(tmp_path, capsys):
     other = Segmenter.wrap(SmallNet(K), num_classes=K, class_names=ToySource.class_names[::-1]).eval()
     with pytest.raises(UserError, match="class names of the data set are those of the surrogate reversed"):
         evaluate(toy_model(), ToySource(), surrogate=other, work_dir=tmp_path, **PLAIN)
-    assert main(["evaluate", next(iter(zoo())), "--source-checkpoint", __file__]) == 2
-    assert "--source config" in capsys.readouterr().err
+    assert main(["evaluate", next(iter(zoo())), "--surrogate-checkpoint", __file__]) == 2
+    assert "--surrogate config" in capsys.readouterr().err
 
 
 def test_both_models_take_the_form_that_is_asked_for(camvid, tmp_path, monkeypatch):
     std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
     seen = []
     monkeypatch.setattr(Evaluation, "run", lambda run, *_: seen.append(run) or sys.exit())
-    options = ["--source", robust, "--checkpointing", "--fold-bn", "--num-images", "1", "--work-dir", str(tmp_path)]
+    options = ["--surrogate", robust, "--checkpointing", "--num-images", "1", "--work-dir", str(tmp_path)]
     with pytest.raises(SystemExit):
         main(["evaluate", std, *options])
     for model in (seen[0].model, seen[0].attacked):
-        assert model.checkpointing and not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+        assert model.checkpointing and memory_format_of(model) == "channels_last"
     assert seen[0].attacked.name == robust
 
 
@@ -90,7 +90,7 @@ def test_shipped_models(camvid, tmp_path):
     std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
     run = ["--attack", "cospgd", "uniform-noise", "--eps", "4/255", "--steps", "10", "--num-images", "2"]
     found = {}
-    for name, more in (("direct", []), ("transfer", ["--source", robust])):
+    for name, more in (("direct", []), ("transfer", ["--surrogate", robust])):
         assert main(["evaluate", std, *run, *more, "--checks", "off", "--work-dir", str(tmp_path / name)]) == 0
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())
     transferred = accuracy(found["transfer"], f"CosPGD@{robust}")
