@@ -52,7 +52,7 @@ def evaluate(options: Namespace) -> None:
 
 def _check_radii(settings: Settings) -> None:
     """Refuse a forgotten ``/255`` now, unless a norm with larger radii is asked for."""
-    if settings.norm in (None, "Linf") and not any("norm" in attack for attack in settings.attacks):
+    if settings.norm in (None, "Linf") and not any("norm" in attack.partition("(")[2] for attack in settings.attacks):
         try:
             for radius in settings.eps:
                 parse_eps(radius, name="--eps")

@@ -112,17 +112,22 @@ def whole(lowest: int, *words: str) -> Callable[[Any], int | str]:
         if isinstance(value, str) and value in words:
             return value
         try:
-            number = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()) else (
-                operator.index(value if not isinstance(value, bool) else ""))  # fmt: skip
+            number = _number(value)
         except TypeError:
-            number = None
-        if number is None or number < lowest:
-            raise UserError(
-                f"expected {' or '.join([f'a whole number >= {lowest}', *map(repr, words)])}, got {value!r}"
-            )
+            number = lowest - 1
+        if number < lowest:
+            expected = " or ".join([f"a whole number >= {lowest}", *map(repr, words)])
+            raise UserError(f"expected {expected}, got {value!r}")
         return number
 
     return check
+
+
+def _number(value: Any) -> int:
+    """TypeError: no whole number, nor the text of one."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+        return int(value)
+    return operator.index("" if isinstance(value, bool) else value)
 
 
 def one_of(*names: str) -> Callable[[Any], str]:

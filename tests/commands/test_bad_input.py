@@ -91,9 +91,7 @@ COMMAND_LINE = [
     Case("unknown norm", lambda w, t: w.evaluate(t, "--norm", "l3"), "--norm", "'l3'", "did you mean L1 or L2?"),
     Case("unknown corruption", lambda w, t: w.evaluate(t, "--corruptions", "fogg"), "'fogg'", "did you mean fog"),
     Case("severity 6", lambda w, t: w.evaluate(t, "--severity", 1, 6), "--severity", "'6'", "1, 2, 3, 4 or 5"),
-    Case(
-        "unknown universal", lambda w, t: w.evaluate(t, "--universal", "pach(size=3)"), "'pach'", "did you mean patch?"
-    ),
+    Case("unknown universal", lambda w, t: w.evaluate(t, "--universal", "pach(k=3)"), "'pach'", "did you mean patch?"),
     Case("unknown amp", lambda w, t: w.evaluate(t, "--amp", "fp8"), "--amp", "'fp8'", "did you mean fp16?"),
     Case("unknown checks", lambda w, t: w.evaluate(t, "--checks", "ful"), "--checks", "'ful'", "did you mean full"),
     Case("unknown action", lambda w, t: ["checkpoint", "inspekt", w.weights], "'inspekt'", "did you mean inspect?"),
@@ -212,7 +210,8 @@ CHECKPOINTS = [
 WEIGHTS = [
     Case("averaged weights of a file without", lambda w, t: w.evaluate(t / "run", "--weights", "ema"),
          "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
-    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "--weights", "'avg'", "ema, raw"),
+    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "--weights", "'avg'",
+         "ema, raw"),
     Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
          t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
     Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {

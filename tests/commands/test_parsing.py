@@ -49,7 +49,7 @@ def test_values_as_mmengine_reads_them(text, value):
 
 @pytest.mark.parametrize("text", ["a.b=/data/my sets", "a.b=[x,my sets]", "a.b", "=1", "a b=1"])
 def test_what_mmengine_would_read_as_something_else_is_refused(text):
-    with pytest.raises(UserError, match="expected key=value|takes no space within a value"):
+    with pytest.raises(UserError, match=r"expected key=value|takes no space within a value"):
         cfg_option(text)
 
 
@@ -68,8 +68,8 @@ def parsed(*words: str) -> tuple[Inputs, Settings]:
 
 def test_lists_and_options_of_evaluate():
     inputs, settings = parsed(
-        *"--attack cepgd segpgd:published --eps 0.5/255 4/255 --norm L2 --steps 7 --num-images 3 --batch-size 2 --seed 5 "
-        "--fresh --amp --save-adversarial --no-pictures --trust-checkpoint --cfg-options a.b=1 c=x --import x.py y "
+        *"--attack cepgd segpgd:published --eps 0.5/255 4/255 --norm L2 --steps 7 --num-images 3 --batch-size 2 "
+        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --cfg-options a.b=1 c=x --import x.py y "
         "--corruptions fog noise --severity 1 3 --universal perturbation patch(size=32) --cfg-options d=2".split()
     )
     assert (settings.attacks, settings.eps) == (("cepgd", "segpgd:published"), ("0.5/255", "4/255"))
