@@ -69,8 +69,8 @@ def parsed(*words: str) -> tuple[Inputs, Settings]:
 def test_lists_and_options_of_evaluate():
     inputs, settings = parsed(
         *"--attack cepgd segpgd:published --eps 0.5/255 4/255 --norm L2 --steps 7 --num-images 3 --batch-size 2 "
-        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --cfg-options a.b=1 c=x --import x.py y "
-        "--corruptions fog noise --severity 1 3 --universal perturbation patch(size=32) --cfg-options d=2".split()
+        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --import x.py y --cfg-options a.b=1 "
+        "c=x --corruptions fog noise --severity 1 3 --universal perturbation patch(size=32) --cfg-options d=2".split()
     )
     assert (settings.attacks, settings.eps) == (("cepgd", "segpgd:published"), ("0.5/255", "4/255"))
     assert (settings.norm, settings.steps, settings.batch_size, settings.seed) == ("L2", 7, 2, 5)
