@@ -6,14 +6,16 @@ scores = pooled(tp.numpy(), fp.numpy(), fn.numpy())       # scores.aAcc, scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Row
 
 
 def confusion_counts(
@@ -72,20 +74,21 @@ def sparse_counts(tp: Tensor, fp: Tensor, fn: Tensor) -> dict[str, list[int]]:
     return {"classes": classes.tolist(), **{name: counts[classes].tolist() for name, counts in fields.items()}}
 
 
-def dense_counts(rows: Sequence[Any], num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dense_counts(rows: Sequence[Row], num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The counts of many rows as three int64 arrays [N, K].
 
     Raises:
         UserError: a row with a class that does not exist.
     """
-    lengths = [len(row["classes"]) for row in rows]
+    counts = [row.counts for row in rows]
+    lengths = [len(of_row["classes"]) for of_row in counts]
     image = np.repeat(np.arange(len(rows)), lengths)
-    classes = np.fromiter((c for row in rows for c in row["classes"]), dtype=np.int64, count=sum(lengths))
+    classes = np.fromiter((c for of_row in counts for c in of_row["classes"]), dtype=np.int64, count=sum(lengths))
     if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
         raise UserError(f"rows with class {classes.max()}, but the run has {num_classes} classes; start with --fresh")
     dense = np.zeros((3, len(rows), num_classes), dtype=np.int64)
     for index, field in enumerate(("tp", "fp", "fn")):
-        dense[index, image, classes] = [n for row in rows for n in row[field]]
+        dense[index, image, classes] = [n for of_row in counts for n in of_row[field]]
     return dense[0], dense[1], dense[2]
 
 
@@ -124,3 +127,8 @@ def _mean_of_present(values: np.ndarray) -> np.ndarray:
     mean = np.full(np.shape(total), np.nan)
     np.divide(total, present.sum(-1), out=mean, where=present.any(-1))
     return mean[()]
+
+
+def finite(value: float, digits: int = 4) -> float | None:
+    """Rounded for a JSON file; null for what is not a finite number."""
+    return round(float(value), digits) if math.isfinite(value) else None

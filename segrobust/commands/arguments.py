@@ -15,7 +15,7 @@ from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.source import MMSegSource, Sample, Source
 from segrobust.models.segmenter import Segmenter
 
-SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__", "fingerprint")
+SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__")
 
 
 def check_segmenter(what: str, model: Any) -> None:

@@ -21,24 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from segrobust.analysis.summary import Record, summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.checks.runner import check_run, refuse_unfit
-from segrobust.commands.arguments import (
-    check_segmenter,
-    check_work_dir,
-    checked_source,
-)
+from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
 from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.files import replace_file
 from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import check_complete
+from segrobust.core.rows import Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
@@ -46,16 +42,20 @@ from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import survey
 from segrobust.datasets.targets import Target, build_target
+from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
 from segrobust.runs.batch_size import settle_batch_size
 from segrobust.runs.environment import about_this_run, environment_of, refuse_unequal
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.identity import identity_of, weights_sha256
+from segrobust.runs.identity import identity_of
+from segrobust.runs.images import Ordered, entries_of
 from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
-from segrobust.studies.jobs import plan_jobs
-from segrobust.studies.transfer import transferred
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
+from segrobust.studies.clean import Clean
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,23 +116,90 @@ def evaluate(
     dataset = checked_source(dataset)
     check_work_dir(work_dir)
     settings = Settings.of(attacks=attacks, eps=eps, **settings)
+    _check_fit(model, dataset, settings)
+    found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
+    settings = _with_data(settings, dataset)
+    studies = _studies(settings, () if settings.fresh else folder.conditions())
+    state = _processes(model, settings.surrogate)
+    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
+    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
+    bench = Bench(model, dataset, **shown)
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
+            stack.enter_context(folder.held(0))
+        before = _digest(model, settings.surrogate)
+        if settings.batch_size == AUTO:
+            settings = settings.with_(batch_size=settle_batch_size(bench, studies, folder, settings.fresh))
+        order = [None]
+        if state.is_main_process:
+            stored = {**origin.identity, **identity_of(bench, studies, settings)}
+            about = {**about_this_run(bench.device), "sizes": found.sizes, **origin.about}
+            conditions = [condition for study in studies for condition in study.conditions]
+            options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
+            order = [folder.open(stored, conditions, entries_of(dataset), **options)]
+            for warning in found.warnings:
+                _LOG.warning(warning)
+            _keep_target(folder, settings.target, dataset)
+        bench.source = Ordered(dataset, broadcast_object_list(order)[0])
+        stack.enter_context(folder.held(state.process_index))
+        executor = Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
+        error = _run(executor, state)
+        altered = any(gather_object([_digest(model, settings.surrogate) != before]))
+        facts = {"declared": settings.declared, "files": origin.files, "altered": altered}
+        check = functools.partial(check_run, executor, settings.checks, **facts)
+        if state.is_main_process and error:
+            check(error=error)
+        elif state.is_main_process:
+            _finish(executor, check, settings.pictures)
+        state.wait_for_everyone()  # a process that leaves takes the others with it
+    if error:
+        raise error
+    return folder.read_json("summary.json")
+
+
+def _check_fit(model: Segmenter, dataset: Source, settings: Settings) -> None:
+    """UserError: the data set, the model and the surrogate have not the same classes, or a score is none."""
     if model.num_classes != dataset.num_classes:
         hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
     check_class_order(dataset.class_names, model.class_names, "the model")
     refuse_unfit(settings.checks, settings.declared)
-    if isinstance(settings.target, str):
-        settings = settings.with_(target=build_target(settings.target, dataset))
-    plan = (settings.attacks, settings.eps, settings.steps, settings.attack_defaults)
-    jobs = plan_jobs(*plan, targeted=settings.target is not None, norm=settings.norm)
-    surrogate = settings.surrogate
-    if surrogate is not None:
+    if (surrogate := settings.surrogate) is not None:
         check_segmenter("surrogate", surrogate)
-        jobs = transferred(jobs, surrogate, model)
+        if surrogate.num_classes != model.num_classes:
+            raise UserError(
+                f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
+                f"{surrogate.num_classes} ({surrogate.name})"
+            )
         check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
-    found = survey(dataset, settings.metric_size)
-    if settings.mask is not None:
-        settings = settings.with_(mask=read_mask(settings.mask, dataset))
+
+
+def _with_data(settings: Settings, dataset: Source) -> Settings:
+    """With the target and the mask as the data set has them."""
+    target, mask = settings.target, settings.mask
+    return settings.with_(
+        target=build_target(target, dataset) if isinstance(target, str) else target,
+        mask=None if mask is None else read_mask(mask, dataset),
+    )
+
+
+def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
+    """What the settings ask for; conditions that are known keep their names."""
+    attacks = plan_attacks(
+        settings.attacks,
+        settings.eps,
+        norm=settings.norm,
+        steps=settings.steps,
+        defaults=settings.attack_defaults,
+        targeted=settings.target is not None,
+        surrogate=settings.surrogate,
+        known=known,
+    )
+    return [Clean(), *attacks]
+
+
+def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:
+    """The processes of this run, each with its model on its own device."""
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
@@ -140,37 +207,7 @@ def evaluate(
         _leave_group_at_exit()
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
-    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    folder = RunFolder(work_dir)
-    with contextlib.ExitStack() as stack:
-        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
-            stack.enter_context(folder.held(0))
-        evaluation = Evaluation(model, dataset, jobs, folder, **vars(settings))
-        before = _state(evaluation)
-        if settings.batch_size == AUTO:
-            settings = settings.with_(batch_size=settle_batch_size(evaluation, settings.fresh))
-            evaluation.batch_size = settings.batch_size
-        if state.is_main_process:
-            stored = {**origin.identity, **identity_of(model, dataset, jobs, settings)}
-            about = {**about_this_run(evaluation.device), "sizes": found.sizes, **origin.about}
-            folder.open(stored, fresh=settings.fresh, about=about, accept_different=settings.accept_different)
-            for warning in found.warnings:
-                _LOG.warning(warning)
-            _keep_target(folder, settings.target, dataset)
-        state.wait_for_everyone()
-        stack.enter_context(folder.held(state.process_index))
-        error = _run(evaluation, state)
-        altered = any(gather_object([_state(evaluation) != before]))
-        facts = {"declared": settings.declared, "files": origin.files, "original": model, "altered": altered}
-        check = functools.partial(check_run, evaluation, settings.checks, **facts)
-        if state.is_main_process and error:
-            check(error=error)
-        elif state.is_main_process:
-            _finish(evaluation, check, settings.pictures)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
-    if error:
-        raise error
-    return folder.read_json("summary.json")
+    return state
 
 
 @functools.cache
@@ -179,19 +216,19 @@ def _leave_group_at_exit() -> None:
     atexit.register(PartialState().destroy_process_group)
 
 
-def _state(evaluation: Evaluation) -> str:
-    """Digest of the model that is measured and the one that is attacked, which attacks must leave as they were."""
-    return weights_sha256(nn.ModuleList([evaluation.model, evaluation.attacked]))  # what they share counts once
+def _digest(model: Segmenter, surrogate: Segmenter | None) -> str:
+    """Of the model that is measured and the one that is attacked, which attacks must leave as they were."""
+    return weights_sha256(nn.ModuleList([model, surrogate or model]))  # what they share counts once
 
 
-def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:
+def _run(executor: Executor, state: PartialState) -> Exception | None:
     """The work of this process, and what an attack of any process failed with, for every process the same.
 
     The others then stop after their batch, so that the checks of the failed run need not wait for all rows.
     """
     error, failure = None, Signal()
     try:
-        evaluation.run(state.process_index, state.num_processes, failure.is_given)
+        executor.run(state.process_index, state.num_processes, failure.is_given)
     except (AttackContractError, ModelError) as caught:
         error = caught
         failure.give()
@@ -206,17 +243,15 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None, pictures: bool = True) -> None:
+def _finish(executor: Executor, check: Callable[..., None], pictures: bool = True) -> None:
     """Summary, checks, pictures and report from complete rows."""
-    folder = evaluation.folder
+    folder, source = executor.folder, executor.bench.source
+    asked = [condition for study in executor.studies for condition in study.conditions]
     rows = folder.rows()
-    images = range(len(evaluation.source))
-    check_complete(rows, (key for job in evaluation.jobs for i in images for key in job.keys(i)), folder.path)
-    controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
-    summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
+    check_complete(rows, asked, len(source), folder.path)
+    summary = summarise(rows, source.num_classes, folder.timings(), len(source))
     folder.write_json("summary.json", summary)
-    if check:
-        check(summary)
+    check(summary)
     if pictures:
-        write_pictures(evaluation, summary, rows)
+        write_pictures(executor, summary, rows)
     build_report([folder.path])

@@ -66,7 +66,7 @@ def _check_attacks(inputs: Inputs, settings: Settings) -> None:
     A name that is not ours may be one that the config's own modules register: then they are read first.
     """
     from segrobust.attacks.registry import is_attack
-    from segrobust.studies.jobs import built
+    from segrobust.studies.attack import built
 
     if not all(map(is_attack, settings.attacks)) and may_register(inputs.config):
         from segrobust.models.mm import load_config

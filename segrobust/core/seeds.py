@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,3 +15,8 @@ def seed_of(seed: int, purpose: str, *place: int, bits: int = 63) -> int:
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *place))
     return int(sequence.generate_state(1, np.uint64)[0]) >> (64 - bits)
+
+
+def image_seeds(seed: int, ids: Sequence[int]) -> list[int]:
+    """One seed per image from the run's seed and the image's place in the data set."""
+    return [int(np.random.SeedSequence((seed, image)).generate_state(1)[0]) for image in ids]

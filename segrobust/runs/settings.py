@@ -186,12 +186,11 @@ class Settings(Options):
         return dataclasses.replace(self, **changes)
 
     def identity(self) -> dict[str, Any]:
-        """Those that decide rows, but for the models and what each condition names itself, as JSON values."""
+        """Those that decide all rows, but for what is known only with the data: the target, the mask and the models."""
         return {
             "batch_size": self.batch_size,
             "seed": self.seed,
             "amp": self.amp,
-            **({"target": self.target.identity()} if self.target is not None else {}),
             **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
             **({"eot": self.eot} if self.eot > 1 else {}),
         }

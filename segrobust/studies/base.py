@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from segrobust.core.rows import Condition
-
-if TYPE_CHECKING:
-    from segrobust.studies.bench import Bench, Group
+from segrobust.studies.bench import Bench, Group
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Perturbed:
 
     images: ``[N, 3, H, W]`` in [0, 1].
     extra: per image, what its row takes from the study.
-    labels: ``[N, H, W]`` where other pixels count than the group's own labels say (under a patch: void).
+    void: ``[N, H, W]`` bool, pixels that do not count besides those without a label (under a patch).
     regions: ``[N, H, W]`` int64, the region of every pixel, from 0 (rings around a patch); counted one by one into
         ``extra["regions"]``.
     """
@@ -29,15 +27,15 @@ class Perturbed:
     condition: Condition
     images: Tensor
     extra: Sequence[Mapping[str, Any]]
-    labels: Tensor | None = None
+    void: Tensor | None = None
     regions: Tensor | None = None
 
 
 class Study(ABC):
     """One computation per group of images, and the conditions whose rows come of it.
 
-    To add a study, write a subclass in a file of its own, register it, and list its conditions; the executor does the
-    rest: batches, processes, resuming, predictions, counts.
+    To add a study, write a subclass in a file of its own; the executor does the rest: batches, processes, resuming,
+    predictions, counts.
     """
 
     @property
@@ -55,7 +53,12 @@ class Study(ABC):
         """What progress says is running."""
         return self.conditions[0].title
 
-    def fit(self, bench: Bench) -> None:
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """Objects (attacks, networks) whose classes a user may have written: their code decides rows too."""
+        return (self,)
+
+    def fit(self, bench: Bench) -> None:  # noqa: B027
         """What must be known before the first batch, such as a universal perturbation; nothing by default.
 
         Called by every process, before any row, only where a row of the study is missing.

@@ -4,6 +4,7 @@ import torch
 
 from segrobust.analysis.metrics import class_iou, confusion_counts, dense_counts, pooled, sparse_counts
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition, Row
 
 
 def counts_by_loop(prediction, label, num_classes, void):
@@ -134,6 +135,7 @@ def test_sparse_and_dense_are_inverse():
     rows = [sparse_counts(*(field[i] for field in counts)) for i in range(4)]
     assert rows[0] == {"classes": [2], "tp": [63], "fp": [0], "fn": [0]}
     assert rows[1] == {"classes": [], "tp": [], "fp": [], "fn": []}
+    rows = [Row(i, Condition("clean", "clean"), row) for i, row in enumerate(rows)]
     for dense, original in zip(dense_counts(rows, 6), counts, strict=True):
         assert dense.dtype == np.int64
         assert np.array_equal(dense, original.numpy())

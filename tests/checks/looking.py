@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from segrobust.studies.jobs import plan_jobs
+
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.evaluation import evaluate
 from segrobust.models.segmenter import Segmenter
 from segrobust.runs.executor import Evaluation
 from segrobust.runs.folder import RunFolder
-from segrobust.studies.jobs import plan_jobs
 from tests.runs.toy_run import ToySource
 
 # names of checks

@@ -48,7 +48,7 @@ SLIPS = {
     "no weights": (dict(model=Segmenter.wrap(torch.nn.Identity(), num_classes=4)), "Identity has no parameters"),
     "a raw surrogate": (dict(surrogate=torch.nn.Conv2d(3, 4, 1)), "surrogate: expected a Segmenter, got Conv2d"),
     "a path as data": (dict(dataset="data/camvid"), "dataset: expected a Source, got str, which lacks num_classes, "),
-    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*fingerprint; source_from_config\(config\)"),
+    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*; source_from_config\(config\)"),
     "a loader": (dict(dataset=loader()), "dataset: expected a Source, got DataLoader, which lacks num_classes"),
     "no folder": (dict(work_dir=None), 'work_dir: expected a folder such as "work_dirs/mine", got None'),
     "an empty folder": (dict(work_dir=""), "work_dir: expected a folder such as"),

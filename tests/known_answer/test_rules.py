@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from segrobust.studies.jobs import Job
+from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
 
 from segrobust.analysis.broken import broken_shares
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError, Problem
 from segrobust.attacks.gradient import Goal
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.core.rows import Condition, Row
 from segrobust.core.threats import THREATS, allowed
-from segrobust.studies.jobs import Job
-from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
 from tests.attacks.toys import PixelLinear, batch
 from tests.known_answer.trace import Recorder
 
@@ -68,8 +69,8 @@ def test_bounded_attacks_find_an_image_at_99_percent_too(wrong, found):
     flat = labels.view(-1)
     flat[:wrong] = 1 - flat[:wrong]
     assert build_attack("CEPGD", eps=0, steps=1)(model, images, labels).found.tolist() == [found]
-    counts = {"tp": [100 - wrong], "fn": [wrong]}
-    (share,) = broken_shares([{"image": 0, "found": False, **counts}], {}).values()
+    row = Row(0, Condition("clean", "clean"), {"tp": [100 - wrong], "fn": [wrong]})
+    (share,) = broken_shares([row], {}).values()
     assert share == (100.0 if found else 0.0)
 
 
