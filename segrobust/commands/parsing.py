@@ -82,8 +82,10 @@ def _form(field: dataclasses.Field, about: Option) -> tuple[list[str], dict[str,
         more["type"] = checked(about.check)
     if about.many:
         more |= {"nargs": "+", "action": "extend" if default == () else "store"}
-    elif about.const is not None or not (flag or default is dataclasses.MISSING):
+    elif about.const is not None:
         more |= {"nargs": "?", "const": about.const}
+    elif not flag and default is not dataclasses.MISSING:
+        more |= {"nargs": "?", "default": default}
     return [flag] if flag else [], more
 
 

@@ -69,14 +69,15 @@ def parsed(*words: str) -> tuple[Inputs, Settings]:
 def test_lists_and_options_of_evaluate():
     inputs, settings = parsed(
         *"--attack cepgd segpgd:published --eps 0.5/255 4/255 --norm L2 --steps 7 --num-images 3 --batch-size 2 "
-        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --import x.py y --cfg-options a.b=1 "
-        "c=x --corruptions fog noise --severity 1 3 --universal perturbation patch(size=32) --cfg-options d=2".split()
+        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --import x.py y "
+        "--cfg-options a.b=1 c=x --corruptions fog noise --severity 1 3 --universal perturbation patch(k=3) "
+        "--cfg-options d=2".split()
     )
     assert (settings.attacks, settings.eps) == (("cepgd", "segpgd:published"), ("0.5/255", "4/255"))
     assert (settings.norm, settings.steps, settings.batch_size, settings.seed) == ("L2", 7, 2, 5)
     assert settings.fresh and settings.amp == "bf16" and settings.save_adversarial and not settings.pictures
     assert settings.corruptions == ("gaussian_noise", "shot_noise", "impulse_noise", "fog")
-    assert (settings.severity, settings.universal) == ((1, 3), ("perturbation", "patch(size=32)"))
+    assert (settings.severity, settings.universal) == ((1, 3), ("perturbation", "patch(k=3)"))
     assert (inputs.num_images, inputs.trust_checkpoint, inputs.imports) == (3, True, ("x.py", "y"))
     assert parse_cfg_options(inputs.cfg_options) == {"a.b": 1, "c": "x", "d": 2}
 
