@@ -61,7 +61,7 @@ SLIPS = {
     "an unknown setting": (dict(batchsize=2), "unknown option 'batchsize'; did you mean batch_size"),
     "half a step": (dict(steps=2.5), "steps: expected a whole number >= 1, got 2.5"),
     "a truth value as seed": (dict(seed=True), "seed: expected a whole number >= 0, got True"),
-    "an unknown norm": (dict(norm="L3"), "norm: unknown value 'L3'; did you mean L1 or L2"),
+    "an unknown norm": (dict(norm="L3"), "norm: unknown value 'L3'; did you mean L2 or L1"),
     "a norm that it lacks": (dict(attacks=["CEPGD", "Square"], norm="L2"), "Square has no L2 form; set norm to Linf"),
     "an unknown corruption": (dict(corruptions="fogg"), "corruptions: unknown corruption 'fogg'; did you mean fog"),
     "severity 6": (dict(severity=[1, 6]), "severity: expected 1, 2, 3, 4 or 5, got 6"),

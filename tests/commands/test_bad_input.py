@@ -88,7 +88,7 @@ COMMAND_LINE = [
     Case("negative seed", lambda w, t: w.evaluate(t, "--seed", -1), "--seed", ">= 0"),
     Case("negative eps after another", lambda w, t: w.evaluate(t, "--eps", "1/255", "-1/255"), "--eps", "'-1/255'"),
     Case("L2 eps without a norm", lambda w, t: w.evaluate(t, "--eps", "1.5"), "--eps", "'1.5'", "--norm L2"),
-    Case("unknown norm", lambda w, t: w.evaluate(t, "--norm", "l3"), "--norm", "'l3'", "did you mean L1 or L2?"),
+    Case("unknown norm", lambda w, t: w.evaluate(t, "--norm", "l3"), "--norm", "'l3'", "did you mean L2 or L1?"),
     Case("unknown corruption", lambda w, t: w.evaluate(t, "--corruptions", "fogg"), "'fogg'", "did you mean fog"),
     Case("severity 6", lambda w, t: w.evaluate(t, "--severity", 1, 6), "--severity", "'6'", "1, 2, 3, 4 or 5"),
     Case("unknown universal", lambda w, t: w.evaluate(t, "--universal", "pach(k=3)"), "'pach'", "did you mean patch?"),

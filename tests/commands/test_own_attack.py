@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from segrobust.attacks import ATTACKS
 from segrobust.cli import main
 from segrobust.commands.own_code import may_register
 from segrobust.models.shipped import zoo
+from segrobust.runs.folder import RunFolder
 
 MODULE = """
 from segrobust import register_attack
@@ -40,8 +39,8 @@ def mine(world, in_tmp, monkeypatch) -> Path:
 
 def test_it_is_found_and_runs(world, mine, tmp_path):
     assert main(world.evaluate(tmp_path / "run", "--attack", "half-step", "fgsm", "--no-pictures", config=mine)) == 0
-    attacks = json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["attacks"]
-    assert attacks["HalfStep"]["share"] == 0.5 and list(attacks) == ["HalfStep", "FGSM"]
+    clean, fgsm, mine = RunFolder(tmp_path / "run").conditions()
+    assert (mine.name, mine.fields["share"]) == ("HalfStep", 0.5) and (clean.name, fgsm.name) == ("clean", "FGSM")
     assert sys.path[-1] == str(tmp_path)  # last, so that nothing here hides a module of Python's
 
 
@@ -85,9 +84,9 @@ def test_a_file_of_ones_own_is_imported_and_part_of_the_identity(world, in_tmp, 
         for name in ("my_steps", "beside"):
             sys.modules.pop(name, None)
         ATTACKS.pop("HalfStep", None)
-    identity = json.loads((in_tmp / "run" / "run.json").read_text())["identity"]
-    assert list(identity["attacks"]) == ["HalfStep"]
-    assert identity["users_code"] == {"my_steps": hashlib.sha256(MODULE.encode()).hexdigest()}
+    folder = RunFolder(in_tmp / "run")
+    assert [one.name for one in folder.conditions()] == ["clean", "HalfStep"]
+    assert list(folder.read_json("run.json")["identity"]["users_code"]) == ["my_steps"]
 
 
 FAILING = {
