@@ -197,7 +197,9 @@ def _report(commands) -> None:
 
 
 def _attacks(commands) -> None:
-    _command(commands, "attacks", "list the attacks", run.attacks, "segrobust attacks")
+    what = "list the attacks, or what can be set of one"
+    parser = _command(commands, "attacks", what, run.attacks, "segrobust attacks", "segrobust attacks tsallis-pgd")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="an attack")
 
 
 def _models(commands) -> None:

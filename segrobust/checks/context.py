@@ -17,17 +17,19 @@ from segrobust.analysis.broken import shares_of
 from segrobust.analysis.summary import CLEAN, Record
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.registry import build_attack
+from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.task import Task
 from segrobust.checks.base import Skip
 from segrobust.checks.probe import Probe, probe
-from segrobust.checks.trace import Trace, shares_at_goal, trace
+from segrobust.checks.trace import Trace, percent_at_goal, trace
 from segrobust.commands.pictures import strongest
 from segrobust.core.errors import UserError
 from segrobust.core.files import read_lines
 from segrobust.core.rows import Row
+from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import evenly_spaced
 from segrobust.models.checkpoint.noted import noted_classes
 from segrobust.models.expectation import Expectation, drawing
-from segrobust.runs.executor import image_seeds
 from segrobust.studies.jobs import Job
 from segrobust.studies.outcomes import Group
 
@@ -82,6 +84,10 @@ class Context:
     @property
     def void(self) -> int:
         return self.source.ignore_index
+
+    @property
+    def task(self) -> Task:
+        return Segmentation(self.source.num_classes, self.void)
 
     # --- images
 
@@ -164,7 +170,7 @@ class Context:
                 self.white_box(group, seed) if model is None else model,
                 group.images,
                 group.labels,
-                ignore_index=self.void,
+                task=self.task,
                 targets=group.targets if attack.targeted else None,
                 seeds=seeds,
                 mask=self.evaluation.mask if masked else None,
@@ -173,7 +179,7 @@ class Context:
     def reported(self, attack: Attack, group: Group, images: Tensor) -> list[float]:
         """Percent at the attack's goal of every image, measured as the run measures what it reports."""
         prediction = self.evaluation.measured(images, group)
-        return shares_at_goal(prediction, group.measured(), self.void, attack.targeted).tolist()
+        return percent_at_goal(self.task, prediction, group.measured(), attack.targeted)
 
     def shares_under(self, attack: Attack, surrogate: Segmenter | None = None) -> dict[int, float]:
         """Percent at the goal of every judged image of the subset under an attack on the run's model or, measured on

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks import weights
-from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
 from segrobust.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.checks.context import Context
 from segrobust.models.expectation import drawing

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 from segrobust.runs.identity import state_digests
@@ -149,7 +150,7 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
         return slope, (logits, slope)
 
     try:
-        gradient, (logits, slope) = engine.pull(group.images.float(), ascent)
+        gradient, (logits, slope) = engine.backward(group.images.float(), ascent)
     except ModelError as error:
         seen.broken = str(error)
         return

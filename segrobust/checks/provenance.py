@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segrobust.analysis.metrics import confusion_counts, sparse_counts
 from segrobust.analysis.summary import CLEAN
 from segrobust.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, verdict
 from segrobust.checks.context import Context
@@ -25,9 +24,7 @@ def repeatable(context: Context) -> Verdict:
         labels = group.measured().labels.cpu()
         if group.originals is not None:
             prediction = context.evaluation.measured(group.images, group).cpu()
-        counts = confusion_counts(prediction, labels, context.source.num_classes, context.void)
-        for n, image in enumerate(group.ids):
-            again = sparse_counts(*(count[n] for count in counts))
+        for image, again in zip(group.ids, context.task.counts(prediction, labels), strict=True):
             differing += [f"clean image {image}"] * any(stored[image][name] != again[name] for name in again)
     compared = len(context.ids)
     if context.full:

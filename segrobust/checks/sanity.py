@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from segrobust.attacks.base import Answer, Attack, Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.registry import build_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.checks.base import (
     FAIL,
     NOISE,

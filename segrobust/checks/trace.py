@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from segrobust.attacks.base import Attack, AttackResult
+from segrobust.attacks.eight_bit import on_grid
+from segrobust.attacks.task import Task
 from segrobust.core.threats import allowed
 from segrobust.studies.outcomes import Group
 
@@ -21,12 +23,11 @@ class Recorder(nn.Module):
 
     Args:
         group: one image; a forward of several points is of several candidates for it.
-        void: the label that does not count.
     """
 
-    def __init__(self, model: nn.Module, group: Group, void: int, attack: Attack) -> None:
+    def __init__(self, model: nn.Module, group: Group, task: Task, attack: Attack) -> None:
         super().__init__()
-        self.model, self.group, self.void, self.attack = model, group, void, attack
+        self.model, self.group, self.task, self.attack = model, group, task, attack
         self.distances: list[float] = []
         self.shares: list[float] = []
 
@@ -34,16 +35,14 @@ class Recorder(nn.Module):
         logits = self.model(images)
         with torch.no_grad():
             self.distances += self.attack.threat.distance(images.detach().float() - self.group.images).tolist()
-            self.shares += shares_at_goal(logits.argmax(1), self.group, self.void, self.attack.targeted).tolist()
+            self.shares += percent_at_goal(self.task, logits.argmax(1), self.group, self.attack.targeted)
         return logits
 
 
-def shares_at_goal(prediction: Tensor, group: Group, void: int, targeted: bool) -> Tensor:
-    """Percent of the judged pixels that are at an attack's goal, ``[N]``; several predictions may be of one image."""
-    wanted = group.targets if targeted else group.labels
-    valid = (group.labels != void) & (wanted != void)
-    reached = (prediction == wanted) == targeted
-    return 100 * (reached & valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+def percent_at_goal(task: Task, prediction: Tensor, group: Group, targeted: bool) -> list[float]:
+    """Percent of the judged pixels that are at an attack's goal; several predictions may be of one image."""
+    reached, judged = task.at_goal(prediction, group.labels, group.targets if targeted else None)
+    return (100 * reached / judged.clamp_min(1)).tolist()
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class Trace:
 
 def trace(context: Context, attack: Attack, group: Group) -> Trace:
     """Run ``attack`` on one image and note what it sees."""
-    recorder = Recorder(context.white_box(group), group, context.void, attack)
+    recorder = Recorder(context.white_box(group), group, context.task, attack)
     result = context.call(attack, group, recorder)
     shares, distances = list(recorder.shares), list(recorder.distances)
-    points = [result.images, (result.images * 255).round() / 255]
+    points = [result.images, on_grid(result.images)]
     predictions = (context.evaluation.predict(one, group.ids) for one in points)  # at the size that the attack sees
-    returned, rounded = (shares_at_goal(one, group, context.void, attack.targeted).item() for one in predictions)
+    returned, rounded = (percent_at_goal(context.task, one, group, attack.targeted)[0] for one in predictions)
     return Trace(group, attack, result, returned, rounded, shares, distances)

@@ -38,7 +38,7 @@ def checked_source(dataset: Any) -> Source:
     if missing := [name for name in SOURCE if not hasattr(dataset, name)]:
         raise UserError(
             f"dataset: expected a Source, got {type(dataset).__name__}, which lacks {', '.join(missing)}; "
-            "source_from_config(config) of segrobust.datasets.source makes one of a config; any object with those "
+            "source_from_config(config) of segrobust makes one of a config; any object with those "
             "members whose dataset[i] is a Sample(image, label, name) will do"
         )
     return dataset if isinstance(dataset, MMSegSource) else CheckedSource(dataset)
@@ -64,7 +64,7 @@ class CheckedSource:
         sample = self._source[index]
         if any(not hasattr(sample, name) for name in ("image", "label", "name")):
             raise UserError(
-                f"dataset[{index}]: expected a Sample(image, label, name) of segrobust.datasets, got a "
+                f"dataset[{index}]: expected a Sample(image, label, name) of segrobust.datasets.source, got a "
                 f"{type(sample).__name__}"
             )
         image = as_tensor(f"image of dataset[{index}]", sample.image)

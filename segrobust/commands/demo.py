@@ -64,7 +64,7 @@ def _train(config: dict, iterations: int) -> Path:
 def _evaluate(name: str, config: dict, weights: Path, folder: Path) -> list[dict]:
     from mmengine import Config
 
-    from segrobust.datasets.source import source_from_config
+    from segrobust.commands.data import source_from_config
     from segrobust.models.load import load_segmenter
 
     config = Config(config)

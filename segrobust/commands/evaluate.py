@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ from rich.console import Console
 from segrobust.analysis.summary import Record
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
+from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.commands.inputs import Inputs, model_name
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.core.errors import RunFailed, UserError
 from segrobust.core.files import replace_file
 from segrobust.datasets.classes import check_class_order
-from segrobust.datasets.majority import colour_png, id_png, majority_of_config
-from segrobust.datasets.source import source_from_config
+from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.noted import noted_classes
@@ -51,7 +52,9 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     source = source_from_config(cfg, "test", inputs.num_images)
     weights = _weights(inputs.config, inputs.checkpoint)
     target = settings.target
-    target = target and build_target(target, source, cfg, _stored_majority(work_dir, target, settings.fresh))
+    majority = target and _stored_majority(work_dir, target, settings.fresh)
+    majority = majority or functools.partial(majority_of_config, cfg, source)
+    target = target and build_target(target, source, majority)
     model = _segmenter(inputs.config, weights, inputs, cfg, weights=inputs.weights)
     if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, noted_classes(weights), "the checkpoint")
@@ -107,8 +110,8 @@ def _segmenter(
 ) -> Segmenter:
     """The model that ``config`` names, read as ``cfg``."""
     cfg = load_config(config) if cfg is None else cfg
-    loading = {"trust_checkpoint": inputs.trust_checkpoint, "checkpointing": inputs.checkpointing, "weights": weights}
-    model = load_segmenter(cfg, checkpoint, device=_device(), **loading)
+    given = {name: getattr(inputs, name) for name in ("trust_checkpoint", "checkpointing", "channels_last")}
+    model = load_segmenter(cfg, checkpoint, device=_device(), weights=weights, **given)
     model.name = model_name(config)
     return model
 

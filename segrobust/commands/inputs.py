@@ -40,6 +40,7 @@ class Inputs(Options):
     checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, more time, the same numbers"
     )
+    channels_last: bool = option(True, "the weights' memory format channels-last: keep the usual one")
     trust_checkpoint: bool = option(False, "load a pickle that may run ANY code")
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
 from segrobust.commands.inputs import Inputs, shipped_name
 from segrobust.commands.own_code import import_own, may_register, see_folder
 from segrobust.commands.parsing import options_from, parse_cfg_options
@@ -42,7 +43,6 @@ def train(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Attack a checkpoint and leave rows, summary and report in the work dir."""
     inputs, settings = options_from(Inputs, options), options_from(Settings, options)
-    _check_radii(settings)
     import_own(inputs.imports)
     _check_attacks(inputs, settings)
     from segrobust.commands.evaluate import evaluate_command
@@ -50,28 +50,21 @@ def evaluate(options: Namespace) -> None:
     evaluate_command(inputs, settings)
 
 
-def _check_radii(settings: Settings) -> None:
-    """Refuse a forgotten ``/255`` now, unless a norm with larger radii is asked for."""
-    if settings.norm in (None, "Linf") and not any("norm" in attack.partition("(")[2] for attack in settings.attacks):
-        try:
-            for radius in settings.eps:
-                parse_eps(radius, name="--eps")
-        except UserError as error:
-            raise UserError(f"{error} (in another norm: --norm L2)") from None
-
-
 def _check_attacks(inputs: Inputs, settings: Settings) -> None:
     """Tell what is wrong with the attacks now, before mmseg and the data are loaded.
 
     A name that is not ours may be one that the config's own modules register: then they are read first.
     """
-    from segrobust.attacks.registry import is_attack
-    from segrobust.studies.attack import built
-
-    if not all(map(is_attack, settings.attacks)) and may_register(inputs.config):
+    if not all(map(in_catalogue, settings.attacks)) and may_register(inputs.config):
         from segrobust.models.mm import load_config
 
         load_config(inputs.config)
+    check_specs(settings.attacks)
+    for norm in {norm_of(spec, settings.norm) for spec in settings.attacks}:  # a forgotten /255
+        for radius in settings.eps:
+            parse_eps(radius, norm, "--eps")
+    from segrobust.studies.attack import built
+
     for name in settings.attacks:
         built(name, settings.norm, targeted=settings.target is not None)
 
@@ -98,10 +91,10 @@ def report(options: Namespace) -> None:
 
 
 def attacks(options: Namespace) -> None:
-    """List the attacks."""
-    from segrobust.commands.listing import print_attacks
+    """List the attacks, or what can be set of one."""
+    from segrobust.commands.listing import print_attacks, print_fields
 
-    print_attacks()
+    print_fields(options.name) if options.name else print_attacks()
 
 
 def models(options: Namespace) -> None:

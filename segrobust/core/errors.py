@@ -26,6 +26,11 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C in something that does not go on by itself: says in one line how to go on."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; ``no message`` where it says nothing."""
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the ``known`` ones, with the nearest of them."""
     known = sorted(known)

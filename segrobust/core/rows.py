@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
-from segrobust.core.units import format_eps
+from segrobust.core.units import FOUND_SHARE, format_eps
 
-CLEAN, ATTACK = "clean", "attack"  # names of studies
+CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
 INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")  # pixels are counted as attacked, or as files have them
-FOUND_SHARE = 0.99  # of the pixels that count: where so many are at the attack's goal, the image is broken
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate", "candidate", "control")
 _INFINITE = ("distance", "distance_8bit")
 

@@ -33,8 +33,9 @@ from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.batches import equal_sizes, label_of, plain_module, to_loader, to_rgb
+from segrobust.hooks.batches import label_of, plain_module, to_loader, to_rgb
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 
 
@@ -129,7 +130,7 @@ class AdversarialTrainingHook(Hook):
         with runner.optim_wrapper.optim_context(plain_module(runner.model)):
             results = [
                 self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds)
-                for group in equal_sizes(inputs, chosen)
+                for group in of_equal_size({index: inputs[index].shape for index in chosen})
             ]
         data_batch["inputs"] = inputs
         return results

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,11 +51,3 @@ def label_of(data_sample: Any, device: torch.device) -> Tensor:
         raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
                         "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
     return data_sample.gt_sem_seg.data.squeeze(0).to(device).long()
-
-
-def equal_sizes(images: Sequence[Tensor], chosen: Sequence[int]) -> Iterator[list[int]]:
-    """The chosen indices in groups of equal image size: each group fits into one tensor."""
-    groups = defaultdict(list)
-    for index in chosen:
-        groups[tuple(images[index].shape)].append(index)
-    yield from groups.values()

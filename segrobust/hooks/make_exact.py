@@ -11,8 +11,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from segrobust.datasets.seeded import Draw, SeededDataset, SeededInfiniteSampler, SeededSampler
 from segrobust.hooks.distributed import EqualBuffersHook, SettledBucketsHook
-from segrobust.hooks.exact_resume import Draw, ReseedHook, SeededDataset, SeededInfiniteSampler, SeededSampler
+from segrobust.hooks.exact_resume import ReseedHook
 
 if TYPE_CHECKING:
     from mmengine import Config

@@ -1,4 +1,4 @@
-"""The door to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
+"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
 
 For example::
 
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 
 NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twice
 NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
-OURS = ("segrobust.datasets.mm", "segrobust.hooks")
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 @cache
 def import_mmseg() -> None:
-    """Import mmseg with all its modules and ours, quietly, and close the unsafe doors of mmengine. Idempotent.
+    """Import mmseg with all its modules and our data sets, quietly, and make mmengine safe. Idempotent.
 
     Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, and no file that a config names can run
-    code or be downloaded (``segrobust.models.doors``).
+    code or be downloaded (``segrobust.models.mm_safety``).
     """
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
     with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
@@ -48,11 +47,10 @@ def import_mmseg() -> None:
         register_all_modules(init_default_scope=True)
         filtered.flush()
     _point_to_installed_mmseg()
-    from segrobust.models.doors import close_doors
+    from segrobust.models.mm_safety import make_mmengine_safe
 
-    close_doors()
-    for module in OURS:
-        import_module(module)
+    make_mmengine_safe()
+    import segrobust.datasets.mm  # noqa: F401  (registers ours)
 
 
 class _WithoutNoise(io.TextIOBase):
@@ -135,7 +133,7 @@ def _nearest(inside: str, known: Iterable[str]) -> str:
 def _read(file: Path) -> Config:
     from mmengine import Config
 
-    from segrobust.models.doors import close_imports_by_name
+    from segrobust.models.mm_safety import close_imports_by_name
 
     if file.suffix in DATA_SUFFIXES:
         _check_is_data(file)

@@ -215,8 +215,9 @@ def _order(condition: Condition) -> tuple:
 
 
 def _differing(first: Row, second: Row) -> list[str]:
-    one, other = ({**encode(row)["counts"], **encode(row)["extra"]} for row in (first, second))
-    return [name for name in one | other if one.get(name) != other.get(name)]
+    """Fields that two rows do not share; the passes of a search grow with its radii, and say nothing of its result."""
+    one, other = ({**row.counts, **row.extra} for row in (first, second))
+    return [name for name in one | other if one.get(name) != other.get(name) and name not in ("forwards", "backwards")]
 
 
 class RowWriter:
@@ -255,7 +256,7 @@ class RowWriter:
 
     def _known(self, row: Row) -> bool:
         stored = self._stored.get(row.key)
-        if stored is not None and stored != row:
+        if stored is not None and _differing(stored, row):
             _LOG.warning(
                 "image %s under %s: computed again with another result; the stored one is kept. "
                 "This device does not compute the same numbers twice.",

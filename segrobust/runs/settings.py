@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segrobust.core.attack_specs import parse_spec
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.rows import INPUT, METRIC_SIZES
@@ -39,6 +40,12 @@ def _radius(value: float | str) -> float | str:
     return value
 
 
+def _attack(value: Any) -> Any:
+    if isinstance(value, str):
+        parse_spec(value)
+    return value
+
+
 def _target(value: str | Target) -> str | Target:
     if isinstance(value, str):
         parse_target(value)
@@ -57,7 +64,7 @@ def _severity(value: int | str) -> int:
 
 def _universal(value: str) -> str:
     """``perturbation`` or ``patch``, with fields in parentheses or without."""
-    name = str(value).partition("(")[0].strip()
+    name = parse_spec(str(value))["type"]
     if name not in UNIVERSAL:
         raise unknown_name("universal attack", name, UNIVERSAL)
     return value
@@ -80,6 +87,7 @@ class Settings(Options):
         "names, with fields in parentheses or without (in Python also configs, attacks and their classes); a bounded "
         "attack runs at every radius, a minimum-norm one once (default where no corruption and nothing universal is "
         f"asked for: {' '.join(DEFAULT_ATTACKS)})",
+        _attack,
         flag="--attack",
         metavar="NAME",
         many='["TsallisPGD", "CosPGD"]',

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from segrobust.attacks.base import Attack, AttackResult
-from segrobust.attacks.registry import build_attack
+from segrobust.attacks.members import Ensemble
+from segrobust.attacks.registry import build_attack, config_of
 from segrobust.core.errors import UserError
 from segrobust.core.rows import ATTACK, Condition
 from segrobust.core.units import parse_eps, usual_eps_near
@@ -75,7 +75,7 @@ class AttackStudy(Study):
                 bench.attacked(seeds, self.surrogate),
                 group.images,
                 group.labels,
-                ignore_index=bench.source.ignore_index,
+                task=bench.task,
                 targets=group.targets,
                 seeds=seeds,
                 budgets=self.budgets,
@@ -106,9 +106,8 @@ def fields_of(attack: Attack, surrogate: Segmenter | None = None) -> dict[str, A
 def _with_members(attack: Attack) -> Iterator[Attack]:
     """The attack and, of an ensemble, those it is made of."""
     yield attack
-    for member in attack.members() if hasattr(attack, "members") else ():
-        for own in [member] if isinstance(member, Attack) else [one for one in (member.attack, member.few) if one]:
-            yield from _with_members(own)
+    for member in attack.members() if isinstance(attack, Ensemble) else ():
+        yield from _with_members(member)
 
 
 def _per_image(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -190,9 +189,7 @@ def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:
 
 
 def _names_norm(spec: Any) -> bool:
-    if isinstance(spec, str):
-        return re.search(r"[(,]\s*norm\s*=", spec) is not None
-    return isinstance(spec, Attack) or (isinstance(spec, Mapping) and "norm" in spec)
+    return isinstance(spec, Attack) or (isinstance(spec, str | Mapping) and "norm" in config_of(spec))
 
 
 def _at_radii(name: str, attack: Attack, eps: Sequence[float | str], surrogate: Segmenter | None) -> list[AttackStudy]:

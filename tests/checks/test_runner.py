@@ -204,7 +204,7 @@ def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
 def test_the_recorder_notes_what_an_attack_saw(folder):
     looked = context(segmenter("small"), folder)
     group = looked.singles(1)[0]
-    recorder = Recorder(looked.model, group, looked.void, looked.own)
+    recorder = Recorder(looked.model, group, looked.task, looked.own)
     points = torch.cat([group.images, (group.images + 0.1).clamp(0, 1)])
     recorder(points)
     valid = group.labels != looked.void

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.survey import survey
 from segrobust.models.checkpoint.noted import noted_classes

@@ -16,7 +16,7 @@ from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook
-from segrobust.hooks.batches import equal_sizes, plain_module
+from segrobust.hooks.batches import plain_module
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import (
     MEAN,
@@ -204,11 +204,6 @@ def test_images_of_different_sizes_share_a_batch(tmp_path):
     assert {tuple(image.shape) for image in after.images[0]} == {(3, 32, 32), (3, 32, 40)}
     for clean, fed in zip(before.images[0], after.images[0], strict=True):
         assert fed.shape == clean.shape and 4 < (fed - clean).abs().max() <= 8 + 1e-4
-
-
-def test_equal_sizes_keeps_the_chosen_indices_apart_by_size():
-    images = [torch.zeros(3, 4, width) for width in (5, 6, 5, 6, 7)]
-    assert list(equal_sizes(images, [0, 1, 2, 4])) == [[0, 2], [1], [4]]
 
 
 def test_attack_runs_in_the_runners_autocast(tmp_path):

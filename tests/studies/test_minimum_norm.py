@@ -140,14 +140,19 @@ def test_a_kill_within_a_batch_is_made_good(finished, tmp_path, monkeypatch, kep
     assert sorted(path.read_bytes().splitlines()) == sorted(line.rstrip() for line in lines)  # nothing twice
 
 
-def test_a_radius_more_is_searched_for_again_and_changes_no_row(tmp_path):
+def test_a_radius_more_is_searched_for_again_and_changes_no_row(tmp_path, caplog):
     run(tmp_path, attacks=["SignBisection"], eps=["8/255"])
     before = RunFolder(tmp_path).rows()
-    run(tmp_path, attacks=["SignBisection"], eps=["2/255"])
+    with caplog.at_level("WARNING"):
+        run(tmp_path, attacks=["SignBisection"], eps=["2/255"])
+    assert not caplog.records
     rows = RunFolder(tmp_path).rows()
     assert [row for row in rows if row.condition.eps != RADII[0]] == before
     run(tmp_path / "at once", attacks=["SignBisection"])
-    assert RunFolder(tmp_path / "at once").rows() == rows
+    grown, at_once = (flat_rows(folder) for folder in (tmp_path, tmp_path / "at once"))
+    for row in (*grown, *at_once):  # each search also looks once more at the images of its radii
+        del row["forwards"]
+    assert grown == at_once
 
 
 def test_batches_of_another_size_give_the_same_rows(finished, tmp_path):
