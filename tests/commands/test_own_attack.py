@@ -54,7 +54,7 @@ def test_what_its_module_does_not_register_is_refused(world, mine, tmp_path, cap
     assert main(world.evaluate(tmp_path / "run", "--attack", "half-stop", config=mine)) == 2
     told = capsys.readouterr().err
     assert "unknown attack 'half-stop'; did you mean half-step" in told
-    assert "one of your own: name its file in the config's custom_imports" in told
+    assert "one of your own: name its file with --import, or in the config's custom_imports" in told
 
 
 def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(world, tmp_path, monkeypatch, capsys):
