@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
-from segrobust.attacks.options import Options
 from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.task import Task
 from segrobust.core.errors import UserError, unknown_name
@@ -43,7 +43,7 @@ class AttackResult:
     distance: ``[N]``, norm of the change, in image units; also where nothing was found.
     found: ``[N]`` bool, the goal is reached on at least 99 % (a minimum-norm attack: ``apsr``) of the valid pixels.
     pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target (APSR):
-        by the attack's own books or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
+        by the attack's own count or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
         an image without a valid pixel.
     forwards, backwards: ``[N]`` long, passes spent on the image.
     candidates: worst images per further radius (minimum-norm attacks) or per member (ensembles).
@@ -96,7 +96,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Options):
+class Attack(Configured):
     """Base of all attacks: ``attack(model, images, labels) -> AttackResult``.
 
     Args:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks import weights
+from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
-from segrobust.attacks.options import Options
 from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
@@ -44,7 +44,7 @@ class Applied(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Universal(Options, ABC):
+class Universal(Configured, ABC):
     """Base of what is fitted once for many images.
 
     Steepest steps along the momentum of normalised gradients (Dong et al., 2018, arXiv 1710.06081, equation 6), each

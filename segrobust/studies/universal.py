@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from segrobust.attacks.universal import Universal
+from segrobust.attacks.patch import UniversalPatch
+from segrobust.attacks.universal import Universal, UniversalPerturbation
+from segrobust.core.attack_specs import parse_spec
 from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError
-from segrobust.core.rows import Condition
+from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.registry import known_name
+from segrobust.core.rows import UNIVERSAL, Condition
 from segrobust.core.threats import THREATS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.source import Source
@@ -23,7 +26,7 @@ from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
 from segrobust.studies.rings import RINGS, rings
 
-UNIVERSAL = "universal"
+KINDS: dict[str, type[Universal]] = {"perturbation": UniversalPerturbation, "patch": UniversalPatch}
 
 
 @dataclass(eq=False)
@@ -71,9 +74,7 @@ class UniversalStudy(Study):
         """
         for what in ("target", "mask"):
             if getattr(bench, what) is not None:
-                raise UserError(
-                    f"{self.universal.name} has no form for a {what}; leave it or the {what} out of this run"
-                )
+                raise UserError(f"{self.universal.name} knows of no {what}; leave it or the {what} out of this run")
         check_class_order(self.source.class_names, bench.model.class_names, "the model")
         fitting = dataclasses.replace(bench, source=self.source, metric_size=INPUT)
         batches = []
@@ -100,3 +101,35 @@ class UniversalStudy(Study):
         if self.universal.norm is None:
             return [{}] * len(change)
         return [{"distance": distance} for distance in THREATS[self.universal.norm].distance(change).tolist()]
+
+
+def plan_universal(
+    specs: Sequence[str], eps: Sequence[float | str], source: Source, norm: str | None = None
+) -> list[UniversalStudy]:
+    """One study per patch, and per perturbation and radius.
+
+    Args:
+        specs: ``"perturbation"`` and ``"patch"``, with fields in parentheses or without: ``"patch(place=random)"``.
+        eps: radii of the perturbations that do not name their own.
+        source: what all are fitted on.
+        norm: of the perturbations that do not name their own.
+
+    Raises:
+        UserError: neither of the two, an unknown field, a value out of range, or a perturbation without a radius.
+    """
+    studies = []
+    for spec in specs:
+        given = parse_spec(spec)
+        cls = KINDS[known_name("universal attack", given.pop("type"), KINDS)]
+        fields = [one.name for one in dataclasses.fields(cls)]
+        for name in given:
+            if name not in fields:
+                raise unknown_name(f"field of {cls.__name__}", name, fields)
+        if cls is UniversalPatch:
+            studies.append(UniversalStudy(cls(**given), source))
+            continue
+        if not eps and "eps" not in given:
+            raise UserError("a universal perturbation needs a radius; give eps, such as eps=['8/255']")
+        given = ({} if norm is None else {"norm": norm}) | given
+        studies += [UniversalStudy(cls(**{"eps": one} | given), source) for one in eps or [given["eps"]]]
+    return list({study.conditions: study for study in studies}.values())
