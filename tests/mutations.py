@@ -386,7 +386,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("MOMENTUM = 0.9", "MOMENTUM = 0.8"),
         ("return (canvas - GREY) * 2", "return canvas - GREY"),
         ("return self.norm, self.eps / 2", "return self.norm, self.eps"),
-        ("weights.cosine(1.0, 0.0, step / steps)", "weights.cosine(1.0, 0.1, step / steps)"),
+        ("weights.cosine(1.0, 0.0, progress)", "weights.cosine(1.0, 0.1, progress)"),
         ("gradient.abs().mean().clamp_min", "gradient.abs().amax().clamp_min"),
         ("gradient.mul((moved >= 0) & (moved <= 1)).sum(0)", "gradient.sum(0)"),
         ("(images + fitted).clamp(0, 1)", "(images + fitted)"),
@@ -414,7 +414,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("cv2.DIST_MASK_PRECISE", "cv2.DIST_MASK_5"),
     ],
     ("studies/universal.py", "studies/test_universal.py"): [
-        ("source=self.source, metric_size=INPUT", "metric_size=INPUT"),
+        ("dataclasses.replace(bench, metric_size=INPUT)", "bench"),
         ('"void": covered, ', ""),
         ('"regions": rings(covered)', '"regions": rings(covered) * 0'),
         ("ignore_index=void, seed=bench.seed", "ignore_index=void, seed=0"),

@@ -16,11 +16,10 @@ from segrobust.core.attack_specs import parse_spec
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.registry import known_name
-from segrobust.core.rows import UNIVERSAL, Condition
+from segrobust.core.rows import INPUT, UNIVERSAL, Condition
 from segrobust.core.threats import THREATS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import INPUT
 from segrobust.models.digests import tensor_sha256
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
@@ -76,7 +75,7 @@ class UniversalStudy(Study):
             if getattr(bench, what) is not None:
                 raise UserError(f"{self.universal.name} knows of no {what}; leave it or the {what} out of this run")
         check_class_order(self.source.class_names, bench.model.class_names, "the model")
-        fitting = dataclasses.replace(bench, source=self.source, metric_size=INPUT)
+        fitting = dataclasses.replace(bench, metric_size=INPUT)
         batches = []
         for start in range(0, len(self.source), self.batch_size):
             ids = range(start, min(start + self.batch_size, len(self.source)))

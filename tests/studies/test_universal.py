@@ -12,7 +12,7 @@ from segrobust.analysis.summary import summarise
 from segrobust.attacks.patch import UniversalPatch
 from segrobust.attacks.universal import UniversalPerturbation
 from segrobust.core.errors import UserError
-from segrobust.core.rows import Condition
+from segrobust.core.rows import ORIGINAL, Condition
 from segrobust.datasets.source import Sample
 from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
@@ -102,6 +102,14 @@ def test_rows_are_the_same_in_any_batches_and_after_a_kill(tmp_path):
     (file,) = (tmp_path / "threes" / "rows").glob("rank-*.jsonl")
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]))
     assert run(bench, [UniversalStudy(PATCH, FITTED_ON, 2)], tmp_path / "threes") == rows
+
+
+def test_the_fit_knows_nothing_of_the_size_at_which_is_measured():
+    plain, study = UniversalStudy(PATCH, FITTED_ON), UniversalStudy(PATCH, FITTED_ON)
+    bench = Bench(toy_model(), MEASURED)
+    plain.fit(bench)
+    study.fit(replace(bench, metric_size=ORIGINAL))  # of sources that know no other size
+    assert torch.equal(*[next(one.perturbed(bench, bench.group([0], [MEASURED[0]]))).images for one in (plain, study)])
 
 
 def test_it_is_fitted_once_and_only_where_rows_are_missing(tmp_path, monkeypatch):
