@@ -12,25 +12,15 @@ from torch.nn import functional as F
 
 from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.task import Task
-from segrobust.core.errors import unknown_name
 from segrobust.core.groups import of_equal_size
+from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
-from segrobust.datasets.survey import INPUT, ORIGINAL
 from segrobust.datasets.targets import Target
 from segrobust.models.expectation import Expectation, drawing
 from segrobust.models.segmenter import Segmenter, frozen_eval
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def amp_name(amp: bool | str) -> str | bool:
-    """The half precision that is meant: a name in ``AMP``, or False for none."""
-    if amp in AMP or amp is False:
-        return amp
-    if amp is True:
-        return next(iter(AMP))
-    raise unknown_name("amp", str(amp), AMP)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""Names of the 15 common corruptions of Hendrycks and Dietterich (2019) in their four groups; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from segrobust.core.errors import unknown_name
+
+GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+NAMES = tuple(name for names in GROUPS.values() for name in names)
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def corruption_name(text: str) -> str:
+    """A corruption's name (``gaussian-noise`` too), a group's, or ``all``; UserError: none of these."""
+    name = str(text).lower().replace("-", "_")
+    if name not in (*NAMES, *GROUPS, "all"):
+        raise unknown_name("corruption", str(text), [*NAMES, *GROUPS, "all"])
+    return name
+
+
+def corruptions_named(names: Iterable[str]) -> tuple[str, ...]:
+    """Each corruption that is named, or is in a group that is, once, in the order of the publication."""
+    wanted = {member for name in names for member in (NAMES if name == "all" else GROUPS.get(name, (name,)))}
+    return tuple(name for name in NAMES if name in wanted)
