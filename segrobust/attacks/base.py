@@ -44,7 +44,7 @@ class AttackResult:
     distance: ``[N]``, norm of the change, in image units; also where nothing was found.
     found: ``[N]`` bool, the goal is reached on at least 99 % (a minimum-norm attack: ``apsr``) of the valid pixels.
     pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target (APSR):
-        by the attack's own books or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
+        by the attack's own count or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
         an image without a valid pixel.
     forwards, backwards: ``[N]`` long, passes spent on the image.
     candidates: worst images per further radius (minimum-norm attacks) or per member (ensembles).

@@ -65,10 +65,10 @@ class Engine:
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""
-        ce, reached = self.look(points, lambda logits: self.goal.measure(logits, self.memory))
+        ce, reached = self.forward(points, lambda logits: self.goal.measure(logits, self.memory))
         return Measurement(ce, self.goal.share(reached), reached=reached)
 
-    def look(self, points: Tensor, read: Callable[[Tensor], Any]) -> Any:
+    def forward(self, points: Tensor, read: Callable[[Tensor], Any]) -> Any:
         """What ``read`` makes of the logits ``[N, K, H, W]`` of one forward without a gradient."""
         with torch.no_grad():
             return read(self._logits(points))
@@ -76,25 +76,25 @@ class Engine:
     def gradient(self, points: Tensor, weight: Weight, progress: float, sharpness: float = 1.0) -> Measurement:
         """One forward and one backward; the gradient ascends the weighted loss (descends it, targeted)."""
 
-        return self.along(
+        return self.measured_gradient(
             points, lambda logits: self.goal.logit_gradient(logits, weight, progress, sharpness, self.memory)
         )
 
-    def along(self, points: Tensor, logit_gradient: LogitGradient) -> Measurement:
+    def measured_gradient(self, points: Tensor, logit_gradient: LogitGradient) -> Measurement:
         """One forward and one backward of any loss.
 
         Args:
             logit_gradient: from the logits ``[N, K, H, W]`` to the ascent direction in them, zero at void pixels, and
                 what ``Goal.measure`` says of them.
         """
-        gradient, (ce, reached) = self.pull(points, logit_gradient)
+        gradient, (ce, reached) = self.backward(points, logit_gradient)
         return Measurement(ce, self.goal.share(reached), gradient, reached)
 
-    def pull(self, points: Tensor, logit_gradient: LogitGradient) -> tuple[Tensor, Any]:
+    def backward(self, points: Tensor, logit_gradient: LogitGradient) -> tuple[Tensor, Any]:
         """One forward and one backward of any logit gradient.
 
         Args:
-            logit_gradient: from the logits ``[N, K, H, W]`` to what is pulled back to the input, of the same shape,
+            logit_gradient: from the logits ``[N, K, H, W]`` to the ascent direction in them, of the same shape,
                 and anything else; called without autograd, once.
 
         Returns:

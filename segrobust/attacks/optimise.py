@@ -57,41 +57,31 @@ class Stage:
         return self.project(points + self.threat.step(points, gradient, size))
 
 
-@dataclass
 class SearchResult:
-    """Best points of a stage: by error, by cross-entropy towards the goal, by balanced error where the problem has
-    class weights, and the last ones."""
+    """Best points of a search: by error, by cross-entropy towards the goal and, where the problem has class weights, by
+    balanced error (the summed weights of the pixels at the goal); and the last ones."""
 
-    by_error: BestIterate
-    by_ce: BestIterate
-    last: BestIterate
-    by_balanced_error: BestIterate | None = None
-    class_weights: Tensor | None = None
+    def __init__(self, problem: Problem, points: Tensor, measured: Measurement) -> None:
+        self.problem = problem
+        self.by_error, self.last = BestIterate(points, measured.error), BestIterate(points, measured.error)
+        self.by_ce = BestIterate(points, towards_goal(problem, measured))
+        weighted = problem.class_weights is not None
+        self.by_balanced_error = BestIterate(points, self._balanced_error(measured)) if weighted else None
 
-    def update(self, points: Tensor, measured: Measurement, ce: Tensor) -> None:
+    def update(self, points: Tensor, measured: Measurement) -> None:
         self.by_error.update(points, measured.error)
-        self.by_ce.update(points, ce)
+        self.by_ce.update(points, towards_goal(self.problem, measured))
         self.last = BestIterate(points, measured.error)
         if self.by_balanced_error is not None:
-            self.by_balanced_error.update(points, balanced_error(self.class_weights, measured))
+            self.by_balanced_error.update(points, self._balanced_error(measured))
 
-
-def balanced_error(class_weights: Tensor, measured: Measurement) -> Tensor:
-    """Sum of the weights of the pixels at the goal, ``[N]``."""
-    return (class_weights * measured.reached).flatten(1).sum(1)
+    def _balanced_error(self, measured: Measurement) -> Tensor:
+        return (self.problem.class_weights * measured.reached).flatten(1).sum(1)
 
 
 def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
     """Cross-entropy where more is better for the attack: of the labels, or minus that of the targets."""
     return -measured.ce if problem.engine.goal.targeted else measured.ce
-
-
-def begin(problem: Problem, points: Tensor, measured: Measurement) -> SearchResult:
-    ce = towards_goal(problem, measured)
-    weights = problem.class_weights
-    by_error, last = (BestIterate(points, measured.error) for _ in range(2))
-    by_balanced_error = None if weights is None else BestIterate(points, balanced_error(weights, measured))
-    return SearchResult(by_error, BestIterate(points, ce), last, by_balanced_error, weights)
 
 
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
@@ -100,13 +90,13 @@ def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Searc
     for step in range(stage.steps):
         measured = stage.gradient(points, step)
         if result is None:
-            result = begin(stage.problem, points, measured)
+            result = SearchResult(stage.problem, points, measured)
         else:
-            result.update(points, measured, towards_goal(stage.problem, measured))
+            result.update(points, measured)
         size = step_size * STEP_SCHEDULES[schedule](step / stage.steps)
         points = stage.move(points, measured.gradient, size)
     measured = stage.problem.engine.measure(points)
-    result.update(points, measured, towards_goal(stage.problem, measured))
+    result.update(points, measured)
     return result
 
 
@@ -135,7 +125,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
     problem = stage.problem
     look_back = checkpoints(stage.steps)
     measured = stage.gradient(points, 0)
-    result = begin(problem, points, measured)
+    result = SearchResult(problem, points, measured)
     start = _tracked(problem, measured, track)
     value = torch.full_like(start, -math.inf)
     best, best_gradient = BestIterate(points, start), measured.gradient
@@ -147,7 +137,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
             ahead = stage.project(torch.lerp(2 * points - previous, ahead, MOMENTUM))
         points, previous = ahead, points
         measured = stage.gradient(points, step) if step < stage.steps else problem.engine.measure(points)
-        result.update(points, measured, towards_goal(problem, measured))
+        result.update(points, measured)
         if step == stage.steps:
             break
         gradient, new = measured.gradient, _tracked(problem, measured, track)

@@ -36,7 +36,7 @@ class SphericalPGD(GradientAttack):
             ce, reached = goal.measure(logits, engine.memory)
             return spherical_gradient(logits, goal.labels, goal.valid & ~reached), (ce, reached)
 
-        return engine.along(points, ascent)
+        return engine.measured_gradient(points, ascent)
 
 
 def spherical_gradient(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicab
 from segrobust.core.errors import UserError
 from segrobust.core.rows import CLEAN
 from segrobust.datasets.classes import made_up, plain_names
-from segrobust.models.checkpoint.noted import noted_classes
+from segrobust.models.checkpoint.class_names import stored_class_names
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
@@ -203,7 +203,7 @@ def _checkpoint_classes(context: Context) -> list[str]:
     """
     path = context.files.get("checkpoint_sha256")
     try:
-        names = noted_classes(path) if path else ()
+        names = stored_class_names(path) if path else ()
     except UserError:  # a file that only --trust-checkpoint reads
         return []
     return list(names) if len(names) == context.source.num_classes else []

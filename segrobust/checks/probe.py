@@ -153,7 +153,7 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
         return slope, (logits, slope)
 
     try:
-        gradient, (logits, slope) = engine.pull(group.images.float(), ascent)
+        gradient, (logits, slope) = engine.backward(group.images.float(), ascent)
     except ModelError as error:
         seen.broken = str(error)
         return

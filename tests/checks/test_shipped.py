@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segrobust.checks.blind import _relatives
-from segrobust.datasets.source import source_from_config
+from segrobust.commands.data import source_from_config
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter

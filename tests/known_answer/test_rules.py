@@ -38,28 +38,28 @@ def test_an_image_is_found_at_99_percent_and_the_latest_of_equally_close_points_
     closest = closest_of()
     assert closest.required.tolist() == [-1.0]
     points = {name: CLEAN + change for name, change in (("far", 0.2), ("near", 0.1), ("as near", -0.1))}
-    assert not closest.offer(CLEAN, reached(5)) and closest.required.tolist() == pytest.approx([0.99])
-    assert not closest.offer(points["far"], reached(98)) and not closest.found
-    assert closest.offer(points["far"], reached(99)) and closest.found
-    assert closest.offer(points["near"], reached(99)) and closest.distance.item() == pytest.approx(0.1)
+    assert not closest.update(CLEAN, reached(5)) and closest.required.tolist() == pytest.approx([0.99])
+    assert not closest.update(points["far"], reached(98)) and not closest.found
+    assert closest.update(points["far"], reached(99)) and closest.found
+    assert closest.update(points["near"], reached(99)) and closest.distance.item() == pytest.approx(0.1)
     closest.distance = (points["as near"] - CLEAN).abs().amax().view(1)
-    closest.offer(points["as near"], reached(100))
+    closest.update(points["as near"], reached(100))
     assert torch.equal(closest.points, points["as near"])
-    assert not closest.offer(CLEAN, reached(98)) and torch.equal(closest.points, points["as near"])
+    assert not closest.update(CLEAN, reached(98)) and torch.equal(closest.points, points["as near"])
 
 
 def test_before_a_success_the_latest_of_the_points_with_the_most_pixels_is_kept():
     closest = closest_of(budgets=(0.15,))
-    closest.offer(CLEAN, reached(5))
+    closest.update(CLEAN, reached(5))
     for change, count in ((0.1, 40), (0.11, 40), (0.12, 39), (0.3, 60)):
-        closest.offer(CLEAN + change, reached(count))
+        closest.update(CLEAN + change, reached(count))
     assert torch.equal(closest.points, CLEAN + 0.3) and closest.error.item() == pytest.approx(0.6)
     assert torch.equal(closest.budgets[0].images, CLEAN + 0.11)
-    closest.offer(CLEAN + 0.2, reached(60))
+    closest.update(CLEAN + 0.2, reached(60))
     assert torch.equal(closest.points, CLEAN + 0.2)
     edge = (CLEAN + 0.15 - CLEAN).abs().amax().item()
     exactly = closest_of(budgets=(edge,))
-    exactly.offer(CLEAN + 0.15, reached(50))
+    exactly.update(CLEAN + 0.15, reached(50))
     assert torch.equal(exactly.budgets[0].images, CLEAN + 0.15)
 
 

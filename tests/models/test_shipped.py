@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.counting import confusion_counts
-from segrobust.datasets.source import source_from_config
+from segrobust.commands.data import source_from_config
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.shipped import zoo

@@ -1,12 +1,13 @@
-"""Curves of the images that hold out: exact for minimum-norm attacks, at their radii for bounded ones."""
+"""Survival curves: exact for minimum-norm attacks, at their radii for bounded ones."""
 
 import json
 
 import pytest
 
 from segrobust.report import build_report
-from segrobust.report.distances import format_distance, holdout_figures, holdout_lines, median_cell, survival
 from segrobust.report.runs import load_runs
+from segrobust.report.survival import survival, survival_curves, survival_figures
+from segrobust.report.texts import format_distance, median_cell
 from tests.report.test_curves import marker_places, texts
 from tests.report.test_report import Page
 
@@ -20,7 +21,7 @@ def with_distances(folder, distances, broken=(0.0, 25.0, 75.0), **more):
         record["broken"] = broken[0 if record["eps"] is None else 1 + RADII.index(record["eps"])]
     known = sorted(d for d in distances if d is not None)
     alma = {
-        **records[1], "attack": "ALMAProx", "eps": None, "median_distance": known[len(known) // 2] if known else None,
+        **records[1], "name": "ALMAProx", "eps": None, "median_distance": known[len(known) // 2] if known else None,
         "quantiles": {"25": None, "75": None}, "found": 75.0, "apsr": 99.0, "apsr_correct": 98.0,
         "distances": [*known, *[None] * (len(distances) - len(known))],
     } | more  # fmt: skip
@@ -39,13 +40,13 @@ def test_survival_by_hand():
 
 def test_both_kinds_of_attack_in_one_figure(make_run):
     (run,) = load_runs([with_distances(make_run(), [0.5 / 255, 2 / 255, 8 / 255, None])])
-    lines = {line.label: line for line in holdout_lines(run, "Linf", run.all_names("Linf"), 4 / 255)}
+    lines = {line.label: line for line in survival_curves(run, "Linf", run.all_names("Linf"), 4 / 255)}
     assert list(lines) == ["CEPGD", "TsallisPGD", "worst case", "ALMAProx"]
     assert lines["CEPGD"].points == [(0.0, 100.0), (1 / 255, 75.0), (4 / 255, 25.0)]
     assert not lines["CEPGD"].exact and lines["ALMAProx"].exact
     assert [percent for _, percent in lines["ALMAProx"].points] == [100.0, 75.0, 50.0, 50.0]
     assert len({str(line.style["color"]) for line in lines.values()}) == 4
-    ((title, svg),) = holdout_figures([run], "Linf")
+    ((title, svg),) = survival_figures([run], "Linf")
     assert title == "mine" and {"CEPGD", "ALMAProx", "images not broken (%)"} <= set(texts(svg))
     assert {"0", "1", "4"} <= set(texts(svg))
     (x0, y0), (x1, y1), (_, y4), *_ = marker_places(svg, "#4477aa")
@@ -54,14 +55,14 @@ def test_both_kinds_of_attack_in_one_figure(make_run):
 
 def test_the_axis_reaches_as_far_as_the_median(make_run):
     (run,) = load_runs([with_distances(make_run(), [10 / 255, 12 / 255, 14 / 255])])
-    ((_, svg),) = holdout_figures([run], "Linf")
+    ((_, svg),) = survival_figures([run], "Linf")
     assert {"1", "4", "12"} <= set(texts(svg))
 
 
 def test_no_figure_where_nothing_is_broken(make_run):
     (run,) = load_runs([make_run()])
     assert all(record["broken"] == 0 for record in run.records)
-    assert holdout_figures([run], "Linf") == []
+    assert survival_figures([run], "Linf") == []
 
 
 def test_the_report_shows_them(make_run):

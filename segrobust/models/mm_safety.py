@@ -1,4 +1,4 @@
-"""The doors by which a config or a data file could reach a loader that runs code or downloads: each is closed here.
+"""The places where a config or a data file reaches a loader that runs code or downloads: each is made safe here.
 
 mmengine, mmcv, mmseg and timm read files in many places. What they share is replaced once, by the strict reader where
 weights are read and by a refusal in one line elsewhere; a ``.py`` config is a program and stays one.
@@ -21,7 +21,7 @@ MM_PACKAGES = ("mmcv", "mmengine", "mmseg", "mmdet", "mmpretrain")
 NO_PICKLE = "data in a pickle is not read, since a pickle can run any program; use JSON or text instead"
 
 
-def close_doors() -> None:
+def make_mmengine_safe() -> None:
     """No pickle with code, no download, no pip, no Python from YAML or data files, whoever calls mmengine."""
     _strict_weights()
     _strict_files()

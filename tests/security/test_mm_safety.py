@@ -19,10 +19,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, registry
 from mmengine.utils import get_object_from_string
 
+from segrobust.commands.data import source_from_config
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
-from segrobust.models import doors
+from segrobust.models import mm_safety
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.shipped import zoo
@@ -62,9 +62,9 @@ def careless(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "get_object_from_string", get_object_from_string)  # as mmengine came
     monkeypatch.setattr(registry, "import_module", import_module)
-    doors.close_imports_by_name.cache_clear()
+    mm_safety.close_imports_by_name.cache_clear()
     yield
-    doors.close_imports_by_name.cache_clear()
+    mm_safety.close_imports_by_name.cache_clear()
 
 
 def filled(changes, evil):
@@ -276,8 +276,8 @@ def test_objects_named_by_a_diffusion_config_are_not_built(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mmcv.LoadImageFromFile", "mmengine.Config"])
-def test_classes_of_the_mm_packages_keep_their_names_behind_closed_doors(name):
-    doors.close_imports_by_name()
+def test_classes_of_the_mm_packages_keep_their_names_where_imports_are_closed(name):
+    mm_safety.close_imports_by_name()
     assert registry.get_object_from_string(name).__name__ == name.partition(".")[2]
 
 
@@ -286,7 +286,7 @@ FOREIGN = ("os.system", "mmengine.load", "mmengine.fileio.load", "mmcv.cv2", "mm
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_nothing_else_is_found_by_its_name(name, tmp_path):
-    doors.close_imports_by_name()
+    mm_safety.close_imports_by_name()
     assert registry.get_object_from_string(name) is None
     assert not (tmp_path / "marker").exists()
 
