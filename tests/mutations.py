@@ -323,7 +323,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("*([] if known is None else [known])", "*([] if known is None else [])"),
         ("for _ in range(ROUNDS):", "for _ in range(1):"),
         ('row.extra.get("distance", 0.0) if row', "0.0 if row"),
-        ("condition.eps is not None and not condition.control", "condition.eps is not None"),
         ("(ATTACK, norm)", "(ATTACK, None)"),
         ("min((self.greedy", "max((self.greedy"),
     ],
@@ -354,6 +353,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("for eps in sorted(radii):", "for eps in sorted(radii, reverse=True):"),
         ("np.sum([row.goal_counts for row in rows], axis=0)", "np.max([row.goal_counts for row in rows], axis=0)"),
         ("for line in (condition.norm, replace(condition, eps=None))", "for line in (condition.norm, replace(condition, eps=None, fields={}))"),
+    ],
+    ("analysis/worst_case.py", "analysis/test_summary.py"): [
+        ("condition.eps is not None and not condition.control", "condition.eps is not None"),
+    ],
+    ("core/rows.py", "known_answer/test_rules.py analysis/test_summary.py"): [
+        ("reached >= FOUND_SHARE * judged", "reached > FOUND_SHARE * judged"),
     ],
     ("analysis/corruption.py", "analysis/test_corruption.py"): [
         ("_number(clean[name]) - _number(record[name])", "_number(record[name]) - _number(clean[name])"),

@@ -34,7 +34,9 @@ def module_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {  # without the configs of the zoo
+    module_of(file): file for file in sorted(PACKAGE.rglob("*.py")) if "zoo" not in file.parts
+}
 
 
 def named(node: ast.AST) -> Iterator[str]:
@@ -45,8 +47,8 @@ def named(node: ast.AST) -> Iterator[str]:
         yield from (name if name.removeprefix("segrobust.") in MODULES else node.module for name in names)
     elif isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.Constant) and str(node.value).removeprefix("segrobust.") in MODULES:
-        yield from [node.value] if str(node.value).startswith("segrobust.") else []
+    elif isinstance(node, ast.Constant) and node.value in {f"segrobust.{module}" for module in MODULES if module}:
+        yield node.value
 
 
 def arrows() -> dict[str, set[str]]:

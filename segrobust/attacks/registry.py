@@ -28,16 +28,6 @@ from segrobust.core.registry import Registry
 ATTACKS: Registry[type[Attack]] = Registry("attack", OF_YOUR_OWN)
 
 
-def is_attack(name: str) -> bool:
-    """Whether the attack of a text such as ``cospgd:published`` or ``cospgd(steps=50)`` is registered."""
-    return ATTACKS.knows(parse_spec(name)["type"])
-
-
-def find_attack(name: str) -> type[Attack]:
-    """The class of ``TsallisPGD``, ``tsallis-pgd`` or ``tsallispgd``."""
-    return ATTACKS.find(name)
-
-
 def register_attack(cls: type[Attack]) -> type[Attack]:
     """Make an attack known by the name of its class; as a decorator, it also makes the class a frozen dataclass.
 

@@ -6,6 +6,7 @@ result = attack(model, images, labels)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -85,7 +86,7 @@ class Standard(BoundedEnsemble):
         members = [one if isinstance(one, Member) else Member(one) for one in self.given()]
         members = tuple(replace(one, attack=self._set_up(one.attack)) for one in members)
         shares = [one.share for one in members]
-        if any(isinstance(share, bool) or not isinstance(share, int | float) or not share > 0 for share in shares):
+        if any(type(share) not in (int, float) or not 0 < share < math.inf for share in shares):
             raise UserError(f"{self.name}: expected shares above 0, got {shares}")
         for one in members:
             if one.start not in STARTS:

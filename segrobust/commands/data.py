@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError, first_line
+from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.datasets.classes import plain_names
 from segrobust.datasets.majority import majority_map, training_labels
 from segrobust.datasets.pipeline import check_test_pipeline, step_names, with_own_reading
@@ -82,13 +82,9 @@ def _open(settings: Mapping) -> BaseDataset:
     """The data set that an mmseg config describes, with our reading of its files; UserError: it cannot be built."""
     from mmseg.registry import DATASETS
 
-    own = with_own_reading(settings)
-    try:
+    own, what = with_own_reading(settings), f"cannot open the data set {settings.get('type')!r}"
+    # a data set's constructor may fail in any way: wrong type, wrong argument, no files
+    with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
         dataset = DATASETS.build(own)
         dataset.full_init()
-    except UserError:
-        raise
-    except Exception as error:  # a dataset's constructor may fail in any way: wrong type, wrong argument, no files
-        kind = type(error).__name__
-        raise UserError(f"cannot open the data set {settings.get('type')!r}: {kind}: {first_line(error)}") from error
     return dataset

@@ -25,7 +25,7 @@ from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
-from segrobust.models.checkpoint.noted import noted_classes
+from segrobust.models.checkpoint.class_names import stored_class_names
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
@@ -57,7 +57,7 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     target = target and build_target(target, source, majority)
     model = _segmenter(inputs.config, weights, inputs, cfg, weights=inputs.weights)
     if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
-        check_class_order(source.class_names, noted_classes(weights), "the checkpoint")
+        check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
     settings = settings.with_(
         target=target,
         surrogate=inputs.surrogate and _surrogate(inputs, source.class_names),
@@ -123,7 +123,7 @@ def _surrogate(inputs: Inputs, classes: Sequence[str]) -> Segmenter:
         kind = None
     model = _segmenter(inputs.surrogate, checkpoint, inputs, weights=kind)
     if not inputs.trust_checkpoint:
-        check_class_order(classes, noted_classes(checkpoint), "the --surrogate checkpoint")
+        check_class_order(classes, stored_class_names(checkpoint), "the --surrogate checkpoint")
     return model
 
 

@@ -56,6 +56,7 @@ from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
 from segrobust.studies.clean import Clean
+from segrobust.studies.corruption import plan_corruptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
         surrogate=settings.surrogate,
         known=known,
     )
-    return [Clean(), *attacks]
+    return [Clean(), *attacks, *plan_corruptions(settings.corruptions, settings.severity)]
 
 
 def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -27,8 +28,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; ``no message`` where it says nothing."""
-    return (str(error).strip() or "no message").splitlines()[0]
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def told_as(tell: Callable[[Exception], str], kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Inside, an error of these kinds becomes a :class:`UserError` with the text that ``tell`` makes of it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(tell(error)) from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -78,7 +78,8 @@ class Condition:
 
     def description(self) -> dict[str, Any]:
         """As a JSON object; what is not set is left out."""
-        given = {name: value for name in _DESCRIBED if (value := getattr(self, name)) not in (None, "", False)}
+        values = {name: getattr(self, name) for name in _DESCRIBED}
+        given = {name: value for name, value in values.items() if value or type(value) is float}  # a radius may be 0
         return {"id": self.id, **given, **({"fields": dict(self.fields)} if self.fields else {})}
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from segrobust.core.errors import unknown_name
+from segrobust.core.errors import UserError, unknown_name
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -28,3 +28,10 @@ def corruptions_named(names: Iterable[str]) -> tuple[str, ...]:
     """Each corruption that is named, or is in a group that is, once, in the order of the publication."""
     wanted = {member for name in names for member in (NAMES if name == "all" else GROUPS.get(name, (name,)))}
     return tuple(name for name in NAMES if name in wanted)
+
+
+def severity(value: int | str) -> int:
+    """1, 2, 3, 4 or 5; UserError: anything else."""
+    if str(value) not in map(str, SEVERITIES):
+        raise UserError(f"severity of a corruption: expected 1, 2, 3, 4 or 5, got {value!r}")
+    return int(value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from segrobust.core.errors import UserError, first_line
+from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import VOID, check_ids, class_ids
@@ -111,14 +111,10 @@ class MMSegSource:
         return packed, label, info
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
-        try:
+        what = f"cannot load {info['img_path']} with its label"
+        # the config's own loading steps may raise anything for a bad file
+        with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
             packed = self.dataset[index]
-        except UserError:
-            raise
-        except Exception as error:  # whatever the config's own loading steps raise for a bad file
-            raise UserError(
-                f"cannot load {info['img_path']} with its label: {type(error).__name__}: {first_line(error)}"
-            ) from error
         if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
             raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
         if "gt_sem_seg" not in packed["data_samples"]:

@@ -23,6 +23,7 @@ from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.batches import label_of, to_rgb
+from segrobust.models.adapters.mmseg import unwrapped
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
 PROBE_STEPS = 5
@@ -111,7 +112,7 @@ class OverfittingHook(Hook):
         plain = dict(steps=PROBE_STEPS, optimiser="pgd", radius_reduction=False)
         attacks = (attack, build_attack("CEPGD", norm=attack.norm, eps=attack.eps, **plain))
         errors = []
-        with runner.optim_wrapper.optim_context(segmenter.module):
+        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
             for group in of_equal_size({index: images[index].shape for index in range(count)}):
                 pixels = torch.stack([to_rgb(images[index], device) for index in group])
                 labels = torch.stack([label_of(batch["data_samples"][index], device) for index in group])

@@ -35,8 +35,8 @@ from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, Sample, evenly_spaced
-from segrobust.hooks.batches import plain_module
-from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.hooks.batches import attacked_model
+from segrobust.models.segmenter import Segmenter
 
 Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
 
@@ -106,7 +106,7 @@ class RobustValidationHook(Hook):
         loop = runner.val_loop
         dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
-        segmenter = MMSegSegmenter.live(plain_module(runner.model))
+        segmenter = attacked_model(runner)
         with autocast(enabled=loop.fp16):
             results = _attacked(runner, source, loop.dataloader, self.attack, segmenter, self.seed)
             if not self.attack.minimum_norm:
@@ -116,7 +116,7 @@ class RobustValidationHook(Hook):
         return float(np.median(norms)) * unit, 100 * float(norms.isfinite().double().mean())
 
 
-def scores(results: Attacked, segmenter: MMSegSegmenter, ignore_index: int) -> tuple[float, float]:
+def scores(results: Attacked, segmenter: Segmenter, ignore_index: int) -> tuple[float, float]:
     """mIoU and aAcc of the attacked images of all processes, in percent with two decimals."""
     counts = torch.zeros(3, segmenter.num_classes, dtype=torch.int64)
     for _, labels, result in results:
@@ -139,7 +139,7 @@ def minimum_norms(results: Attacked, count: int) -> Tensor:
 
 
 def _attacked(
-    runner: Any, source: MMSegSource, loader: DataLoader, attack: Attack, segmenter: MMSegSegmenter, seed: int
+    runner: Any, source: MMSegSource, loader: DataLoader, attack: Attack, segmenter: Segmenter, seed: int
 ) -> Iterator[tuple[list[int], Tensor, AttackResult]]:
     """Attack this process's share of the source in the batches and with the workers of ``loader``.
 

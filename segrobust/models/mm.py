@@ -22,7 +22,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, first_line, unknown_name
 from segrobust.models.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:
@@ -82,17 +82,18 @@ def _point_to_installed_mmseg() -> None:
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config: a file (.py, .json, .yaml), the name of a shipped model, or ``mmseg::<path in mmseg's configs>``.
 
-    A ``.py`` config is a program and runs; JSON and YAML are data only. ``cfg_options`` are dotted keys and values.
+    A ``.py`` config is a program and runs, and its ``custom_imports`` see the current folder; JSON and YAML are data
+    only. ``cfg_options`` are dotted keys and values.
 
     Raises:
         UserError: no such file, a syntax or other error in it, or a file that is not a config.
     """
     import_mmseg()
     file = _locate(os.fspath(path))
-    config = _told_in_one_line(str(path), lambda: _read(file))
+    config = _parsed(str(path), lambda: _read(file))
     if cfg_options:
         _check_entries(config, cfg_options)
-        _told_in_one_line(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
+        _parsed(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
     return config
 
 
@@ -139,6 +140,8 @@ def _read(file: Path) -> Config:
         _check_is_data(file)
         if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
             close_imports_by_name()
+    elif not {"", os.getcwd()} & set(sys.path):  # for its custom_imports, as under python -m; last, so it hides nothing
+        sys.path.append(os.getcwd())
     return Config.fromfile(file)
 
 
@@ -175,7 +178,7 @@ def _built_names(node: Any) -> list[str]:
     return []
 
 
-def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
+def _parsed(source: str, action: Callable[[], Any]) -> Any:
     """Run ``action``; whatever a config throws (it may be a program) becomes one line that names its file."""
     try:
         return action()
@@ -184,5 +187,5 @@ def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        raise UserError(f"{source}: cannot be read as a config: {type(error).__name__}: {first}") from error
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{source}: cannot be read as a config: {told}") from error

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from segrobust.analysis.worst_case import WORST_CASE
-from segrobust.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
+from segrobust.checks.verdicts import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.attack_specs import parse_spec
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
-from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, corruptions_named
+from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, corruptions_named, severity
 from segrobust.datasets.target_spec import PLAIN, parse_target
 
 if TYPE_CHECKING:
@@ -54,12 +54,6 @@ def _target(value: str | Target) -> str | Target:
 
 def _amp(value: bool | str) -> str | bool:
     return HALF[0] if value is True else value if value is False else one_of(*HALF)(value)
-
-
-def _severity(value: int | str) -> int:
-    if str(value) not in map(str, SEVERITIES):
-        raise UserError(f"expected 1, 2, 3, 4 or 5, got {value!r}")
-    return int(value)
 
 
 def _universal(value: str) -> str:
@@ -131,7 +125,7 @@ class Settings(Options):
         many='["all"] or ["noise", "fog"]',
     )
     severity: tuple[int, ...] = option(
-        SEVERITIES, "of the corruptions, from 1 to 5", _severity, metavar="N", many="[1, 3, 5]"
+        SEVERITIES, "of the corruptions, from 1 to 5", severity, metavar="N", many="[1, 3, 5]"
     )
     universal: tuple[str, ...] = option(
         (),

@@ -11,7 +11,8 @@ from torch import Tensor
 from segrobust.analysis.corruption import CORRUPTION
 from segrobust.core.rows import Condition
 from segrobust.core.seeds import seed_of
-from segrobust.datasets.corruptions import checked_severities, corrupt, named
+from segrobust.datasets.corruption_names import corruption_name, corruptions_named, severity
+from segrobust.datasets.corruptions import corrupt
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
 
@@ -52,5 +53,5 @@ def plan_corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Co
     Raises:
         UserError: no such corruption or severity.
     """
-    severities = checked_severities(severities)
-    return [CorruptionStudy(name, severity) for name in named(names) for severity in severities]
+    chosen = sorted(set(map(severity, severities)))
+    return [CorruptionStudy(name, one) for name in corruptions_named(map(corruption_name, names)) for one in chosen]

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from segrobust.core.errors import UserError
-from segrobust.datasets.corruptions import CORRUPTIONS, SEVERITIES, corrupt, named
+from segrobust.datasets.corruption_names import GROUPS, NAMES, SEVERITIES, corruption_name, corruptions_named
+from segrobust.datasets.corruptions import CORRUPTIONS, corrupt
 from segrobust.datasets.corruptions.blur import shuffled
 from segrobust.datasets.corruptions.kernels import disk, motion, plasma, zoom
 from segrobust.datasets.corruptions.weather import ice_texture
@@ -99,15 +100,13 @@ def test_the_constants_are_the_published_ones():
 
 
 def test_the_groups_are_the_papers():
-    groups: dict[str, list[str]] = {}
-    for name, kind in CORRUPTIONS.items():
-        groups.setdefault(kind.group, []).append(name)
-        assert kind.function.__name__ == name
-    assert groups == {
-        "noise": ["gaussian_noise", "shot_noise", "impulse_noise"],
-        "blur": ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur"],
-        "weather": ["snow", "frost", "fog", "brightness"],
-        "digital": ["contrast", "elastic_transform", "pixelate", "jpeg_compression"],
+    assert all(kind.function.__name__ == name for name, kind in CORRUPTIONS.items())
+    assert tuple(CORRUPTIONS) == NAMES
+    assert GROUPS == {
+        "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+        "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+        "weather": ("snow", "frost", "fog", "brightness"),
+        "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
     }
 
 
@@ -350,10 +349,13 @@ def test_what_is_not_there_is_refused(name, severity, shape, message):
 
 
 def test_names_stand_for_themselves_a_group_or_all():
-    assert named(["all"]) == list(CORRUPTIONS)
-    assert named(["Pixelate", "blur", "zoom-blur"]) == [
+    def named(names):
+        return corruptions_named(map(corruption_name, names))
+
+    assert named(["all"]) == NAMES
+    assert named(["Pixelate", "blur", "zoom-blur"]) == (
         "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate"
-    ]  # fmt: skip
+    )  # fmt: skip
     with pytest.raises(UserError, match="unknown corruption 'wether'; did you mean weather"):
         named(["fog", "wether"])
 

@@ -16,7 +16,6 @@ from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook
-from segrobust.hooks.batches import plain_module
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import (
     MEAN,
@@ -232,7 +231,7 @@ def test_fsdp_is_refused():
     sharded = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
     nn.Module.__init__(sharded)
     with pytest.raises(UserError, match="FSDP"):
-        plain_module(nn.Sequential(sharded))
+        MMSegSegmenter.live(nn.Sequential(sharded))
 
 
 @pytest.mark.parametrize(

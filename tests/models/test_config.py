@@ -107,6 +107,17 @@ print(WEIGHT_INITIALIZERS.get("Pretrained").__name__)
     assert result.stdout == "True True\nStrictPretrained\n"
 
 
+def test_custom_imports_see_the_current_folder_whoever_loads_the_config(in_tmp, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(in_tmp))])
+    (in_tmp / "part_of_mine.py").write_text("here = True")
+    (in_tmp / "data.json").write_text("{}")
+    load_config("data.json")
+    assert str(in_tmp) not in sys.path
+    (in_tmp / "own.py").write_text('custom_imports = dict(imports=["part_of_mine"])')
+    load_config("own.py")
+    assert sys.modules.pop("part_of_mine").here and sys.path[-1] == str(in_tmp)  # last: it hides no other module
+
+
 def test_only_the_known_lines_are_dropped():
     import io
 

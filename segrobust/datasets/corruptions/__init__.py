@@ -20,54 +20,50 @@ As published, a higher severity of glass_blur (2, 4) or frost (4) may be nearer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.datasets.corruption_names import severity as checked_severity
 from segrobust.datasets.corruptions import blur, digital, noise, weather
-
-SEVERITIES = (1, 2, 3, 4, 5)
-ALL = "all"
 
 
 class Corruption(NamedTuple):
     """One type of corruption.
 
     Attributes:
-        group: noise, blur, weather or digital.
         function: (image, random generator, *constants) -> image, both float32 RGB [H, W, 3].
         constants: what the function takes at severity 1, 2, 3, 4 and 5.
     """
 
-    group: str
     function: Callable[..., np.ndarray]
     constants: tuple[tuple[float, ...], ...]
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption("noise", noise.gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
-    "shot_noise": Corruption("noise", noise.shot_noise, ((60,), (25,), (12,), (5,), (3,))),
-    "impulse_noise": Corruption("noise", noise.impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
-    "defocus_blur": Corruption("blur", blur.defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
-    "glass_blur": Corruption("blur", blur.glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
-    "motion_blur": Corruption("blur", blur.motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
-    "zoom_blur": Corruption("blur", blur.zoom_blur, ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03))),
-    "snow": Corruption("weather", weather.snow, (
+    "gaussian_noise": Corruption(noise.gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
+    "shot_noise": Corruption(noise.shot_noise, ((60,), (25,), (12,), (5,), (3,))),
+    "impulse_noise": Corruption(noise.impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
+    "defocus_blur": Corruption(blur.defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
+    "glass_blur": Corruption(blur.glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
+    "motion_blur": Corruption(blur.motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
+    "zoom_blur": Corruption(blur.zoom_blur, ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03))),
+    "snow": Corruption(weather.snow, (
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
         (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     )),
-    "frost": Corruption("weather", weather.frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
-    "fog": Corruption("weather", weather.fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
-    "brightness": Corruption("weather", weather.brightness, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))),
-    "contrast": Corruption("digital", digital.contrast, ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))),
-    "elastic_transform": Corruption("digital", digital.elastic_transform, ((12.5,), (16.25,), (21.25,), (25,), (30,))),
-    "pixelate": Corruption("digital", digital.pixelate, ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,))),
-    "jpeg_compression": Corruption("digital", digital.jpeg_compression, ((25,), (18,), (15,), (10,), (7,))),
+    "frost": Corruption(weather.frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+    "fog": Corruption(weather.fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
+    "brightness": Corruption(weather.brightness, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))),
+    "contrast": Corruption(digital.contrast, ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))),
+    "elastic_transform": Corruption(digital.elastic_transform, ((12.5,), (16.25,), (21.25,), (25,), (30,))),
+    "pixelate": Corruption(digital.pixelate, ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,))),
+    "jpeg_compression": Corruption(digital.jpeg_compression, ((25,), (18,), (15,), (10,), (7,))),
 }  # fmt: skip
 
 
@@ -88,36 +84,10 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarra
     """
     if name not in CORRUPTIONS:
         raise unknown_name("corruption", name, CORRUPTIONS)
-    checked_severities([severity])
     if image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"{name}: expected an RGB image [H, W, 3], got shape {list(image.shape)}")
     kind, rng = CORRUPTIONS[name], np.random.default_rng(seed)
-    return _eight_bit(kind.function(_eight_bit(image), rng, *kind.constants[severity - 1]))
-
-
-def named(names: Iterable[str]) -> list[str]:
-    """The corruptions that names, groups and ``"all"`` stand for, once each, in the order of ``CORRUPTIONS``.
-
-    Raises:
-        UserError: no such corruption or group.
-    """
-    found: set[str] = set()
-    for name in names:
-        wanted = name.replace("-", "_").lower()
-        members = {one for one, kind in CORRUPTIONS.items() if wanted in (one, kind.group) or wanted == ALL}
-        if not members:
-            raise unknown_name("corruption", name, {ALL, *CORRUPTIONS, *(kind.group for kind in CORRUPTIONS.values())})
-        found |= members
-    return [name for name in CORRUPTIONS if name in found]
-
-
-def checked_severities(severities: Iterable[int]) -> list[int]:
-    """The severities, once each, in order; UserError: one that is not 1, 2, 3, 4 or 5."""
-    severities = list(severities)
-    for severity in severities:
-        if type(severity) is not int or severity not in SEVERITIES:
-            raise UserError(f"severity of a corruption: expected 1, 2, 3, 4 or 5, got {severity!r}")
-    return sorted(set(severities))
+    return _eight_bit(kind.function(_eight_bit(image), rng, *kind.constants[checked_severity(severity) - 1]))
 
 
 def _eight_bit(image: np.ndarray) -> np.ndarray:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from segrobust.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.checks.context import Context
-from segrobust.checks.probe import floating_types
-from segrobust.runs.identity import weights_sha256
+from segrobust.checks.probe import CHANGED_PERCENT, floating_types, probe, refuse_random
+from segrobust.checks.verdicts import FAIL, FOLLOWING, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.models.digests import weights_sha256
 
-CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains
-GAP = 1e-3  # of the logits, relative
 SHOWN = 3
 
 
 def unchanged(context: Context) -> Verdict:
     """Weights and buffers as before the run, every module in eval mode."""
-    seen = context.probe
-    whole = not context.altered and weights_sha256(context.original) == context.identity["weights_sha256"]
+    seen = probe(context)
+    whole = not context.altered and weights_sha256(context.model) == context.identity["weights_sha256"]
     numbers = {
         "weights_as_before_the_run": whole,
         "changed_by_the_checks": len(seen.changed_state),
@@ -39,23 +37,22 @@ def unchanged(context: Context) -> Verdict:
 
 def deterministic(context: Context) -> Verdict:
     """The same batch twice."""
-    seen, seeded = context.probe.repeated, context.probe.seeded
+    seen, seeded = probe(context).repeated, probe(context).seeded
     numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap, "gap_under_one_seed": seeded.gap}
     text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.gap:.2g}"
-    if seeded.percent > CHANGED_PERCENT or seeded.gap > GAP:
+    if seeded.beyond_rounding:
         text += "; under one seed too, so another start of this run finds other numbers"
         remedy = "draw from the global generators of torch, numpy or Python, which are seeded here, not from one's own"
         return verdict(WARN, text, remedy, **numbers)
-    if seen.percent > CHANGED_PERCENT or seen.gap > GAP:
+    if seen.beyond_rounding:
         return verdict(WARN, text, "attack the mean over several draws (EOT) and report scores over several", **numbers)
     return verdict(INFO if seen.gap else PASS, text, **numbers)
 
 
 def batch_invariant(context: Context) -> Verdict:
     """An image alone and among others."""
-    if random(context):
-        raise Skip("two forwards of the same batch differ already")
-    seen = context.probe.alone
+    refuse_random(context)
+    seen = probe(context).alone
     return verdict(
         graded(seen.percent, warn=CHANGED_PERCENT),
         f"{seen.percent:.3g} % of the pixels change their class in another batch, logits by {seen.gap:.2g}",
@@ -67,7 +64,7 @@ def batch_invariant(context: Context) -> Verdict:
 
 def logits(context: Context) -> Verdict:
     """Logits, not probabilities."""
-    seen = context.probe
+    seen = probe(context)
     sums, inside = (100 * part / max(seen.pixels, 1) for part in (seen.like_probabilities, seen.bounded))
     numbers = {"sum_to_one_percent": sums, "inside_unit_interval_percent": inside}
     remedy = "return the logits before softmax or sigmoid: a second softmax flattens every attack's gradient"
@@ -80,7 +77,7 @@ def logits(context: Context) -> Verdict:
 
 def plain_inference(context: Context) -> Verdict:
     """No random numbers and no optimisation inside the forward."""
-    seen = context.probe
+    seen = probe(context)
     numbers = {"random_operations": sorted(seen.sampled), "autograd_in_forward": seen.differentiated}
     if not seen.sampled and not seen.differentiated:
         return verdict(PASS, "the forward draws no random number and does not use autograd", **numbers)
@@ -92,14 +89,12 @@ def plain_inference(context: Context) -> Verdict:
 
 def one_path(context: Context) -> Verdict:
     """The forward that is attacked is the one that is reported."""
-    if random(context):
-        raise Skip("two forwards of the same batch differ already")
-    seen = context.probe
+    refuse_random(context)
+    seen = probe(context)
     if seen.broken:
         raise Skip("there is no attacked forward to compare")
-    differs = seen.attacked.percent > CHANGED_PERCENT or seen.attacked.gap > GAP
     return verdict(
-        FAIL if differs else PASS,
+        FAIL if seen.attacked.beyond_rounding else PASS,
         f"{seen.attacked.percent:.3g} % of the pixels differ between attacked and reported forward, "
         f"logits by {seen.attacked.gap:.2g}",
         "the model computes something else where a gradient is wanted; use one inference path for both",
@@ -110,11 +105,11 @@ def one_path(context: Context) -> Verdict:
 
 def full_precision(context: Context) -> Verdict:
     """Gradients and predictions in float32. The logits do not tell: a segmenter casts them."""
-    reduced = ["mixed precision in the attacks (--amp)"] if context.evaluation.amp else []
-    kinds = {"has weights": floating_types(context.model.parameters()), "computes": context.probe.dtypes}
+    reduced = ["mixed precision in the attacks (--amp)"] if context.bench.amp else []
+    kinds = {"has weights": floating_types(context.model.parameters()), "computes": probe(context).dtypes}
     for what, found in kinds.items():
         reduced += [f"the model {what} in {name}" for name in sorted(found - {"float32", "float64"})]
-    device = context.evaluation.device
+    device = context.bench.device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         kinds = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}
         reduced += [f"TF32 {name}" for name, kind in kinds.items() if kind.fp32_precision == "tf32"]
@@ -122,12 +117,6 @@ def full_precision(context: Context) -> Verdict:
         return verdict(PASS, "float32 throughout", reduced=[])
     remedy = "rounding can hide gradients: repeat a few images without --amp and with torch's fp32_precision 'ieee'"
     return verdict(WARN, "; ".join(reduced), remedy, reduced=reduced)
-
-
-def random(context: Context) -> bool:
-    """Whether two forwards of the same batch differ by more than rounding."""
-    seen = context.probe.repeated
-    return seen.percent > CHANGED_PERCENT or seen.gap > GAP
 
 
 def _some(names: list[str]) -> str:
@@ -138,8 +127,8 @@ CHECKS = (
     Check("model unchanged, in eval mode", unchanged, unfinished=True, essential=True),
     Check("deterministic forward", deterministic, unfinished=True, essential=True),
     Check("independent of the batch", batch_invariant, unfinished=True, essential=True),
-    Check("logits, not probabilities", logits, unfinished=True, essential=True),
-    Check("forward neither samples nor optimises", plain_inference, unfinished=True),
-    Check("attacked forward is the reported one", one_path, unfinished=True, essential=True),
+    Check("logits, not probabilities", logits, unfinished=True, essential=True, studies=FOLLOWING),
+    Check("forward neither samples nor optimises", plain_inference, unfinished=True, studies=FOLLOWING),
+    Check("attacked forward is the reported one", one_path, unfinished=True, essential=True, studies=FOLLOWING),
     Check("full precision", full_precision, unfinished=True),
 )

@@ -1,20 +1,20 @@
-"""What a check is: a name and a function that looks at a run and returns a verdict."""
+"""What a check is, what it may say, and what all verdicts together make of a run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from segrobust.checks.context import Context
+from segrobust.core.rows import ATTACK
 
 PASS, INFO, SKIPPED, WARN, FAIL = "pass", "info", "skipped", "warn", "fail"
 LEVELS = (PASS, INFO, SKIPPED, WARN, FAIL)
 
 VERIFIED, WITH_WARNINGS, NOT_TRUSTWORTHY = "verified", "with warnings", "not trustworthy"
 NOISE = 0.5  # points that two runs of the same attack may differ by
+FOLLOWING = (ATTACK, "universal")  # the studies that follow a gradient
 INCOMPLETE = "incomplete"  # the checks were interrupted; the next start of the run completes them
 
 
@@ -61,19 +61,19 @@ class Check:
     """One check.
 
     name: what is right when it passes, and what the check is called everywhere.
-    run: from the run's :class:`Context` to a :class:`Verdict`; may raise :class:`Skip`.
-    tier: ``"quick"``, or ``"full"`` for what is dear.
-    longer: the full tier looks longer, so a verdict of the quick tier does not serve it.
+    run: from the run's :class:`segrobust.checks.context.Context` to a :class:`Verdict`; may raise :class:`Skip`.
+    full: made with ``--checks full`` alone, since it is dear.
     unfinished: can be made on a run whose attack failed, from model and images alone.
     essential: a run is never verified without it.
+    studies: has something to look for only in a run that has one of these; none: in any.
     """
 
     name: str
-    run: Callable[[Context], Verdict]
-    tier: str = "quick"
-    longer: bool = False
+    run: Callable[..., Verdict]
+    full: bool = False
     unfinished: bool = False
     essential: bool = False
+    studies: tuple[str, ...] = ()
 
     def skipped(self, reason: str) -> Verdict:
         """That it could not be made, which an essential check leaves open."""

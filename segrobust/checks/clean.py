@@ -1,4 +1,4 @@
-"""Is the clean score that of a working model on labels it knows? Where not, the usual mistakes are tried."""
+"""Is the clean score that of a working model, on labels it knows? Where not, the usual mistakes are tried."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from segrobust.analysis.metrics import dense_counts, pooled
-from segrobust.analysis.summary import CLEAN
-from segrobust.checks.base import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, verdict
-from segrobust.checks.context import Context
+from segrobust.analysis.summary import Record
+from segrobust.checks.context import FEWEST, Context, once
+from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, graded, verdict
+from segrobust.core.errors import UserError
+from segrobust.core.rows import CLEAN
 from segrobust.datasets.classes import made_up, plain_names
+from segrobust.models.checkpoint.class_names import stored_class_names
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
@@ -62,12 +65,43 @@ class Try(NamedTuple):
         return float(np.nan_to_num(pooled(tp, self.confusion.sum(0) - tp, self.confusion.sum(1) - tp).mIoU))
 
 
+def clean_score(context: Context) -> Verdict:
+    """The clean score is the one the model is known for."""
+    declared = (context.declared or {}).get("mIoU")
+    if declared is None:
+        raise Skip("no declared score; a config may have declared = dict(mIoU=PERCENT, images=NUMBER)")
+    clean = _record(context)
+    measured, interval = clean["mIoU"], clean["ci"]["mIoU"]
+    gap = abs(measured - declared)
+    # a part of the images may differ by chance: the gap beyond the interval counts, and it must be clear to fail
+    whole = context.declared.get("images", clean["images"]) == clean["images"]
+    if not whole and clean["images"] < FEWEST:
+        raise Skip(f"declared on other images, and {clean['images']} are too few to compare (at least {FEWEST})")
+    low, high = (measured, measured) if whole else interval
+    beyond = max(low - declared, declared - high, 0.0)
+    fail = 1.0 if whole else 1.0 + (high - low) / 2
+    return verdict(
+        graded(beyond, warn=0.3, fail=fail),
+        f"clean mIoU {measured:.2f}, declared {declared:.2f}"
+        + ("" if whole else f" on other images; 95 % interval here {low:.2f} to {high:.2f}"),
+        "check normalisation, channel order, input size, label map and weights before believing any robust score",
+        measured=measured,
+        declared=declared,
+        gap=gap,
+        images=clean["images"],
+    )
+
+
+def _record(context: Context) -> Record:
+    return next(record for record in context.summary if record["study"] == CLEAN)
+
+
 def clean_plausible(context: Context) -> Verdict:
     """The clean score is that of a model, and no usual mistake explains a better one."""
-    clean = next(record for record in context.summary if record["attack"] == CLEAN)
+    clean = _record(context)
     if clean["mIoU"] is None:
         raise Skip("nothing was measured: no pixel has a label")
-    rows = [row for row in context.rows if row["attack"] == CLEAN]
+    rows = [row for row in context.rows if row.condition == context.clean]
     tp, fp, fn = (counts.sum(0) for counts in dense_counts(rows, context.source.num_classes))
     agreement = _kappa(tp, tp + fp, tp + fn)
     poor = clean["mIoU"] < NEAR_ZERO or agreement < CHANCE
@@ -122,7 +156,7 @@ def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]
     yield "labels one lower", [*range(1, count), None], shift
     yield "labels one higher", [None, *range(count - 1)], shift
     yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
-    names, own = plain_names(context.noted_names), plain_names(context.source.class_names)
+    names, own = plain_names(_checkpoint_classes(context)), plain_names(context.source.class_names)
     if names != own and sorted(names) == sorted(own) and len(set(own)) == count:
         yield "classes in the order of the checkpoint", [own.index(name) for name in names], "follow the checkpoint"
 
@@ -135,7 +169,7 @@ def _confusion(context: Context, change: Callable[[Tensor], Tensor]) -> np.ndarr
         images, labels, ids = group.images[:left], group.labels[:left].cpu(), group.ids[:left]
         left -= len(ids)
         if len(ids):
-            prediction = context.evaluation.predict(change(images), ids).cpu()
+            prediction = context.bench.predict(change(images), ids).cpu()
             valid = labels != context.void
             found += np.bincount((labels * count + prediction)[valid].numpy(), minlength=count * count)
     return found.reshape(count, count)
@@ -161,9 +195,23 @@ def _matched(confusion: np.ndarray) -> list[int]:
     return [rows[predicted] for predicted in range(len(iou))]
 
 
+@once
+def _checkpoint_classes(context: Context) -> list[str]:
+    """The classes that the checkpoint names; none where there are not as many as in the data.
+
+    Those of the model need no look here: a run under other names does not begin.
+    """
+    path = context.files.get("checkpoint_sha256")
+    try:
+        names = stored_class_names(path) if path else ()
+    except UserError:  # a file that only --trust-checkpoint reads
+        return []
+    return list(names) if len(names) == context.source.num_classes else []
+
+
 def same_classes(context: Context) -> Verdict:
     """Checkpoint and data name the same classes in the same order."""
-    own, names = list(context.source.class_names), context.noted_names
+    own, names = list(context.source.class_names), _checkpoint_classes(context)
     for who, given in (("the checkpoint", names), ("the data", own)):
         if made_up(given):
             raise NotApplicable(f"{who} names no classes")
@@ -178,6 +226,7 @@ def same_classes(context: Context) -> Verdict:
 
 
 CHECKS = (
+    Check("clean score as declared", clean_score),
     Check("clean score is plausible", clean_plausible, essential=True),
     Check("checkpoint and data name the same classes", same_classes),
 )

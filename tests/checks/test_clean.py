@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from segrobust.checks.base import NotApplicable
-from segrobust.checks.plausible import _kappa, clean_plausible, same_classes
+from segrobust.checks.clean import _kappa, clean_plausible, same_classes
+from segrobust.checks.verdicts import NotApplicable
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
 from segrobust.models.segmenter import Segmenter
@@ -51,9 +51,6 @@ class Painted:
 
     def __getitem__(self, index):
         return self.samples[index]
-
-    def fingerprint(self):
-        return "painted"
 
 
 def plausible(folder, net, source=None, check=clean_plausible, **more):

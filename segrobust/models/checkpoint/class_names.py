@@ -1,4 +1,4 @@
-"""What a checkpoint's trainer noted of the data it was trained on."""
+"""The classes of the data that a checkpoint was trained on, as its trainer stored them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from segrobust.models.checkpoint.reading import file_kind, read_checkpoint
 
 
-def noted_classes(path: str | os.PathLike) -> tuple[str, ...]:
-    """The class names, in order, that mmengine (``meta.dataset_meta.classes``) or mmseg 0.x (``meta.CLASSES``) noted.
+def stored_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The class names, in order, that mmengine (``meta.dataset_meta.classes``) or mmseg 0.x (``meta.CLASSES``) stored.
 
     Empty where there are none. UserError: as :func:`segrobust.models.checkpoint.loading.load_state_dict`.
     """
