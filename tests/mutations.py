@@ -29,6 +29,20 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("ROUNDING = 1e-6", "ROUNDING = 1e-8"),
         ("ROUNDING = 1e-6", "ROUNDING = 1e-2"),
     ],
+    ("runs/settings.py", "commands/test_parsing.py"): [
+        ('"seed": self.seed', '"seed": 0'),
+        ("if self.metric_size != INPUT", "if self.metric_size == INPUT"),
+        ("if self.eot > 1", "if self.eot > 3"),
+        ("self.attacks is DEFAULT_ATTACKS", "self.attacks == ()"),
+    ],
+    ("core/options.py", "commands/test_arguments.py"): [
+        ("if number < lowest:", "if number < lowest - 1:"),
+        ('"" if isinstance(value, bool) else value', "value"),
+    ],
+    ("studies/attack.py", "commands/test_evaluation.py"): [
+        ("norm is not None and not _names_norm(spec)", "norm is not None"),
+        ("return isinstance(spec, Attack) or", "return"),
+    ],
     ("core/units.py", "core/test_units.py"): [
         ("NEAR = 0.05", "NEAR = 0.02"),
         ("1e-4 < abs(in_255", "1e-2 < abs(in_255"),
