@@ -42,9 +42,7 @@ class MinNormAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._numbers("apsr")
-        if not 0 < self.apsr <= 1:
-            raise UserError(f"{self.name}: expected 0 < apsr <= 1, got {self.apsr}")
+        self._numbers("apsr", above=0, up_to=1)
         self._whole(quantise_steps=1)
         if not isinstance(self.quantise, bool):
             raise UserError(f"{self.name}: expected quantise to be True or False, got {self.quantise!r}")
@@ -52,8 +50,8 @@ class MinNormAttack(Attack):
             raise UserError(f"{self.name}: 8-bit images need room above the cap; leave quantise or eps_max out")
 
     def search_passes(self) -> tuple[int, int]:
-        """Forwards and backwards that ``search`` spends on one image, at most."""
-        raise NotImplementedError
+        """Forwards and backwards that ``search`` spends on one image, at most: a gradient per step, and a last look."""
+        return self.steps + 1, self.steps
 
     def passes(self) -> tuple[int, int]:
         forwards, backwards = self.search_passes()
