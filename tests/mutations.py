@@ -197,7 +197,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("return ~margins.reached", "return margins.reached | True"),
     ],
     ("attacks/bisection.py", "known_answer/test_bisection.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
-        ("high = torch.full_like(low, 2 * start)", "high = torch.full_like(low, start)"),
+        ("torch.full_like(low, 2 * attack.first_eps)", "torch.full_like(low, attack.first_eps)"),
         ("torch.where(success, low, eps), torch.where(success, eps, high)", "torch.where(success, eps, low), torch.where(success, high, eps)"),
         ("engine.goal.share(reached) >= engine.goal.share(best_reached)", "engine.goal.share(reached) > engine.goal.share(best_reached)"),
         ('"relative_step": 0.05', '"relative_step": 0.1'),

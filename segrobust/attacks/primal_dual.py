@@ -23,10 +23,7 @@ SMALLEST = 1e-12  # of a weight
 LR_DECAY = 0.01  # share of the perturbation's step size that is left at the end, exponentially
 DUAL_LR_DECAY = 0.1  # share of the dual step size that is left at the end, linearly
 AVERAGE = 0.9  # decay of the running mean of the dual weights
-INNER_STEPS, INNER_CHANGE = (
-    5,
-    1e-2,
-)  # of the published prox: so many, or until the change is that share of its length
+INNER_STEPS, INNER_CHANGE = 5, 1e-2  # of the published prox: so many, or until the change is that share of it
 
 
 class DualWeights:
