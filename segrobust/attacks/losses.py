@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segrobust.attacks import weights
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.weights import ce, masked
 from segrobust.core.threats import per_image
 
 
@@ -26,7 +26,7 @@ def over_normaliser(margins: Margins) -> Tensor:
     return margins.normaliser.reciprocal()
 
 
-CROSS_ENTROPIES = {"masked": weights.masked, "ce": weights.ce}
+CROSS_ENTROPIES = {"masked": masked, "ce": ce}
 MARGIN_LOSSES = {"margin": every_pixel, "hinge": unreached, "dlr": over_normaliser}
 
 
