@@ -211,7 +211,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("return ~margins.reached", "return margins.reached | True"),
     ],
     ("attacks/bisection.py", "known_answer/test_bisection.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
-        ("high = torch.full_like(low, 2 * start)", "high = torch.full_like(low, start)"),
+        ("torch.full_like(low, 2 * attack.first_eps)", "torch.full_like(low, attack.first_eps)"),
         ("torch.where(success, low, eps), torch.where(success, eps, high)", "torch.where(success, eps, low), torch.where(success, high, eps)"),
         ("engine.goal.share(reached) >= engine.goal.share(best_reached)", "engine.goal.share(reached) > engine.goal.share(best_reached)"),
         ('"relative_step": 0.05', '"relative_step": 0.1'),
@@ -238,8 +238,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/primal_dual.py", "known_answer/test_primal_dual.py parity/test_primal_dual.py attacks/test_relatives_b.py"): [
         ("left = 1 - step / max(self.steps - 1, 1)", "left = 1 - step / self.steps"),
-        ("INNER_STEPS, ENOUGH = 5, 1e-2", "INNER_STEPS, ENOUGH = 4, 1e-2"),
-        ("INNER_STEPS, ENOUGH = 5, 1e-2", "INNER_STEPS, ENOUGH = 5, 1e-1"),
+        ("INNER_STEPS, INNER_CHANGE = 5, 1e-2", "INNER_STEPS, INNER_CHANGE = 4, 1e-2"),
+        ("INNER_STEPS, INNER_CHANGE = 5, 1e-2", "INNER_STEPS, INNER_CHANGE = 5, 1e-1"),
         ("least_ratio: ClassVar[float] = 1e-6", "least_ratio: ClassVar[float] = 1e-8"),
         ("least_ratio: ClassVar[float] = 1e-12", "least_ratio: ClassVar[float] = 1e-6"),
         ("gradient if self.reference else gradient / per_image(duals.total)", "gradient / per_image(duals.total)"),
@@ -267,6 +267,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("MULTIPLIER, PENALTY = 1e-4, 1.0", "MULTIPLIER, PENALTY = 1e-4, 0.1"),
         ("STEP_DECAY = 0.1", "STEP_DECAY = 0.01"),
         ("LARGEST_TOLERANCE = 0.1", "LARGEST_TOLERANCE = 0.2"),
+        ("if step:\n                    self.tolerance", "if True:\n                    self.tolerance"),
     ],
     ("attacks/penalty.py", "known_answer/test_relatives.py attacks/test_relatives_b.py"): [
         ("CHECK_EVERY, IMPROVED = 10, 0.95", "CHECK_EVERY, IMPROVED = 10, 0.5"),
