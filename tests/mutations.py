@@ -100,8 +100,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("Member(SharpPGD(), 9)", "Member(SharpPGD(), 4)"),
         ("beta_end=6.0", "beta_end=4.0"),
         ("BALANCE = 0.5", "BALANCE = 1.0"),
-        ("masked_below: float = 0.01", "masked_below: float = 0.1"),
-        ("error < 1, 1 - error <= self.masked_below", "error < 1, error <= self.masked_below"),
+        ("return error < 1", "return error < 0.5"),
+        ('Member(BalancedSharpPGD(**GOING_ON, track="ce")', "Member(BalancedSharpPGD(**GOING_ON)"),
         ("first_step\": 0.5", "first_step\": 1.0"),
     ],
     ("attacks/gradient.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
