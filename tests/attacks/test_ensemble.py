@@ -17,6 +17,7 @@ from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
+from tests.known_answer.trace import Recorder
 
 EPS = 0.03
 CHAIN = ({"type": "SegPGD", "share": 2}, {"type": "SharpPGD", "start": "error", "radius_reduction": False})
@@ -118,6 +119,8 @@ class Seesaw(torch.nn.Module):
     """Two classes, told by the green channel, and one lever for all pixels, the mean of the red one: below 0.49 every
     pixel of class 0 is taken for class 1, above 0.51 the other way round."""
 
+    num_classes = 2
+
     def __init__(self):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(20.0))
@@ -128,11 +131,15 @@ class Seesaw(torch.nn.Module):
         return torch.cat([first, -first], 1)
 
 
-def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the_rare_one():
+def common_and_rare():
     images = torch.full((1, 3, 10, 10), 0.5)
     images[:, 1] = 0.2
     images[:, 1, 0] = 0.8
-    labels = (images[:, 1] > 0.5).long()  # ten of a hundred pixels
+    return images, (images[:, 1] > 0.5).long()  # ten of a hundred pixels
+
+
+def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the_rare_one():
+    images, labels = common_and_rare()
     members = [{"type": "SharpPGD"}, {"type": "BalancedSharpPGD", "start": "balanced error", "radius_reduction": False}]
     attack = build_attack("Standard", eps=0.05, steps=80, class_counts=(1000.0, 1.0), attacks=members)
     result = attack(Seesaw(), images, labels)
@@ -142,6 +149,24 @@ def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the
         wrong["1 SharpPGD"] == wrong["1 SharpPGD by balanced error"] == pytest.approx(0.9)
     )  # it never saw the other side
     assert wrong["2 BalancedSharpPGD by balanced error"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [("error", "1 SharpPGD"), ("balanced error", "2 BalancedSharpPGD by balanced error")]
+)
+def test_a_member_starts_from_the_points_that_are_best_by_what_it_names(start, name):
+    images, labels = common_and_rare()
+    members = [
+        {"type": "SharpPGD", "share": 4},
+        {"type": "BalancedSharpPGD", "share": 4, "start": "balanced error", "radius_reduction": False},
+        {"type": "CEPGD", "share": 1, "start": start, "radius_reduction": False},
+    ]
+    attack = build_attack("Standard", eps=0.05, steps=90, class_counts=(1000.0, 1.0), attacks=members)
+    recorder = Recorder(Seesaw())
+    result = attack(recorder, images, labels)
+    before = sum(member.passes()[0] for member in attack.members()[:2])
+    (best,) = (one.images for one in result.candidates if one.name == name)
+    torch.testing.assert_close(recorder.points[before], best, rtol=0, atol=1e-7)
 
 
 def test_spherical_gradient_is_that_of_autograd():
