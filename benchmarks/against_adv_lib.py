@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust import build_attack, load_segmenter
-from segrobust.datasets.source import source_from_config
+from segrobust.commands.data import source_from_config
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import frozen_eval
 

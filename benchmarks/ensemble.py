@@ -9,8 +9,8 @@ its three losses. aAcc is that of each image's worst result. mIoU is given by it
 lowest aAcc, at its own lowest mIoU, and what the greedy search over the candidates found, with a 95 % bootstrap
 interval; attacks that return one result per image have one reading. n: on how many images the first of --attacks takes
 more pixels, and on how many fewer, than this one. An attack is seen at each radius alone: nothing is taken over from
-smaller ones. Passes are means over images, which leave Standard when nothing is right any more. All attacks work on
-the networks' faster form (folded batch normalisation, channels-last memory; see inference_form.py).
+smaller ones. Passes are means over images, which leave Standard when nothing is right any more. All networks are
+kept in channels-last memory.
 
 Each (model, attack, steps) is a run folder: kill the script and start it again, it goes on.
 """
@@ -30,8 +30,8 @@ from rich.table import Table
 from segrobust import evaluate, load_segmenter
 from segrobust.analysis.broken import shares_of
 from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.commands.data import source_from_config
 from segrobust.core.units import format_eps
-from segrobust.datasets.source import source_from_config
 from segrobust.models.mm import load_config
 from segrobust.runs.folder import RunFolder
 
@@ -77,8 +77,6 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         work_dir=folder,
         steps=round(steps * factor),
         batch_size=options.batch_size,
-        fold_bn=True,
-        channels_last=True,
         attack_defaults=config.attack_defaults,
         checks="off",
         pictures=False,

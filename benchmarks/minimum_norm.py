@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
-from segrobust.datasets.source import source_from_config
+from segrobust.commands.data import source_from_config
 from segrobust.models.mm import load_config
 
 MODELS = {"std": "camvid-fpn-r18w24-std-180x240", "robust": "camvid-fpn-r18w24-pgdat-linf4-180x240"}

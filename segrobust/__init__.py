@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segrobust.attacks import build_attack, register_attack
+    from segrobust.commands.data import source_from_config
     from segrobust.commands.evaluation import evaluate
     from segrobust.models.load import load_segmenter
     from segrobust.models.segmenter import Segmenter
 
 from segrobust.core.version import __version__
 
-__all__ = ["Segmenter", "__version__", "build_attack", "evaluate", "load_segmenter", "register_attack"]
+__all__ = [
+    "Segmenter",
+    "__version__",
+    "build_attack",
+    "evaluate",
+    "load_segmenter",
+    "register_attack",
+    "source_from_config",
+]
 
 _HOME = {
     "Segmenter": "segrobust.models.segmenter",
@@ -26,6 +35,7 @@ _HOME = {
     "evaluate": "segrobust.commands.evaluation",
     "load_segmenter": "segrobust.models.load",
     "register_attack": "segrobust.attacks",
+    "source_from_config": "segrobust.commands.data",
 }
 
 

@@ -4,5 +4,6 @@ custom_hooks = [
     dict(type="ReseedHook"),
     dict(type="AdversarialTrainingHook", attack=attack),
     dict(type="EMAHook", momentum=0.02),
-    dict(type="MinNormValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=16),
+    {{_base_.robust_validation}},
+    {{_base_.min_norm_validation}},
 ]

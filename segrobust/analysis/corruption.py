@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from segrobust.analysis.metrics import Scores, finite
-from segrobust.core.rows import CLEAN
+from segrobust.core.rows import CLEAN, CORRUPTION
 
-CORRUPTION = "corruption"
 MEAN = "mean"
 _LOST = ("aAcc", "mIoU")
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from segrobust.attacks.base import Answer, Attack, BoundedAttack, Candidate, Problem
 from segrobust.attacks.bounded import set_class_counts
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.optimise import BestIterate, SearchResult
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 
 ERROR, BALANCED_ERROR = "error", "balanced error"  # what points are best by

@@ -106,7 +106,7 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
         return forwards, backwards
 
     def search(self, problem: Problem, closest: Closest) -> None:
-        closest.offer(problem.clean, _measure(problem, problem.clean))
+        closest.update(problem.clean, _measure(problem, problem.clean))
         for member in self.attacks:
             if not isinstance(member, BoundedAttack):
                 self._run_minimum_norm(member, problem, closest)
@@ -127,7 +127,7 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
         own = Closest(member, problem)
         member.search(problem, own)
         for points in (own.points, *(budget.images for budget in own.budgets)):
-            closest.offer(points, _measure(problem, points))
+            closest.update(points, _measure(problem, points))
 
     def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
         engine = problem.engine
@@ -138,7 +138,7 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
         seeds = tuple(problem.seeds[row] for row in rows.tolist())
         part = Problem(engine.subset(rows), problem.clean[rows], seeds)
         points = member.run(part)[0].detach()
-        closest.offer(points, _measure(part, points), rows)
+        closest.update(points, _measure(part, points), rows)
 
 
 def _measure(problem: Problem, points: Tensor) -> Tensor:

@@ -30,10 +30,13 @@ class SphericalPGD(GradientAttack):
     published: ClassVar = SEA_SETTINGS
 
     def measure_gradient(self, engine: Engine, points: Tensor, progress: float) -> Measurement:
-        def ascent(logits: Tensor, correct: Tensor) -> Tensor:
-            return spherical_gradient(logits, engine.goal.labels, correct & engine.goal.valid)
+        goal = engine.goal
 
-        return engine.along(points, ascent)
+        def ascent(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            ce, reached = goal.measure(logits, engine.memory)
+            return spherical_gradient(logits, goal.labels, goal.valid & ~reached), (ce, reached)
+
+        return engine.measured_gradient(points, ascent)
 
 
 def spherical_gradient(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
-from segrobust.attacks.margins import see_margins
+from segrobust.attacks.margins import measure_margins
 from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import draw
@@ -138,15 +138,15 @@ class Search:
 
     def _query(self, points: Tensor) -> Tensor:
         """Loss of every pixel, ``[M, H, W]``; the points are kept where they are the best so far."""
-        margins = see_margins(self.engine, points)
-        error = self.engine.share(margins.reached)
+        margins = measure_margins(self.engine, points)
+        error = self.engine.goal.share(margins.reached)
         better = error >= self.error[self.rows]
         self.best[self.rows[better]], self.error[self.rows[better]] = points[better], error[better]
-        void, gap = ~self.engine.goal.valid, margins.gap.double()
+        void, margin = ~self.engine.goal.valid, margins.margin.double()
         if not self.scale.any():
-            median = gap.abs().masked_fill(void, math.nan).flatten(1).nanmedian(1).values
+            median = margin.abs().masked_fill(void, math.nan).flatten(1).nanmedian(1).values
             self.scale = median.clamp_min(torch.finfo(torch.float32).tiny)
-        return (gap * (SHARPNESS / self.scale.view(-1, 1, 1))).sigmoid_().masked_fill_(void, 0)
+        return (margin * (SHARPNESS / self.scale.view(-1, 1, 1))).sigmoid_().masked_fill_(void, 0)
 
     def _drop(self, done: Tensor) -> None:
         if done.any():

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from segrobust.attacks.ensemble import BALANCED_ERROR, ERROR, BoundedEnsemble, PlannedSearch
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import register_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.sharp import BalancedSharpPGD, SharpPGD
 from segrobust.attacks.weights import rarity
 from segrobust.core.errors import UserError, unknown_name

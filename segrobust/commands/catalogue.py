@@ -63,6 +63,13 @@ def check_specs(specs: Iterable[str]) -> None:
             raise unknown_name(f"field of {name}", field, known[name].fields)
 
 
+def norm_of(spec: str, norm: str | None) -> str:
+    """The threat model of a known attack in a run: its text's own, else the run's, else the attack's."""
+    given = parse_spec(spec)
+    known = catalogue()
+    return given.get("norm") or norm or known[known_name("attack", given["type"], known)].fields["norm"]
+
+
 def facts_of(cls: type[Attack]) -> Facts:
     """The facts of a registered attack."""
     attack = cls()

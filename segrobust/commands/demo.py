@@ -8,40 +8,51 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segrobust.commands.demo_config import ADVERSARIAL_ITERS, EPS, STANDARD_ITERS, demo_config, write_demo_scenes
+from segrobust.commands.data import source_from_config
 from segrobust.commands.evaluation import evaluate
+from segrobust.commands.training import train
+from segrobust.datasets.scenes import write_scenes
+from segrobust.models.load import load_segmenter
+from segrobust.models.mm import load_config
+from segrobust.models.shipped import FOLDER as CONFIGS
+from segrobust.report import build_report
+from segrobust.report.table import print_table
+from segrobust.report.trust import load_trust
 
+if TYPE_CHECKING:
+    from mmengine import Config
+
+SCENES = dict(train=240, val=16, test=32, size=(64, 96))
 ATTACKS = ("UniformNoise", "CEPGD", "TsallisPGD")
-RADII = ("1/255", "2/255", EPS, "8/255")
+RADII = ("1/255", "2/255", "4/255", "8/255")
 STEPS = 20
 
 
 def run_demo(work_dir: str | Path = "work_dirs/demo") -> Path:
     """Run the demo below ``work_dir`` and return the report's path."""
-    from segrobust.report import build_report
-    from segrobust.report.table import print_table
-    from segrobust.report.trust import load_trust
-
     work_dir, console, started = Path(work_dir), Console(), time.monotonic()
 
     def say(text: str) -> None:
         console.rule(f"[{time.monotonic() - started:.0f} s] {text}", align="left")
 
     say("writing synthetic street scenes")
-    scenes = write_demo_scenes(work_dir / "scenes")
-    say("training the standard model")
-    standard = _train(demo_config(scenes, work_dir / "standard", adversarial=False), STANDARD_ITERS)
-    say(f"training the robust model: the same, attacked by TsallisPGD at {EPS} in every iteration")
-    config = demo_config(scenes, work_dir / "robust", adversarial=True)
-    robust = _train({**config, "load_from": str(standard)}, ADVERSARIAL_ITERS)
-    summaries, runs = {}, []
-    for name, weights in (("standard", standard), ("robust", robust)):
+    write_scenes(work_dir / "scenes", **SCENES)
+    weights, summaries, runs = {}, {}, []
+    for name, how in (("standard", ""), ("robust", ": the same, attacked by TsallisPGD in every iteration")):
+        say(f"training the {name} model{how}")
+        weights[name] = train_demo(name, work_dir, load_from=weights.get("standard"))
+    for name in weights:
         say(f"attacking the {name} model")
         runs.append(work_dir / f"evaluation-{name}")
-        summaries[name] = _evaluate(name, config, weights, runs[-1])
+        config = demo_config(name, work_dir)
+        model = load_segmenter(config, weights[name])
+        model.name = name
+        source = source_from_config(config)
+        summaries[name] = evaluate(model, source, ATTACKS, RADII, work_dir=runs[-1], steps=STEPS)
     print_table(summaries, console, {name: load_trust(folder) for name, folder in zip(summaries, runs, strict=True)})
     report = build_report(runs, work_dir / "report.html")
     say("done")
@@ -49,25 +60,19 @@ def run_demo(work_dir: str | Path = "work_dirs/demo") -> Path:
     return report
 
 
-def _train(config: dict, iterations: int) -> Path:
-    from mmengine import Config
+def demo_config(name: str, work_dir: Path) -> Config:
+    """The shipped config ``demo_<name>.py`` on the scenes in ``work_dir``."""
+    scenes = str(work_dir / "scenes")
+    datasets = ("train_dataloader.dataset.dataset", "val_dataloader.dataset", "test_dataloader.dataset")
+    return load_config(CONFIGS / f"demo_{name}.py", {f"{dataset}.data_root": scenes for dataset in datasets})
 
-    from segrobust.commands.training import train
 
-    weights = Path(config["work_dir"]) / f"iter_{iterations}.pth"
-    pointer = weights.with_name("last_checkpoint")  # written after the checkpoint that it names
+def train_demo(name: str, work_dir: Path, load_from: Path | None) -> Path:
+    """Train one of the two models, or go on with it, and return its weights."""
+    config, folder = demo_config(name, work_dir), work_dir / name
+    config.load_from = load_from and str(load_from)
+    weights = folder / f"iter_{config.train_cfg.max_iters}.pth"
+    pointer = folder / "last_checkpoint"  # written after the checkpoint that it names
     if not pointer.is_file() or Path(pointer.read_text().strip()).name != weights.name:
-        train(Config(config), resume=pointer.is_file())
+        train(config, work_dir=folder, resume=pointer.is_file())
     return weights
-
-
-def _evaluate(name: str, config: dict, weights: Path, folder: Path) -> list[dict]:
-    from mmengine import Config
-
-    from segrobust.datasets.source import source_from_config
-    from segrobust.models.load import load_segmenter
-
-    config = Config(config)
-    model = load_segmenter(config, weights)
-    model.name = name
-    return evaluate(model, source_from_config(config), ATTACKS, RADII, work_dir=folder, steps=STEPS)

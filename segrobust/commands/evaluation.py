@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,69 +28,67 @@ from segrobust.analysis.summary import Record, summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.checks.runner import check_run, refuse_unfit
-from segrobust.commands.arguments import (
-    check_segmenter,
-    check_work_dir,
-    checked_source,
-    listed_attacks,
-    listed_radii,
-)
+from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
 from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.files import replace_file
+from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import check_complete
+from segrobust.core.rows import Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import INPUT, survey
+from segrobust.datasets.survey import survey
 from segrobust.datasets.targets import Target, build_target
 from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
-from segrobust.runs.batch_size import AUTO, check_batch_size, settle_batch_size
-from segrobust.runs.differences import check_accepted
+from segrobust.runs.batch_size import settle_batch_size
 from segrobust.runs.environment import about_this_run, environment_of, refuse_unequal
 from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import Ordered, entries_of
+from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
 from segrobust.studies.attack import plan_attacks
-from segrobust.studies.bench import Bench, amp_name
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
 from segrobust.studies.clean import Clean
+from segrobust.studies.corruption import plan_corruptions
 
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where model and data come from, as far as the caller knows: more to store in ``run.json``.
+
+    identity: a run with another one is not continued.
+    about: told to a reader, beside date, versions and hardware, which are always there.
+    files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+NOT_TOLD = Origin()
+
+
+@takes(Settings)
 @together()
 def evaluate(
     model: Segmenter,
     dataset: Source,
-    attacks: Any = ("TsallisPGD",),
+    attacks: Any = DEFAULT_ATTACKS,
     eps: float | str | Sequence[float | str] = DEFAULT_EPS,
     *,
     work_dir: str | Path,
-    steps: int | None = None,
-    batch_size: int | str = 4,
-    seed: int = 0,
-    amp: bool | str = False,
-    fresh: bool = False,
-    save_adversarial: bool = False,
-    pictures: bool = True,
-    attack_defaults: dict | None = None,
-    target: str | Target | None = None,
-    surrogate: Segmenter | None = None,
-    eot: int = 1,
-    metric_size: str = INPUT,
-    mask: Any = None,
-    checks: str = "quick",
-    accept_different: str | Sequence[str] = (),
-    declared: Mapping[str, Any] | None = None,
-    files: Mapping[str, Path] | None = None,
-    identity: dict[str, Any] | None = None,
-    about: dict[str, Any] | None = None,
+    origin: Origin = NOT_TOLD,
+    **settings: Any,
 ) -> list[Record]:
     """Attack every image of ``dataset`` and leave rows, summary, pictures and report in ``work_dir``.
 
@@ -98,39 +97,18 @@ def evaluate(
         dataset: a :class:`segrobust.datasets.source.Source`.
         attacks: names, configs or attack objects, or one of them; a bounded one runs at every radius of ``eps``, a
             minimum-norm one once, keeping besides its closest images the worst ones within each radius.
-        steps: overrides the attacks' own number of steps.
-        batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
-            part of ``run.json``, so a run that goes on keeps its size.
-        amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
-        fresh: discard what ``work_dir`` holds instead of going on with it.
-        save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
-        pictures: attack the report's three images once more, each on its own, to show them.
-        target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
-            (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
-            of the pixels at their target; the worst case stays that with the fewest pixels right.
-        surrogate: attack this model and measure the images on ``model`` (transfer).
-        eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
-            a pass; what is reported is one draw per batch, as in use, the same in every start.
-        metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
-            ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
-        mask: where attacks may write (not 0), ``[H, W]``: a tensor, an array or a PNG's path. Every pixel counts all
-            the same, and all images must have this size.
-        checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
-            ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
-        accept_different: ``"CODE"`` or ``"VERSIONS"``, or both: go on with rows of another segrobust or of other
-            libraries; ``run.json`` then tells of both under ``accepted_different``.
-        declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
-        files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
-        identity, about: more to store in ``run.json``; a run with another identity is not continued. Date, versions
-            and hardware are always there.
+        eps: radii in image units or as text such as ``"4/255"``.
+        work_dir: for all results; a run that is there goes on.
+        origin: more to store in ``run.json``.
+        settings: any other of :class:`segrobust.runs.settings.Settings`, as listed below.
 
     Returns:
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            a faster form does not predict the same, memory is full, ``work_dir`` holds a run with other settings,
-            another process is using it, or the processes of this run have other devices, versions or threads.
+            memory is full, ``work_dir`` holds a run with other settings, another process is using it, or the processes
+            of this run have other devices, versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
         FailedElsewhere: another process failed and tells why.
@@ -138,70 +116,87 @@ def evaluate(
     check_segmenter("model", model)
     dataset = checked_source(dataset)
     check_work_dir(work_dir)
-    attacks, eps = listed_attacks(attacks), listed_radii(eps)
-    if model.num_classes != dataset.num_classes:
-        hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
-        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
-    check_class_order(dataset.class_names, model.class_names, "the model")
-    check_batch_size(batch_size)
-    if type(eot) is not int or eot < 1:
-        raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
-    refuse_unfit(checks, declared)
-    accept_different = check_accepted(accept_different)
-    if isinstance(target, str):
-        target = build_target(target, dataset)
-    if surrogate is not None:
-        _check_surrogate(surrogate, model, dataset)
-    found, folder = survey(dataset, metric_size), RunFolder(work_dir)
-    mask = None if mask is None else read_mask(mask, dataset)
-    settings = {"batch_size": batch_size, "seed": seed, "amp": amp_name(amp)}
-    settings |= {"metric_size": metric_size} if metric_size != INPUT else {}
-    settings |= {"eot": eot} if eot > 1 else {}
-    planned = {"steps": steps, "defaults": attack_defaults, "targeted": target is not None, "surrogate": surrogate}
-    studies = [Clean(), *plan_attacks(attacks, eps, **planned, known=() if fresh else folder.conditions())]
-    state = _processes(model, surrogate)
+    settings = Settings.of(attacks=attacks, eps=eps, **settings)
+    _check_fit(model, dataset, settings)
+    found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
+    settings = _with_data(settings, dataset)
+    studies = _studies(settings, () if settings.fresh else folder.conditions())
+    state = _processes(model, settings.surrogate)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    bench = Bench(model, dataset, seed, amp_name(amp), eot, metric_size, target, mask)
+    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
+    bench = Bench(model, dataset, **shown)
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
-        before = _digest(model, surrogate)
-        if batch_size == AUTO:
-            settings["batch_size"] = settle_batch_size(bench, studies, folder, fresh)
+        before = _digest(model, settings.surrogate)
+        if settings.batch_size == AUTO:
+            settings = settings.with_(batch_size=settle_batch_size(bench, studies, folder, settings.fresh))
         order = [None]
         if state.is_main_process:
-            stored = {**(identity or {}), **identity_of(bench, studies, settings)}
-            more = {**about_this_run(bench.device), "sizes": found.sizes, **(about or {})}
+            stored = {**origin.identity, **identity_of(bench, studies, settings)}
+            about = {**about_this_run(bench.device), "sizes": found.sizes, **origin.about}
             conditions = [condition for study in studies for condition in study.conditions]
-            options = {"fresh": fresh, "about": more, "accept_different": accept_different}
+            options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
             order = [folder.open(stored, conditions, entries_of(dataset), **options)]
             for warning in found.warnings:
                 _LOG.warning(warning)
-            _keep_target(folder, target, dataset)
+            _keep_target(folder, settings.target, dataset)
         bench.source = Ordered(dataset, broadcast_object_list(order)[0])
         stack.enter_context(folder.held(state.process_index))
-        executor = Executor(bench, studies, folder, settings["batch_size"], save_adversarial)
+        executor = Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
         error = _run(executor, state)
-        altered = any(gather_object([_digest(model, surrogate) != before]))
-        check = functools.partial(check_run, executor, checks, declared=declared, files=files, altered=altered)
+        altered = any(gather_object([_digest(model, settings.surrogate) != before]))
+        facts = {"declared": settings.declared, "files": origin.files, "altered": altered}
+        check = functools.partial(check_run, executor, settings.checks, **facts)
         if state.is_main_process and error:
             check(error=error)
         elif state.is_main_process:
-            _finish(executor, check, pictures)
+            _finish(executor, check, settings.pictures)
         state.wait_for_everyone()  # a process that leaves takes the others with it
     if error:
         raise error
     return folder.read_json("summary.json")
 
 
-def _check_surrogate(surrogate: Any, model: Segmenter, dataset: Source) -> None:
-    check_segmenter("surrogate", surrogate)
-    if surrogate.num_classes != model.num_classes:
-        raise UserError(
-            f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
-            f"{surrogate.num_classes} ({surrogate.name})"
-        )
-    check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
+def _check_fit(model: Segmenter, dataset: Source, settings: Settings) -> None:
+    """UserError: the data set, the model and the surrogate have not the same classes, or a score is none."""
+    if model.num_classes != dataset.num_classes:
+        hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
+        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
+    check_class_order(dataset.class_names, model.class_names, "the model")
+    refuse_unfit(settings.checks, settings.declared)
+    if (surrogate := settings.surrogate) is not None:
+        check_segmenter("surrogate", surrogate)
+        if surrogate.num_classes != model.num_classes:
+            raise UserError(
+                f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
+                f"{surrogate.num_classes} ({surrogate.name})"
+            )
+        check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
+
+
+def _with_data(settings: Settings, dataset: Source) -> Settings:
+    """With the target and the mask as the data set has them."""
+    target, mask = settings.target, settings.mask
+    return settings.with_(
+        target=build_target(target, dataset) if isinstance(target, str) else target,
+        mask=None if mask is None else read_mask(mask, dataset),
+    )
+
+
+def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
+    """What the settings ask for; conditions that are known keep their names."""
+    attacks = plan_attacks(
+        settings.attacks,
+        settings.eps,
+        norm=settings.norm,
+        steps=settings.steps,
+        defaults=settings.attack_defaults,
+        targeted=settings.target is not None,
+        surrogate=settings.surrogate,
+        known=known,
+    )
+    return [Clean(), *attacks, *plan_corruptions(settings.corruptions, settings.severity)]
 
 
 def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:

@@ -18,7 +18,7 @@ def print_attacks() -> None:
         "bounded attacks run at every --eps, minimum-norm ones once; "
         "passes: forwards / backwards per image; NAME:published takes the settings of the paper; "
         "'NAME(norm=L2, steps=50)' sets fields, which `segrobust attacks NAME` lists; "
-        "your own: @segrobust.register_attack in a module that the config's custom_imports name"
+        "your own: @segrobust.register_attack in a file that --import names, or a config's custom_imports"
     )
     table = Table(caption=caption)
     for title in ("name", "in Python", "kind", "norms", "targeted", "published", "passes", "paper"):

@@ -70,7 +70,7 @@ def train(
 
 
 def _train(config: Config, reasons: list[str]) -> Runner:
-    from segrobust.hooks.divergence import failures_in_one_line
+    from segrobust.hooks.divergence import training_errors
     from segrobust.hooks.make_exact import complete
     from segrobust.hooks.train_runner import TrainRunner
 
@@ -80,7 +80,7 @@ def _train(config: Config, reasons: list[str]) -> Runner:
             join_cpu_processes(config)
         runner = TrainRunner.from_cfg(config)
         complete(runner, reasons)
-        with failures_in_one_line(runner):
+        with training_errors(runner):
             runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist

@@ -7,7 +7,7 @@ from typing import Any
 from segrobust.core.errors import UserError
 from segrobust.core.literals import parse_value, split_commas
 
-OF_YOUR_OWN = "one of your own: name its file in the config's custom_imports"
+OF_YOUR_OWN = "one of your own: name its file with --import, or in the config's custom_imports"
 LONGEST = 2000  # characters; nothing that anyone writes is longer
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -24,6 +25,22 @@ class FailedElsewhere(RunFailed):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in something that does not go on by itself: says in one line how to go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def told_as(tell: Callable[[Exception], str], kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Inside, an error of these kinds becomes a :class:`UserError` with the text that ``tell`` makes of it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(tell(error)) from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

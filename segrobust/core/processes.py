@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
+from segrobust.core.errors import FailedElsewhere, RunFailed, UserError, first_line
 
 MEETING = timedelta(minutes=10)  # for a process that never begins; once all have begun, they wait for days
 LOOK = 0.2  # seconds between two looks at the store
@@ -212,8 +212,8 @@ def _meeting_place() -> Any:
     try:
         store, *_ = next(rendezvous("env://", timeout=MEETING))
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the {os.environ['WORLD_SIZE']} processes of this run did not meet: {reason}") from error
+        count = os.environ["WORLD_SIZE"]
+        raise UserError(f"the {count} processes of this run did not meet: {first_line(error)}") from error
     return PrefixStore(f"segrobust-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

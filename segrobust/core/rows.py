@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
-from segrobust.core.units import format_eps
+from segrobust.core.units import FOUND_SHARE, format_eps
 
-CLEAN, ATTACK = "clean", "attack"  # names of studies
-FOUND_SHARE = 0.99  # of the pixels that count: where so many are at the attack's goal, the image is broken
+CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
+INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")  # pixels are counted as attacked, or as files have them
 _DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate", "candidate", "control")
 _INFINITE = ("distance", "distance_8bit")
 
@@ -78,7 +78,8 @@ class Condition:
 
     def description(self) -> dict[str, Any]:
         """As a JSON object; what is not set is left out."""
-        given = {name: value for name in _DESCRIBED if (value := getattr(self, name)) not in (None, "", False)}
+        values = {name: getattr(self, name) for name in _DESCRIBED}
+        given = {name: value for name, value in values.items() if value or type(value) is float}  # a radius may be 0
         return {"id": self.id, **given, **({"fields": dict(self.fields)} if self.fields else {})}
 
     @classmethod

@@ -1,14 +1,13 @@
 """The smoothed majority map of a data set's training labels: the most likely scene, as a target for every image.
 
-ids = majority_of_config(load_config("configs/...py"), source)     # [H, W] class ids, ignore_index: never labelled
+ids = majority_map(labels, size=(180, 240), num_classes=11)     # [H, W] class ids, ignore_index: never labelled
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segrobust.core.errors import UserError
-from segrobust.datasets.classes import plain_names
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import class_ids
 from segrobust.datasets.resizing import resize_nearest
-from segrobust.datasets.source import Source, open_dataset
+from segrobust.datasets.source import Source
+
+if TYPE_CHECKING:
+    from mmengine.dataset import BaseDataset
 
 _BOX_SHARE = 16  # the box spans this part of the shorter side
 
@@ -63,29 +64,8 @@ def _box_sums(count: Tensor, box: int) -> Tensor:
     return around[0, 0]
 
 
-def majority_of_config(config: Any, source: Source) -> Tensor:
-    """The majority map over the labels of ``config.train_dataloader``, at the size of the first image of ``source``.
-
-    The labels are those on disk with the data set's own relabelling; the pipeline's crops and flips play no part.
-
-    Raises:
-        UserError: the config has no training data with labels, or other classes than ``source``.
-    """
-    from segrobust.models.mm import import_mmseg, load_config
-
-    import_mmseg()
-    config = load_config(config) if isinstance(config, str | Path) else config
-    dataset_config = (config.get("train_dataloader") or {}).get("dataset")
-    if not dataset_config:
-        raise UserError("target majority needs training labels; set train_dataloader in the config")
-    dataset = open_dataset(dataset_config)
-    if plain_names(dataset.metainfo.get("classes") or ()) != plain_names(source.class_names):
-        raise UserError("target majority: the config's train_dataloader has other classes than its test data")
-    size = tuple(source[0].label.shape)
-    return majority_map(_training_labels(dataset, source), size, source.num_classes, source.ignore_index)
-
-
-def _training_labels(dataset: Any, source: Source) -> Iterator[Tensor]:
+def training_labels(dataset: BaseDataset, source: Source) -> Iterator[Tensor]:
+    """The labels of an mmseg data set as its files have them, checked; UserError: an image has none, or a wrong one."""
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         path = info.get("seg_map_path")

@@ -9,14 +9,13 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+import segrobust.datasets.loading
+import segrobust.datasets.seeded  # noqa: F401  (both register what configs name)
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order
-from segrobust.datasets.loading import LoadPair
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
-
-__all__ = ["CamVidDataset", "FolderDataset", "ImageLabelFolder", "LoadPair", "SyntheticScenes", "camvid_root"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

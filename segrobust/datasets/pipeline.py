@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from segrobust.core.errors import UserError
+from segrobust.datasets.registered import metainfo_of, registered_type, type_name
 
 DECODERS = ("cv2", "pillow", "turbojpeg")  # of 8 bits they differ by the rounding of a JPEG, and one serves all
 COLOURS = ("color", "color_ignore_orientation")  # files with an orientation are refused either way
@@ -79,15 +80,9 @@ def _refuse_unknown(kind: str, options: Mapping[str, Any], honoured: tuple[str, 
 
 def _classes_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """How many classes a data set has and which id is void, where its config or its type says so."""
-    from mmseg.registry import DATASETS
-
-    kind = dataset.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     known = {} if dataset.get("ignore_index") is None else {"ignore_index": dataset["ignore_index"]}
-    meta = {**(getattr(kind, "METAINFO", None) or {}), **(dataset.get("metainfo") or {})}
-    if isinstance(meta.get("classes"), list | tuple):
-        known["num_classes"] = len(meta["classes"])
-    return known
+    classes = metainfo_of(dataset).get("classes")
+    return known | ({"num_classes": len(classes)} if isinstance(classes, list | tuple) else {})
 
 
 def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
@@ -101,7 +96,7 @@ def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
 
 def step_names(dataset: Mapping[str, Any]) -> set[str]:
     """The names of all steps of a data set's pipelines."""
-    return {_name(step) for pipeline in _pipelines(dataset) for step in pipeline}
+    return {type_name(step) for pipeline in _pipelines(dataset) for step in pipeline}
 
 
 def refuse_moved(steps: Collection[str], resized: bool) -> None:
@@ -128,7 +123,7 @@ def _pipelines(node: Any) -> Iterator[list]:
 
 
 def _check_test_step(step: Any) -> None:
-    name = _name(step)
+    name = type_name(step)
     if name in TEST_TIME:
         raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked here; "
                         f"use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
@@ -142,36 +137,26 @@ def _check_test_step(step: Any) -> None:
 
 def _is_certain(name: str, step: Mapping[str, Any]) -> bool:
     """Whether a step of chance does nothing, or a flip always the same."""
-    prob = step.get("prob")
+    prob = step.get("prob") if isinstance(step, Mapping) else None
     if isinstance(prob, bool) or not isinstance(prob, int | float):
         return False
     return prob == 0 or (name == "RandomFlip" and prob == 1 and not isinstance(step.get("direction"), list | tuple))
-
-
-def _name(step: Any) -> str:
-    """The name of a step's type without its scope; empty where it is no config of a step."""
-    kind = step.get("type") if isinstance(step, Mapping) else None
-    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
-
-
-def _class(step: Any) -> type | None:
-    from mmseg.registry import TRANSFORMS
-
-    kind = step.get("type") if isinstance(step, Mapping) else type(step)
-    return TRANSFORMS.get(kind) if isinstance(kind, str) else kind
 
 
 def _loader(step: Any) -> str | None:
     """Which loading step of mmcv, mmseg or segrobust this is; a user's own class of such a name is none of them."""
     from mmcv.transforms import LoadImageFromFile
     from mmseg.datasets.transforms import LoadAnnotations
+    from mmseg.registry import TRANSFORMS
 
     from segrobust.datasets.loading import LoadPair
 
-    kind = _class(step) if isinstance(step, Mapping) else None
+    kind = registered_type(step, TRANSFORMS) if isinstance(step, Mapping) else None
     return kind.__name__ if kind in (LoadImageFromFile, LoadAnnotations, LoadPair) else None
 
 
 def _is_known(step: Any) -> bool:
     """Whether a step is one of mmcv, mmseg or segrobust, none of which gives ids another meaning."""
-    return getattr(_class(step), "__module__", "").partition(".")[0] in OWNERS
+    from mmseg.registry import TRANSFORMS
+
+    return getattr(registered_type(step, TRANSFORMS), "__module__", "").partition(".")[0] in OWNERS

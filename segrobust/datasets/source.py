@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
-from segrobust.datasets.labels import check_ids, class_ids
-from segrobust.datasets.pipeline import check_test_pipeline, refuse_moved, step_names, with_own_reading
+from segrobust.datasets.labels import VOID, check_ids, class_ids
+from segrobust.datasets.pipeline import refuse_moved
 from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
     from mmengine.dataset import BaseDataset
-
-SPLITS = ("val", "test")
-_IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class MMSegSource:
         self.dataset, self.indices, self.recipe, self.steps = dataset, indices, recipe, steps
         self.class_names = tuple(meta["classes"])
         self.num_classes = len(self.class_names)
-        self.ignore_index = getattr(dataset, "ignore_index", _IGNORE_INDEX)
+        self.ignore_index = getattr(dataset, "ignore_index", VOID)
         self.palette = [
             tuple(int(v) for v in colour) for colour in meta.get("palette") or default_palette(self.num_classes)
         ]
@@ -116,12 +111,10 @@ class MMSegSource:
         return packed, label, info
 
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
-        try:
+        what = f"cannot load {info['img_path']} with its label"
+        # the config's own loading steps may raise anything for a bad file
+        with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
             packed = self.dataset[index]
-        except UserError:
-            raise
-        except Exception as error:  # whatever the config's own loading steps raise for a bad file
-            raise UserError(f"cannot load {info['img_path']} with its label: {_first_line(error)}") from error
         if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
             raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
         if "gt_sem_seg" not in packed["data_samples"]:
@@ -137,37 +130,6 @@ class MMSegSource:
         return Path(info["img_path"]).stem, digest.hexdigest()
 
 
-def source_from_config(
-    config: Config | Mapping | str | Path, split: str = "test", num_images: int | None = None
-) -> MMSegSource:
-    """The images that ``config.<split>_dataloader`` tests on.
-
-    Args:
-        config: an mmengine config, a dict, or a config's path or zoo name.
-        split: "test" or "val".
-        num_images: so many of them, evenly spaced (all where it is None or more than there are).
-
-    Raises:
-        UserError: no such dataloader in the config, no data, a pipeline that augments, or no positive number of images.
-    """
-    from segrobust.models.mm import import_mmseg, load_config
-
-    import_mmseg()
-    if isinstance(config, str | Path):
-        config = load_config(config)
-    if split not in SPLITS:
-        raise UserError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    loader = config.get(f"{split}_dataloader")
-    if not loader or not loader.get("dataset"):
-        raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
-    check_test_pipeline(loader["dataset"])
-    dataset = open_dataset(loader["dataset"])
-    if len(dataset) == 0:
-        raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    chosen, steps = evenly_spaced(len(dataset), num_images), step_names(loader["dataset"])
-    return MMSegSource(dataset, chosen, config_sha256(loader["dataset"]), steps)
-
-
 def evenly_spaced(total: int, count: int | None) -> list[int]:
     """``count`` of ``total`` indices: the middles of ``count`` equal parts, rounded down."""
     if count is None:
@@ -176,22 +138,3 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
         raise UserError(f"number of images: expected at least 1, got {count}")
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
-
-
-def open_dataset(config: Mapping) -> BaseDataset:
-    """The data set that an mmseg config describes, with our reading of its files; UserError: it cannot be built."""
-    from mmseg.registry import DATASETS
-
-    own = with_own_reading(config)
-    try:
-        dataset = DATASETS.build(own)
-        dataset.full_init()
-    except UserError:
-        raise
-    except Exception as error:  # a dataset's constructor may fail in any way: wrong type, wrong argument, no files
-        raise UserError(f"cannot open the data set {config.get('type')!r}: {_first_line(error)}") from error
-    return dataset
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -2,7 +2,7 @@
 
     target = build_target("least-likely", source)
     targets = target(samples, logits)                    # [N, H, W] class ids, the source's ignore_index: any class
-    majority = build_target("majority", source, config)  # needs the config's training labels
+    majority = build_target("majority", source, lambda: majority_map(labels, size, num_classes))
 
 A pixel counts in a targeted attack where neither its label nor its target is void. (The published protocol of
 Cityscapes with a majority map also attacks pixels without a label; their predictions could not be judged.)
@@ -22,7 +22,6 @@ from torch import Tensor
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import check_ids, check_size
-from segrobust.datasets.majority import majority_of_config
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.target_spec import parse_target
@@ -104,17 +103,16 @@ class MaskFolder:
         return torch.stack([self.masks[sample.name] for sample in samples]).long()
 
 
-def build_target(spec: str, source: Source, config: Any = None, known_majority: Path | None = None) -> Target:
+def build_target(spec: str, source: Source, majority: Callable[[], Tensor] | Path | None = None) -> Target:
     """Build and check the targets of all images of ``source``.
 
     Args:
         spec: ``background`` (the class of that name, else class 0), ``class:NAME``, ``class:NUMBER``,
             ``least-likely``, ``majority`` or ``mask:PATH``; see :func:`segrobust.datasets.target_spec.parse_target`.
-        config: where ``train_dataloader`` says which labels the majority is taken over.
-        known_majority: the majority map that an earlier start of the same run has stored, if any.
+        majority: makes the majority map of the training labels, or the PNG that an earlier start of the run stored.
 
     Raises:
-        UserError: an unknown target or class, no training labels, or a mask that is missing, has another size than
+        UserError: an unknown target or class, no majority map, or a mask that is missing, has another size than
             its image, or holds an id that is no class.
     """
     kind, value = parse_target(spec)
@@ -127,11 +125,10 @@ def build_target(spec: str, source: Source, config: Any = None, known_majority: 
         return LeastLikely()
     if kind == "mask":
         return _masks(Path(value), source)
-    if known_majority is not None:
-        return FixedMap(spec, _read(known_majority, None, source))
-    if config is None:
-        raise UserError("target majority needs a config with training labels: build_target('majority', source, config)")
-    return FixedMap(spec, majority_of_config(config, source))
+    if majority is None:
+        raise UserError("target majority needs the map of the training labels: build_target('majority', source, "
+                        "lambda: majority_of_config(config, source)), with segrobust.commands.data")  # fmt: skip
+    return FixedMap(spec, _read(majority, None, source) if isinstance(majority, Path) else majority())
 
 
 def _class_number(value: str, source: Source) -> int:

@@ -33,9 +33,10 @@ from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.batches import equal_sizes, label_of, plain_module, to_loader, to_rgb
-from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.hooks.batches import attacked_model, label_of, to_loader, to_rgb
+from segrobust.models.adapters.mmseg import unwrapped
 
 
 @HOOKS.register_module()
@@ -102,7 +103,7 @@ class AdversarialTrainingHook(Hook):
         return sorted(generator.permutation(count)[clean:].tolist())
 
     def before_train(self, runner: Any) -> None:
-        self.segmenter = MMSegSegmenter.live(plain_module(runner.model))
+        self.segmenter = attacked_model(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -126,10 +127,10 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in range(len(inputs))]
-        with runner.optim_wrapper.optim_context(plain_module(runner.model)):
+        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
             results = [
                 self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds)
-                for group in equal_sizes(inputs, chosen)
+                for group in of_equal_size({index: inputs[index].shape for index in chosen})
             ]
         data_batch["inputs"] = inputs
         return results

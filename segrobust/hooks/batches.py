@@ -1,36 +1,22 @@
-"""Between mmengine's batches (lists of BGR images in 0..255 and their data samples) and attacks on them."""
+"""Between a runner of mmseg (its model; lists of BGR images in 0..255 with data samples) and attacks in training."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch import Tensor
 
 from segrobust.core.errors import UserError
+from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.segmenter import Segmenter
 
 CHANNEL_SWAP = [2, 1, 0]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The segmentor itself, out of DDP or another wrapper."""
-    return model.module if is_model_wrapper(model) else model
-
-
-def plain_module(model: nn.Module) -> nn.Module:
-    """The segmentor itself, out of DDP, for an attack.
-
-    Raises:
-        UserError: the model is under FSDP, whose sharded parameters an attack outside the wrapper cannot read.
-    """
-    if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in model.modules()):
-        raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
-                        "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
-    return unwrapped(model)
+def attacked_model(runner: Any) -> Segmenter:
+    """The model that a runner trains, as attacks see it; UserError: it is no mmseg segmentor, or under FSDP."""
+    return MMSegSegmenter.live(runner.model)
 
 
 def to_rgb(image: Tensor, device: torch.device) -> Tensor:
@@ -53,11 +39,3 @@ def label_of(data_sample: Any, device: torch.device) -> Tensor:
         raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
                         "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
     return data_sample.gt_sem_seg.data.squeeze(0).to(device).long()
-
-
-def equal_sizes(images: Sequence[Tensor], chosen: Sequence[int]) -> Iterator[list[int]]:
-    """The chosen indices in groups of equal image size: each group fits into one tensor."""
-    groups = defaultdict(list)
-    for index in chosen:
-        groups[tuple(images[index].shape)].append(index)
-    yield from groups.values()

@@ -35,7 +35,7 @@ class EqualBuffersHook(Hook):
 
 
 @HOOKS.register_module()
-class SettledBucketsHook(Hook):
+class RebuiltBucketsHook(Hook):
     """Lets DDP arrange its buckets before a resumed training's first iteration, by one whose gradients are dropped.
 
     DDP sums gradients in buckets that it arranges anew after its first backward pass, and where a number lies in its
@@ -45,12 +45,12 @@ class SettledBucketsHook(Hook):
     priority = "HIGHEST"  # before the iteration's random numbers are set
 
     def __init__(self) -> None:
-        self.settled = False
+        self.rebuilt = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if self.settled or not runner._resume or runner.world_size < 3:
+        if self.rebuilt or not runner._resume or runner.world_size < 3:
             return
-        self.settled = True
+        self.rebuilt = True
         model = runner.model
         if not isinstance(model, DistributedDataParallel):
             return

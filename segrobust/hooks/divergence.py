@@ -22,7 +22,8 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks.gradient import ModelError, NotFiniteError
 from segrobust.core.errors import RunFailed, UserError
-from segrobust.hooks.batches import unwrapped
+from segrobust.models.adapters.mmseg import unwrapped
+from segrobust.models.checkpoint.loading import not_finite
 
 
 @HOOKS.register_module()
@@ -55,8 +56,8 @@ class DivergenceHook(Hook):
         self.training = True
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        if broken := _first_broken(checkpoint.get("state_dict", {})):
-            raise UserError(f"{runner._load_from or 'the last checkpoint'}: {broken} holds NaN or infinity; the "
+        if broken := not_finite(checkpoint.get("state_dict", {})):
+            raise UserError(f"{runner._load_from or 'the last checkpoint'}: {broken[0]} holds NaN or infinity; the "
                             "training that wrote it diverged: go on from an earlier checkpoint")  # fmt: skip
 
     def after_train_iter(
@@ -84,12 +85,12 @@ class DivergenceHook(Hook):
             self._check_weights(runner, done=1)
 
     def _finite(self, runner: Any) -> bool:
-        return not _anywhere(runner, _first_broken(unwrapped(runner.model).state_dict()) is not None)
+        return not _anywhere(runner, bool(not_finite(unwrapped(runner.model).state_dict())))
 
     def _check_weights(self, runner: Any, done: int = 0) -> None:
         if not self._finite(runner):
-            broken = _first_broken(unwrapped(runner.model).state_dict()) or "a tensor of another process"
-            raise stopped(runner, f"the weights are not finite ({broken})", done)
+            broken = not_finite(unwrapped(runner.model).state_dict()) or ["a tensor of another process"]
+            raise stopped(runner, f"the weights are not finite ({broken[0]})", done)
 
 
 def stopped(runner: Any, reason: str, done: int = 0) -> RunFailed:
@@ -106,7 +107,7 @@ def stopped(runner: Any, reason: str, done: int = 0) -> RunFailed:
 
 
 @contextmanager
-def failures_in_one_line(runner: Any) -> Iterator[None]:
+def training_errors(runner: Any) -> Iterator[None]:
     """Around ``runner.train()``: what an attack in training finds wrong with the model, and a full disk.
 
     Raises:
@@ -146,16 +147,6 @@ def _anywhere(runner: Any, here: bool) -> bool:
     flag = torch.tensor(float(here))
     all_reduce(flag, "max")
     return bool(flag)
-
-
-def _first_broken(tensors: dict[str, Any]) -> str | None:
-    """The name of the first tensor with NaN or infinity in it; one wait for the device where there is none."""
-    floats = {name: tensor for name, tensor in tensors.items()
-              if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()}  # fmt: skip
-    if not floats:
-        return None
-    whole = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()
-    return next((name for name, finite in zip(floats, whole, strict=True) if not finite), None)
 
 
 def _savers(runner: Any) -> list[CheckpointHook]:

@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from segrobust.core.errors import UserError
-from segrobust.hooks.batches import unwrapped
+from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
 from segrobust.models.checkpoint.naming import renamed
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, Registry
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from segrobust.hooks.distributed import EqualBuffersHook, SettledBucketsHook
-from segrobust.hooks.exact_resume import Draw, ReseedHook, SeededDataset, SeededInfiniteSampler, SeededSampler
+from segrobust.datasets.registered import registered_type, type_name
+from segrobust.datasets.seeded import Draw, SeededDataset, SeededInfiniteSampler, SeededSampler
+from segrobust.hooks.distributed import EqualBuffersHook, RebuiltBucketsHook
+from segrobust.hooks.exact_resume import ReseedHook
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -29,43 +31,33 @@ def make_exact(config: Config) -> list[str]:
     """
     reasons = _state_that_is_not_saved(config)
     loader, loop = config.train_dataloader, config.train_cfg
-    by_type = _class(LOOPS, loop) if "type" in loop else None
+    by_type = registered_type(loop, LOOPS) if "type" in loop else None
     if "type" in loop and by_type not in (EpochBasedTrainLoop, IterBasedTrainLoop):
-        reasons.append(_NOT_KNOWN.format("the loop", _name(loop)))
+        reasons.append(_NOT_KNOWN.format("the loop", type_name(loop)))
     if loop.get("fast_forward_on_resume"):  # leaves the images out of their order, to save time that ours does not need
         loop.fast_forward_on_resume = False
     if not isinstance(loader, Mapping) or not isinstance(loader.get("sampler"), Mapping):
         return [*reasons, "train_dataloader is not described by its settings"]
     if loader.get("batch_sampler"):
-        return [*reasons, _NOT_KNOWN.format("the batch sampler", _name(loader.batch_sampler))]
-    kind = _class(DATA_SAMPLERS, loader.sampler)
+        return [*reasons, _NOT_KNOWN.format("the batch sampler", type_name(loader.batch_sampler))]
+    kind = registered_type(loader.sampler, DATA_SAMPLERS)
     if kind in (DefaultSampler, InfiniteSampler):
         drop_last = loader.get("drop_last", False)
         loader.sampler = dict(
             type="SeededSampler", sampler=loader.sampler, batch_size=loader.get("batch_size", 1), drop_last=drop_last
         )
     elif kind not in (SeededInfiniteSampler, SeededSampler):
-        return [*reasons, _NOT_KNOWN.format("the sampler", _name(loader.sampler))]
-    if not isinstance(loader.dataset, Mapping) or _class(DATASETS, loader.dataset) is not SeededDataset:
+        return [*reasons, _NOT_KNOWN.format("the sampler", type_name(loader.sampler))]
+    if not isinstance(loader.dataset, Mapping) or registered_type(loader.dataset, DATASETS) is not SeededDataset:
         loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
     return reasons
-
-
-def _class(registry: Registry, settings: Mapping[str, Any]) -> Any:
-    kind = settings.get("type")
-    return registry.get(kind) if isinstance(kind, str) else kind
-
-
-def _name(settings: Any) -> str:
-    kind = settings.get("type") if isinstance(settings, Mapping) else type(settings)
-    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _state_that_is_not_saved(config: Config) -> list[str]:
     schedulers = config.get("param_scheduler") or []
     schedulers = schedulers if isinstance(schedulers, list | tuple) else [schedulers]
     hooks = [*(config.get("custom_hooks") or []), *(config.get("default_hooks") or {}).values()]
-    named = [_name(part) for part in [*schedulers, *hooks] if part]
+    named = [type_name(part) for part in [*schedulers, *hooks] if part]
     waiting = sorted(name for name in {*named} if name.startswith("ReduceOnPlateau") or name == "EarlyStoppingHook")
     return [f"what {name} remembers of past validations is not in the checkpoints" for name in waiting]
 
@@ -74,8 +66,9 @@ def complete(runner: Runner, reasons: list[str]) -> None:
     """Add the hooks that an exact resume needs to a runner that lacks them, and the one that tells the reasons."""
     loader = runner.cfg.train_dataloader
     sampler = loader.get("sampler") if isinstance(loader, Mapping) else None
-    seeded = isinstance(sampler, Mapping) and _class(DATA_SAMPLERS, sampler) in (SeededInfiniteSampler, SeededSampler)
-    for kind in [ReseedHook] * seeded + [EqualBuffersHook, SettledBucketsHook] * runner.distributed:
+    kind = registered_type(sampler, DATA_SAMPLERS) if isinstance(sampler, Mapping) else None
+    seeded = kind in (SeededInfiniteSampler, SeededSampler)
+    for kind in [ReseedHook] * seeded + [EqualBuffersHook, RebuiltBucketsHook] * runner.distributed:
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
     runner.register_hook(ExactResumeHook(reasons))

@@ -19,9 +19,11 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks import Attack, build_attack
 from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
-from segrobust.hooks.batches import equal_sizes, label_of, to_rgb
+from segrobust.hooks.batches import label_of, to_rgb
+from segrobust.models.adapters.mmseg import unwrapped
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
 PROBE_STEPS = 5
@@ -59,7 +61,7 @@ class OverfittingHook(Hook):
     Every ``interval`` iterations, where the training attack has at most 3 backward passes, up to half of the batch and
     at most 4 images are attacked by it and by PGD with 5 steps at the same radius, which takes less than 2 % of the
     time and is logged as ``adv_probe_error`` (share of wrong pixels). Robust overfitting is judged from the
-    ``robust/mIoU`` of a RobustValLoop.
+    ``robust/mIoU`` of a RobustValidationHook.
 
     Args:
         interval: iterations between two probes.
@@ -110,8 +112,8 @@ class OverfittingHook(Hook):
         plain = dict(steps=PROBE_STEPS, optimiser="pgd", radius_reduction=False)
         attacks = (attack, build_attack("CEPGD", norm=attack.norm, eps=attack.eps, **plain))
         errors = []
-        with runner.optim_wrapper.optim_context(segmenter.module):
-            for group in equal_sizes(images, range(count)):
+        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
+            for group in of_equal_size({index: images[index].shape for index in range(count)}):
                 pixels = torch.stack([to_rgb(images[index], device) for index in group])
                 labels = torch.stack([label_of(batch["data_samples"][index], device) for index in group])
                 seeds = [seed_of(runner.seed, "probe", runner.iter, runner.rank, index) for index in group]

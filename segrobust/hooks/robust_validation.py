@@ -1,105 +1,193 @@
-"""Validation that also reports accuracy under attack, as ``robust/mIoU`` and ``robust/aAcc``::
+"""Validation that also reports what an attack leaves of it, at a radius or as the distance to the nearest failure::
 
-    val_cfg = dict(type="RobustValLoop", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=32)
+    custom_hooks = [
+        dict(type="RobustValidationHook", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=32),
+        dict(type="RobustValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=16),
+    ]
     default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=500, save_best="robust/mIoU"))
 
-Two settings of any config with an mmseg model; the clean metrics stay what they are.
+A setting of any config with an mmseg model; loop and clean metrics stay what they are. Unlike accuracy at one radius, a
+minimum norm neither saturates nor has to be chosen beforehand: it falls when a model overfits to the attack that it
+trains with (``save_best="min_norm/median", rule="greater"``).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
-from mmengine.registry import LOOPS
-from mmengine.runner import ValLoop
+from mmengine.hooks import Hook, IterTimerHook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner.amp import autocast
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segrobust.analysis.metrics import confusion_counts, pooled
-from segrobust.attacks import Attack, build_attack
-from segrobust.datasets.source import MMSegSource, evenly_spaced
-from segrobust.hooks.batches import plain_module
-from segrobust.hooks.validating import attacked, check_settings, forget, is_due, restart_timers
-from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.analysis.metrics import pooled
+from segrobust.attacks import Attack, AttackResult, build_attack
+from segrobust.attacks.counting import confusion_counts
+from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
+from segrobust.core.seeds import seed_of
+from segrobust.datasets.source import MMSegSource, Sample, evenly_spaced
+from segrobust.hooks.batches import attacked_model
+from segrobust.models.segmenter import Segmenter
 
-METRICS = ("mIoU", "aAcc")
+Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
 
 
-@LOOPS.register_module()
-class RobustValLoop(ValLoop):
-    """mmengine's validation, then the same under attack on some of the images.
+@HOOKS.register_module()
+class RobustValidationHook(Hook):
+    """Attacks the same few images after every validation and adds to its metrics.
 
     Attacked are the images as they enter the network, after the pipeline's resizing; labels of another size follow by
-    nearest neighbour. Numbers are percent over the pixels of all attacked images, void excluded. An image's random
-    numbers depend on (seed, image), so validations of one training are comparable.
+    nearest neighbour. An image's random numbers depend on (seed, image), so validations of one training are comparable.
+    With EMAHook the averaged weights are judged.
+
+    A bounded attack gives ``robust/mIoU`` and ``robust/aAcc``, percent over the pixels of all attacked images, void
+    excluded. A minimum-norm attack gives ``min_norm/median``, the median over the images, in 1/255 for Linf and in
+    image units for the other norms, and ``min_norm/found``, the percentage of images on which it succeeds. Where it
+    fails, an image counts as infinitely far: the median is ``inf`` (``Infinity`` in scalars.json) where that is half of
+    them or more, for ``save_best`` with ``rule="greater"`` the best there is.
 
     Args:
         attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``.
-        interval: the robust part runs in every ``interval``-th validation and in the last one; in the others
-            ``robust/mIoU`` and ``robust/aAcc`` are None, which ``save_best`` skips.
-        num_images: attack so many images, evenly spaced over the data set; None: all.
+        num_images: attack so many images, evenly spaced over the validation data; None: all.
+        interval: attack in every ``interval``-th validation and in the last one; in the others both numbers are None,
+            which ``save_best`` skips.
         seed: of the attack's random numbers.
-        fp16: validate, and attack, under autocast.
 
     Raises:
         UserError: a value outside its range, a targeted attack, data without labels, or a model under FSDP.
     """
 
+    priority = "HIGHEST"  # the first after validation: before the metrics are logged and the averaged weights go
+
     def __init__(
         self,
-        runner: Any,
-        dataloader: DataLoader | dict,
-        evaluator: Any,
         attack: str | Mapping[str, Any] | Attack,
+        num_images: int | None = 32,
         interval: int = 1,
-        num_images: int | None = None,
         seed: int = 0,
-        fp16: bool = False,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16)
         self.attack = build_attack(attack)
-        counts = {"interval": interval, "num_images": 1 if num_images is None else num_images}
-        check_settings("RobustValLoop", self.attack, **counts)
-        self.interval = interval
+        if self.attack.targeted:
+            raise UserError(f"RobustValidationHook: {self.attack.name} must be untargeted; set targeted=False")
+        for name, value in {"num_images": 1 if num_images is None else num_images, "interval": interval}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"RobustValidationHook: expected {name} to be an integer >= 1, got {value!r}")
         self.num_images = num_images
+        self.interval = interval
         self.seed = seed
+        minimum_norm = ("min_norm/median", "min_norm/found")
+        self.names = minimum_norm if self.attack.minimum_norm else ("robust/mIoU", "robust/aAcc")
 
-    def run(self) -> dict[str, float | None]:
-        """Validate; the metrics of both parts."""
-        self.runner.call_hook("before_val")
-        self.runner.call_hook("before_val_epoch")
-        self.runner.model.eval()
-        for index, batch in enumerate(self.dataloader):
-            self.run_iter(index, batch)
-        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
-        metrics.update(self._robust_metrics())
-        restart_timers(self.runner)
-        self.runner.call_hook("after_val_epoch", metrics=metrics)
-        self.runner.call_hook("after_val")
-        return metrics
-
-    def _robust_metrics(self) -> dict[str, float | None]:
-        forget(self.runner, [f"robust/{name}" for name in METRICS])
-        if not is_due(self.runner, self.interval):
-            return {f"robust/{name}": None for name in METRICS}
+    def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
+        """Add the two numbers to the validation's own ``metrics``, which mmengine logs afterwards."""
+        _forget(runner, self.names)
+        if not _is_due(runner, self.interval):
+            metrics.update(dict.fromkeys(self.names))
+            return
         begin = time.perf_counter()
-        dataset = self.dataloader.dataset
+        try:
+            metrics.update(zip(self.names, self.measure(runner), strict=True))
+        except TypeError as problem:  # mmengine would raise it anew without its traceback
+            raise RuntimeError(f"{type(self).__name__}: {problem}") from problem
+        runner.logger.info(f"validation under {self.attack.name} took {time.perf_counter() - begin:.1f} s")
+        _restart_timers(runner)
+
+    def measure(self, runner: Any) -> tuple[float, float]:
+        """The two numbers, the same on every process."""
+        loop = runner.val_loop
+        dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
-        segmenter = MMSegSegmenter.live(plain_module(self.runner.model))
-        counts = torch.zeros(3, segmenter.num_classes, dtype=torch.int64)
-        with autocast(enabled=self.fp16):
-            for _, labels, result in attacked(self.runner, source, self.dataloader, self.attack, segmenter, self.seed):
-                with torch.no_grad():
-                    predictions = segmenter(result.images).argmax(1)
-                found = confusion_counts(predictions, labels, segmenter.num_classes, source.ignore_index)
-                counts += torch.stack(found).sum(1)
-        all_reduce(counts)
-        self.runner.logger.info(
-            f"attacked {len(source)} validation images with {self.attack.name} in {time.perf_counter() - begin:.1f} s"
-        )
-        scores = pooled(*counts.numpy())
-        return {f"robust/{name}": round(float(getattr(scores, name)), 2) for name in METRICS}
+        segmenter = attacked_model(runner)
+        with autocast(enabled=loop.fp16):
+            results = _attacked(runner, source, loop.dataloader, self.attack, segmenter, self.seed)
+            if not self.attack.minimum_norm:
+                return scores(results, segmenter, source.ignore_index)
+            norms = minimum_norms(results, len(source))
+        unit = 255 if self.attack.norm == "Linf" else 1
+        return float(np.median(norms)) * unit, 100 * float(norms.isfinite().double().mean())
+
+
+def scores(results: Attacked, segmenter: Segmenter, ignore_index: int) -> tuple[float, float]:
+    """mIoU and aAcc of the attacked images of all processes, in percent with two decimals."""
+    counts = torch.zeros(3, segmenter.num_classes, dtype=torch.int64)
+    for _, labels, result in results:
+        with torch.no_grad():
+            predictions = segmenter(result.images).argmax(1)
+        found = confusion_counts(predictions, labels, segmenter.num_classes, ignore_index)
+        counts += torch.stack(found).sum(1)
+    all_reduce(counts)
+    found = pooled(*counts.numpy())
+    return round(float(found.mIoU), 2), round(float(found.aAcc), 2)
+
+
+def minimum_norms(results: Attacked, count: int) -> Tensor:
+    """The images' minimum norms in image units, float64 ``[M]`` on every process; inf where none was found."""
+    distance = torch.zeros(count, dtype=torch.float64)
+    for places, _, result in results:
+        distance[places] = result.distance.double().masked_fill(~result.found, math.inf).cpu()
+    all_reduce(distance)  # every image is zero on all processes but one
+    return distance
+
+
+def _attacked(
+    runner: Any, source: MMSegSource, loader: DataLoader, attack: Attack, segmenter: Segmenter, seed: int
+) -> Iterator[tuple[list[int], Tensor, AttackResult]]:
+    """Attack this process's share of the source in the batches and with the workers of ``loader``.
+
+    Every batch is the same on any number of processes, and an image's random numbers follow from (seed, image).
+
+    Returns:
+        Per group of equal image size: places in the source, labels ``[N, H, W]`` and the attack's result.
+    """
+    device = next(segmenter.parameters()).device
+    for places, samples in _batches(runner, source, loader):
+        for group in of_equal_size({index: sample.image.shape for index, sample in enumerate(samples)}):
+            images = torch.stack([samples[index].image for index in group]).to(device)
+            labels = torch.stack([samples[index].label for index in group]).to(device)
+            seeds = [seed_of(seed, "attack", source.indices[places[index]]) for index in group]
+            result = attack(segmenter, images, labels, ignore_index=source.ignore_index, seeds=seeds)
+            yield [places[index] for index in group], labels, result
+
+
+def _batches(runner: Any, source: MMSegSource, like: DataLoader) -> Iterator[tuple[list[int], list[Sample]]]:
+    """This process's batches and their places in the source."""
+    size = like.batch_size or 1
+    batches = [list(range(first, min(first + size, len(source)))) for first in range(0, len(source), size)]
+    mine = batches[runner.rank :: runner.world_size]
+    loader = DataLoader(
+        source, batch_sampler=mine, collate_fn=list, num_workers=like.num_workers, generator=torch.Generator()
+    )
+    yield from zip(mine, loader, strict=True)
+
+
+def _is_due(runner: Any, interval: int) -> bool:
+    """Whether this validation is an ``interval``-th one or the last; a function of the training's progress alone."""
+    loop = runner.train_loop
+    if loop is None:
+        return True
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    return done >= last or (done // loop.val_interval) % interval == 0
+
+
+def _forget(runner: Any, names: Iterable[str]) -> None:
+    """mmengine keeps the last number and the last None of a metric, and would log both."""
+    for name in names:
+        runner.message_hub.log_scalars.pop(f"val/{name}", None)
+        runner.message_hub.pop_info(f"val/{name}")
+
+
+def _restart_timers(runner: Any) -> None:
+    """Or the next iteration's data_time would contain the attack."""
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook):
+            hook.before_val_epoch(runner)

@@ -13,6 +13,7 @@ from torch import nn
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.pipeline import with_own_reading
+from segrobust.models.network_io import in_channels_last
 
 SMALL_BATCH = 4  # images per process up to which the statistics of batch normalisation are a poor estimate
 WAIT = 2.0  # seconds
@@ -26,7 +27,7 @@ class TrainRunner(Runner):
     """
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        model = model.to(memory_format=torch.channels_last)  # a third faster on a CPU than the usual format
+        model = in_channels_last(model)
         if self.distributed:
             model = self._checked_norms(model)
         return super().wrap_model(model_wrapper_cfg, model)

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segrobust.core.seeds import mixed
+
 
 class Expectation(nn.Module):
     """Mean logits over ``samples`` forwards, each with a random state of its own; as many passes count.
@@ -50,7 +52,7 @@ def drawing(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
 
     A model's own generators are out of reach.
     """
-    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    state = mixed(*seed)
     of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(state)  # torch.manual_seed would set those of other devices too

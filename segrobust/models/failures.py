@@ -1,6 +1,6 @@
 """What goes wrong inside a network, in one line with its name and the size of its input.
 
-with told_in_one_line("my net", images, network, "wrap it with size_divisor={divisor}"):
+with network_errors("my net", images, network, "wrap it with size_divisor={divisor}"):
     logits = network(images)
 """
 
@@ -34,7 +34,7 @@ def of_the_machine(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_in_one_line(name: str, images: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> Iterator[None]:
+def network_errors(name: str, images: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> Iterator[None]:
     """Any error inside becomes a :class:`UserError` with that error as its cause; lack of memory, and what the machine
     failed with, go through.
 

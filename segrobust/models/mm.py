@@ -1,4 +1,4 @@
-"""The door to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
+"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
 
 For example::
 
@@ -22,7 +22,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, first_line, unknown_name
 from segrobust.models.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 
 NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twice
 NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
-OURS = ("segrobust.datasets.mm", "segrobust.hooks")
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 @cache
 def import_mmseg() -> None:
-    """Import mmseg with all its modules and ours, quietly, and close the unsafe doors of mmengine. Idempotent.
+    """Import mmseg with all its modules and our data sets, quietly, and make mmengine safe. Idempotent.
 
     Afterwards the default scope is ``mmseg``, ``mmseg::`` references resolve, and no file that a config names can run
-    code or be downloaded (``segrobust.models.doors``).
+    code or be downloaded (``segrobust.models.mm_safety``).
     """
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
     with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
@@ -48,11 +47,10 @@ def import_mmseg() -> None:
         register_all_modules(init_default_scope=True)
         filtered.flush()
     _point_to_installed_mmseg()
-    from segrobust.models.doors import close_doors
+    from segrobust.models.mm_safety import make_mmengine_safe
 
-    close_doors()
-    for module in OURS:
-        import_module(module)
+    make_mmengine_safe()
+    import segrobust.datasets.mm  # noqa: F401  (registers ours)
 
 
 class _WithoutNoise(io.TextIOBase):
@@ -84,17 +82,18 @@ def _point_to_installed_mmseg() -> None:
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config: a file (.py, .json, .yaml), the name of a shipped model, or ``mmseg::<path in mmseg's configs>``.
 
-    A ``.py`` config is a program and runs; JSON and YAML are data only. ``cfg_options`` are dotted keys and values.
+    A ``.py`` config is a program and runs, and its ``custom_imports`` see the current folder; JSON and YAML are data
+    only. ``cfg_options`` are dotted keys and values.
 
     Raises:
         UserError: no such file, a syntax or other error in it, or a file that is not a config.
     """
     import_mmseg()
     file = _locate(os.fspath(path))
-    config = _told_in_one_line(str(path), lambda: _read(file))
+    config = _parsed(str(path), lambda: _read(file))
     if cfg_options:
         _check_entries(config, cfg_options)
-        _told_in_one_line(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
+        _parsed(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
     return config
 
 
@@ -135,12 +134,14 @@ def _nearest(inside: str, known: Iterable[str]) -> str:
 def _read(file: Path) -> Config:
     from mmengine import Config
 
-    from segrobust.models.doors import close_imports_by_name
+    from segrobust.models.mm_safety import close_imports_by_name
 
     if file.suffix in DATA_SUFFIXES:
         _check_is_data(file)
         if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
             close_imports_by_name()
+    elif not {"", os.getcwd()} & set(sys.path):  # for its custom_imports, as under python -m; last, so it hides nothing
+        sys.path.append(os.getcwd())
     return Config.fromfile(file)
 
 
@@ -177,7 +178,7 @@ def _built_names(node: Any) -> list[str]:
     return []
 
 
-def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
+def _parsed(source: str, action: Callable[[], Any]) -> Any:
     """Run ``action``; whatever a config throws (it may be a program) becomes one line that names its file."""
     try:
         return action()
@@ -186,5 +187,5 @@ def _told_in_one_line(source: str, action: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        raise UserError(f"{source}: cannot be read as a config: {type(error).__name__}: {first}") from error
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{source}: cannot be read as a config: {told}") from error

@@ -22,7 +22,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import blocks, recomputing
-from segrobust.models.failures import told_in_one_line
+from segrobust.models.failures import network_errors
 from segrobust.models.network_io import in_network_type, main_output, to_image_size
 
 
@@ -85,7 +85,7 @@ class Segmenter(nn.Module):
         check_images(images)
         exact = torch.promote_types(images.dtype, torch.float32)
         saving = self.checkpointing and images.requires_grad and not self.training  # statistics would count twice
-        told = told_in_one_line(self.name, images, self._tried, self.padding_advice)
+        told = network_errors(self.name, images, self._tried, self.padding_advice)
         with told, self.recomputing() if saving else nullcontext():
             logits = self.logits(images.to(exact)).to(exact)
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])

@@ -22,18 +22,11 @@ from segrobust.runs.folder import RunFolder
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
 
-AUTO = "auto"
 LARGEST = 64
 LARGEST_ON_CPU = 4  # more gains nothing there, and a full memory kills the process instead of raising an error
 SPARE = 8  # tried with an eighth more images: a long run scatters its memory, and some attacks need more later on
 PASSES = 6  # after so many calls of the model an attack holds all that it keeps from step to step
 _LOG = logging.getLogger(__name__)
-
-
-def check_batch_size(batch_size: int | str) -> None:
-    """Refuse what is neither a whole number of at least 1 nor ``"auto"``."""
-    if batch_size != AUTO and (type(batch_size) is not int or batch_size < 1):
-        raise UserError(f"batch_size: expected a whole number of at least 1 or {AUTO!r}, got {batch_size!r}")
 
 
 def settle_batch_size(bench: Bench, studies: Sequence[Study], folder: RunFolder, fresh: bool) -> int:

@@ -7,24 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError
 
 # fields of an identity by the name under which another value is accepted; that of any other field never is
 ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
 MOST_SHOWN = 6
-
-
-def check_accepted(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        UserError: one that is not in ``ACCEPTABLE``.
-    """
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in ACCEPTABLE:
-            raise unknown_name("difference to accept", str(name), ACCEPTABLE)
-    return names
 
 
 def continued(

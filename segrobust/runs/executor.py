@@ -65,7 +65,7 @@ class Executor:
     def _lacks(self, study: Study, batch: range, done: set[tuple[str, int]]) -> bool:
         """Whether a row of the batch is missing or, where they are kept, an image."""
         keys = {(condition.id, image) for condition in study.conditions for image in batch}
-        files = [self._file(one, i) for one in study.conditions for i in batch if self._is_saved(one)]
+        files = [self.image_file(one, i) for one in study.conditions for i in batch if self._is_saved(one)]
         return not keys <= done or not all(file.is_file() for file in files)
 
     def rows(self, study: Study, batch: range) -> list[Row]:
@@ -83,13 +83,13 @@ class Executor:
 
     def _save(self, group: Group, made: Perturbed) -> None:
         for image, pixels in zip(group.ids, made.images, strict=True):
-            file = self._file(made.condition, image)
+            file = self.image_file(made.condition, image)
             with clear_io_errors(f"create {file.parent}", "choose a --work-dir that can be written"):
                 file.parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             np.save(buffer, pixels.cpu().numpy())
             replace_file(file, buffer.getvalue())
 
-    def _file(self, condition: Condition, image: int) -> Path:
+    def image_file(self, condition: Condition, image: int) -> Path:
         name = condition.title.translate(str.maketrans("/ :", "-_-"))
         return self.folder.path / "adversarial" / name / f"{image:06d}.npy"

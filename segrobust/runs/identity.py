@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from segrobust.core.version import __version__
 from segrobust.models.digests import model_identity, tensor_sha256
 from segrobust.runs.environment import environment_of, memory_format_of
+from segrobust.runs.settings import Settings
 from segrobust.runs.users_code import users_code
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
 
 
-def identity_of(bench: Bench, studies: Sequence[Study], settings: Mapping[str, Any]) -> dict[str, Any]:
+def identity_of(bench: Bench, studies: Sequence[Study], settings: Settings) -> dict[str, Any]:
     """Model, data, ``settings`` of the run and what computes, as JSON values."""
     model, source = bench.model, bench.source
     code = users_code([model, *(part for study in studies for part in study.made_of)])
@@ -27,7 +28,7 @@ def identity_of(bench: Bench, studies: Sequence[Study], settings: Mapping[str, A
         "palette": [list(colour) for colour in source.palette],
         "data_recipe": getattr(source, "recipe", ""),
         "memory_format": memory_format_of(model),
-        **settings,
+        **settings.identity(),
         **({"target": bench.target.identity()} if bench.target else {}),
         **({"mask_sha256": tensor_sha256(bench.mask)} if bench.mask is not None else {}),
     }

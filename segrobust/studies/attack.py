@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.members import Ensemble
-from segrobust.attacks.registry import build_attack
+from segrobust.attacks.registry import build_attack, config_of
 from segrobust.core.errors import UserError
 from segrobust.core.rows import ATTACK, Condition
 from segrobust.core.units import parse_eps, usual_eps_near
@@ -75,7 +75,7 @@ class AttackStudy(Study):
                 bench.attacked(seeds, self.surrogate),
                 group.images,
                 group.labels,
-                ignore_index=bench.source.ignore_index,
+                task=bench.task,
                 targets=group.targets,
                 seeds=seeds,
                 budgets=self.budgets,
@@ -119,6 +119,7 @@ def plan_attacks(
     attacks: Sequence[Any],
     eps: Sequence[float | str],
     *,
+    norm: str | None = None,
     steps: int | None = None,
     defaults: Mapping | None = None,
     targeted: bool = False,
@@ -129,6 +130,7 @@ def plan_attacks(
 
     Args:
         attacks: names, configs or attacks. A name may ask for its paper's settings: ``"cospgd:published"``.
+        norm: of the attacks that do not name their own.
         steps: overrides the number of steps of the attacks that have one.
         defaults: fields per attack name that the data set knows, such as the class counts of BalancedPGD; they
             replace only what an attack leaves at its own default.
@@ -143,7 +145,9 @@ def plan_attacks(
     names = {_digest(one.norm, one.fields): one.name for one in known if one.study == ATTACK}
     studies: list[AttackStudy] = []
     for spec in attacks:
-        attack = _built(spec, steps, defaults or {}, targeted)
+        attack = _with_defaults(built(spec, norm, targeted), defaults or {})
+        if steps is not None and hasattr(attack, "steps"):
+            attack = build_attack(attack, steps=steps)
         if surrogate and attack.minimum_norm:
             raise UserError(
                 f"{attack.name} stops at the boundary of the model it attacks, {surrogate.name}, not at that of the "
@@ -169,15 +173,23 @@ def _free(name: str, taken: set[str]) -> str:
     return next(free for n in range(2, 1000) if (free := f"{name}#{n}") not in taken)
 
 
-def _built(spec: Any, steps: int | None, defaults: Mapping, targeted: bool) -> Attack:
-    attack = _with_defaults(build_attack(spec), defaults)
-    if steps is not None and hasattr(attack, "steps"):
-        attack = build_attack(attack, steps=steps)
-    if targeted:
-        return build_attack(attack, targeted=True)
-    if attack.targeted:
+def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:
+    """The attack in the run's norm, unless it names its own, and targeted where the run is.
+
+    Raises:
+        UserError: no such attack, it has no such form, or it is targeted in a run without a target.
+    """
+    fields = {"targeted": True} if targeted else {}
+    if norm is not None and not _names_norm(spec):
+        fields["norm"] = norm
+    attack = build_attack(spec, **fields)
+    if attack.targeted and not targeted:
         raise UserError(f"{attack.name} is targeted, but the run has no target; give one, such as target='background'")
     return attack
+
+
+def _names_norm(spec: Any) -> bool:
+    return isinstance(spec, Attack) or (isinstance(spec, str | Mapping) and "norm" in config_of(spec))
 
 
 def _at_radii(name: str, attack: Attack, eps: Sequence[float | str], surrogate: Segmenter | None) -> list[AttackStudy]:

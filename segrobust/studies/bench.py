@@ -10,24 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segrobust.core.errors import unknown_name
+from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.task import Task
+from segrobust.core.groups import of_equal_size
+from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
-from segrobust.datasets.survey import INPUT, ORIGINAL
 from segrobust.datasets.targets import Target
 from segrobust.models.expectation import Expectation, drawing
 from segrobust.models.segmenter import Segmenter, frozen_eval
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def amp_name(amp: bool | str) -> str | bool:
-    """The half precision that is meant: a name in ``AMP``, or False for none."""
-    if amp in AMP or amp is False:
-        return amp
-    if amp is True:
-        return next(iter(AMP))
-    raise unknown_name("amp", str(amp), AMP)
 
 
 @dataclass(frozen=True)
@@ -73,16 +66,19 @@ class Bench:
     mask: Tensor | None = None
 
     @property
+    def task(self) -> Task:
+        """What labels and predictions mean."""
+        return Segmentation(self.source.num_classes, self.source.ignore_index)
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
         """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
-        sizes: dict[tuple, list[int]] = {}
-        for i, sample in samples.items():
-            stored = self.source.file_size(i) if self.metric_size == ORIGINAL else None
-            sizes.setdefault((*sample.label.shape, stored), []).append(i)
-        return [self.group(ids, [samples[i] for i in ids]) for ids in sizes.values()]
+        stored = {i: self.source.file_size(i) if self.metric_size == ORIGINAL else None for i in samples}
+        groups = of_equal_size({i: (*sample.label.shape, stored[i]) for i, sample in samples.items()})
+        return [self.group(ids, [samples[i] for i in ids]) for ids in groups]
 
     def group(self, ids: Sequence[int], samples: Sequence[Sample]) -> Group:
         """Samples of one size on the model's device, with their targets if the run has any."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from segrobust.analysis.metrics import confusion_counts, sparse_counts
 from segrobust.core.rows import Row
 from segrobust.datasets.resizing import resize_nearest
 from segrobust.studies.base import Perturbed
@@ -16,37 +15,29 @@ from segrobust.studies.bench import Bench, Group
 
 def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
     """One row per image of the group, at the size of the metric."""
-    prediction, void = bench.measured(made.images, group), bench.source.ignore_index
+    prediction, task = bench.measured(made.images, group), bench.task
     labels = group.labels if group.originals is None else group.originals
     if made.void is not None:
-        labels = labels.masked_fill(_resized(made.void.long(), group.size).bool(), void)
-    counts = confusion_counts(prediction, labels, bench.source.num_classes, void)
+        labels = labels.masked_fill(_resized(made.void.long(), group.size).bool(), bench.source.ignore_index)
     more = [dict(extra) for extra in made.extra]
     if group.targets is not None:
-        targets = _resized(group.targets, group.size)
-        for extra, reached, judged in zip(more, *at_target(prediction, labels, targets, void), strict=True):
+        at_target = task.at_goal(prediction, labels, _resized(group.targets, group.size))
+        for extra, reached, judged in zip(more, *at_target, strict=True):
             extra |= {"at_target": int(reached), "target_pixels": int(judged)}
     if made.regions is not None:
-        for extra, regions in zip(more, _by_region(prediction, labels, made, group, void), strict=True):
-            extra["regions"] = regions
-    for n, image in enumerate(group.ids):
-        yield Row(image, made.condition, sparse_counts(*(count[n] for count in counts)), more[n])
+        regions = _resized(made.regions, group.size)
+        for n, extra in enumerate(more):
+            extra["regions"] = _by_region(bench, prediction[n], labels[n], regions[n], int(made.regions.max()) + 1)
+    for n, counts in enumerate(task.counts(prediction, labels)):
+        yield Row(group.ids[n], made.condition, counts, more[n])
 
 
-def at_target(prediction: Tensor, labels: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Pixels predicted as their target, and pixels with both a label and a target; ``[N]`` each, on the CPU."""
-    valid = (labels != ignore_index) & (targets != ignore_index)
-    hit = valid & (prediction == targets)
-    return torch.stack([hit.flatten(1).sum(1), valid.flatten(1).sum(1)]).cpu().unbind()
-
-
-def _by_region(prediction: Tensor, labels: Tensor, made: Perturbed, group: Group, void: int) -> list[list[list[int]]]:
-    """Per image and region ``[right, counted]`` pixels."""
-    regions, count = _resized(made.regions, group.size), int(made.regions.max()) + 1
-    inside = [(regions == region) & (labels != void) for region in range(count)]
-    right = torch.stack([(part & (prediction == labels)).flatten(1).sum(1) for part in inside], 1)
-    counted = torch.stack([part.flatten(1).sum(1) for part in inside], 1)
-    return torch.stack([right, counted], 2).tolist()
+def _by_region(bench: Bench, prediction: Tensor, labels: Tensor, regions: Tensor, count: int) -> list[list[int]]:
+    """Per region ``[right, counted]`` pixels of one image."""
+    inside = torch.arange(count, device=labels.device).view(-1, 1, 1) == regions
+    alone = labels.masked_fill(~inside, bench.source.ignore_index)  # [R, H, W], each with the labels of its region
+    wrong, counted = bench.task.at_goal(prediction.expand_as(alone), alone)
+    return torch.stack([counted - wrong, counted], 1).tolist()
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

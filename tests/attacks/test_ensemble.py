@@ -11,8 +11,8 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
-from segrobust.attacks.inputs import goal_of
 from segrobust.attacks.sea import LOSSES
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
 from segrobust.core.errors import UserError
@@ -101,7 +101,7 @@ def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
     assert (after >= first.pixel_error).all() and (after > first.pixel_error).any()
     assert torch.equal(result.images, by_name["2 SharpPGD"])
     with torch.no_grad():
-        goal = goal_of(images, labels, None, targeted=False, ignore_index=255)
+        goal = Segmentation(ignore_index=255).goal(images, labels, None, targeted=False)
         problem = Problem(Engine(model.eval(), goal), images, (1, 2, 3))
         again = build_attack("SharpPGD", eps=EPS, steps=10, radius_reduction=False).search(problem, first.images)
     assert torch.equal(again.by_error.points, result.images)

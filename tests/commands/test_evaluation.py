@@ -191,7 +191,7 @@ def test_half_precision_gradients_with_float32_verification(tmp_path, amp, name)
 
 
 def test_unknown_half_precision_is_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown amp 'fp8'; did you mean fp16"):
+    with pytest.raises(UserError, match="amp: unknown value 'fp8'; did you mean fp16"):
         run(tmp_path, amp="fp8")
     run(tmp_path, amp="bf16", attacks=["UniformNoise"])
     with pytest.raises(UserError, match='amp is "bf16" there and "fp16" here'):

@@ -59,6 +59,14 @@ def test_too_old_a_python_is_told_in_words(checkout):
     assert not (checkout / ".venv").exists()
 
 
+def test_the_package_brings_its_configs_and_weights(repository):
+    patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    package = repository / "segrobust"
+    brought = {file for pattern in patterns["segrobust"] for file in package.glob(pattern)}
+    assert {file for file in (package / "zoo").iterdir() if file.is_file()} <= brought
+    assert package / "zoo" / "demo_robust.py" in brought
+
+
 def _pins(repository: Path) -> list[Requirement]:
     lines = (repository / "constraints.txt").read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]

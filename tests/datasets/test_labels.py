@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.labels import class_ids
 from segrobust.datasets.resizing import resize_nearest
 

@@ -14,7 +14,8 @@ import_mmseg()
 from mmseg.registry import DATASETS  # noqa: E402
 
 from segrobust.core.palette import default_palette  # noqa: E402
-from segrobust.datasets.mm import LoadPair, camvid_root  # noqa: E402
+from segrobust.datasets.loading import LoadPair  # noqa: E402
+from segrobust.datasets.mm import camvid_root  # noqa: E402
 
 needs_camvid = pytest.mark.skipif(not camvid_root().is_dir(), reason="CamVid is not here; set SEGROBUST_CAMVID")
 

@@ -8,8 +8,8 @@ import pytest
 from mmengine import Config
 from PIL import Image
 
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.pipeline import with_own_reading
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.mm import import_mmseg

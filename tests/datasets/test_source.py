@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.source import evenly_spaced
 
 from .conftest import CLASSES, write_pair

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.survey import survey
-from segrobust.models.checkpoint.noted import noted_classes
+from segrobust.models.checkpoint.class_names import stored_class_names
 
 from .conftest import CLASSES, write_pair
 
@@ -102,11 +102,11 @@ def test_classes_json_and_metainfo_in_another_order(folder, config):
 ])  # fmt: skip
 def test_what_a_checkpoint_notes_of_its_classes(tmp_path, meta, names):
     torch.save(dict(state_dict=dict(a=torch.zeros(1)), **({} if meta is None else dict(meta=meta))), tmp_path / "x.pth")
-    assert noted_classes(tmp_path / "x.pth") == names
+    assert stored_class_names(tmp_path / "x.pth") == names
 
 
 def test_safetensors_note_no_classes(tmp_path):
     from safetensors.torch import save_file
 
     save_file(dict(a=torch.zeros(1)), tmp_path / "x.safetensors")
-    assert noted_classes(tmp_path / "x.safetensors") == ()
+    assert stored_class_names(tmp_path / "x.safetensors") == ()

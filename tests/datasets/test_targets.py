@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
-from segrobust.datasets.majority import colour_png, id_png, majority_map, majority_of_config
+from segrobust.datasets.majority import colour_png, id_png, majority_map
 from segrobust.datasets.targets import build_target
 
 from .conftest import write_pair
@@ -83,16 +83,16 @@ def test_majority_of_the_configs_training_labels(trained):
     source = source_from_config(trained)
     expected = [[V] * 10] + [[0] * 5 + [2] * 5] * 7
     assert majority_of_config(trained, source).tolist() == expected
-    target = build_target("majority", source, trained)
+    target = build_target("majority", source, lambda: majority_of_config(trained, source))
     assert target([source[0], source[3]], unused).tolist() == [expected, expected]
     assert target.identity()["spec"] == "majority" and len(target.identity()["sha256"]) == 64
 
 
 def test_majority_is_read_again_from_its_file(trained, tmp_path):
     source = source_from_config(trained)
-    target = build_target("majority", source, trained)
+    target = build_target("majority", source, lambda: majority_of_config(trained, source))
     (tmp_path / "map.png").write_bytes(id_png(target.map))
-    again = build_target("majority", source, known_majority=tmp_path / "map.png")
+    again = build_target("majority", source, tmp_path / "map.png")
     assert again.identity() == target.identity()
     assert torch.equal(again([source[0]], unused), target([source[0]], unused))
 
@@ -100,16 +100,16 @@ def test_majority_is_read_again_from_its_file(trained, tmp_path):
 def test_majority_needs_training_labels_of_the_same_classes(trained, folder):
     source = source_from_config(trained)
     with pytest.raises(UserError, match="set train_dataloader"):
-        build_target("majority", source, {"test_dataloader": {}})
-    with pytest.raises(UserError, match="needs a config"):
+        majority_of_config({"test_dataloader": {}}, source)
+    with pytest.raises(UserError, match="needs the map of the training labels"):
         build_target("majority", source)
     trained["train_dataloader"]["dataset"]["metainfo"] = dict(classes=("a", "b", "c"))
     with pytest.raises(UserError, match="other classes"):
-        build_target("majority", source, trained)
+        build_target("majority", source, lambda: majority_of_config(trained, source))
     trained["train_dataloader"]["dataset"]["metainfo"] = dict(classes=[n.upper() for n in source.class_names])
     Image.fromarray(np.full((8, 10), 7, dtype=np.uint8)).save(folder / "labels/train/b.png")
     with pytest.raises(UserError, match=r"b\.png holds the id 7"):
-        build_target("majority", source, trained)
+        build_target("majority", source, lambda: majority_of_config(trained, source))
 
 
 def test_pictures_of_a_map():

@@ -20,7 +20,7 @@ ATTACK = dict(
     type="AdversarialTrainingHook",
     attack=dict(type="CEPGD", eps="8/255", steps=2, optimiser="pgd", radius_reduction=False, random_start=False),
 )
-NORMS = dict(type="MinNormValidationHook", attack=SignSearch(apsr=0.6, step=8 / 255, steps=6), num_images=5)
+NORMS = dict(type="RobustValidationHook", attack=SignSearch(apsr=0.6, step=8 / 255, steps=6), num_images=5)
 
 
 @HOOKS.register_module()

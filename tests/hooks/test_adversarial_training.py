@@ -16,7 +16,6 @@ from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook
-from segrobust.hooks.batches import equal_sizes, plain_module
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import (
     MEAN,
@@ -206,11 +205,6 @@ def test_images_of_different_sizes_share_a_batch(tmp_path):
         assert fed.shape == clean.shape and 4 < (fed - clean).abs().max() <= 8 + 1e-4
 
 
-def test_equal_sizes_keeps_the_chosen_indices_apart_by_size():
-    images = [torch.zeros(3, 4, width) for width in (5, 6, 5, 6, 7)]
-    assert list(equal_sizes(images, [0, 1, 2, 4])) == [[0, 2], [1], [4]]
-
-
 def test_attack_runs_in_the_runners_autocast(tmp_path):
     _, before, after = run(tmp_path, iters=2, **{"optim_wrapper.type": "CpuAutocast"})
     assert after.logits_dtypes == [torch.bfloat16] * 2
@@ -237,7 +231,7 @@ def test_fsdp_is_refused():
     sharded = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
     nn.Module.__init__(sharded)
     with pytest.raises(UserError, match="FSDP"):
-        plain_module(nn.Sequential(sharded))
+        MMSegSegmenter.live(nn.Sequential(sharded))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def one_model_and_bitwise_resume(found, printed):
 
 def the_robust_score_is_that_of_the_saved_model(found, saved, folder):
     config = normalised_config()
-    config.custom_hooks = []
+    config.custom_hooks = [hook for hook in config.custom_hooks if hook.type == "RobustValidationHook"]
     config.default_hooks.checkpoint.save_best = None
     for name in ("iter_8.pth", "best_robust_mIoU_iter_8.pth"):  # the averaged weights
         config.load_from = str(saved / name)

@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
-from segrobust.hooks import SeededDataset, SeededInfiniteSampler
+from segrobust.datasets.seeded import SeededDataset, SeededInfiniteSampler
 from tests.hooks.toys import PGD, SignSearch, ToyScenes, same, toy_config, with_validation
 
 KEPT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
@@ -24,7 +24,7 @@ ATTACKS = {
     "minimum norm": SignSearch(eps_max=8 / 255, target_apsr=0.3, step=2 / 255),
     "ALMA-prox": dict(type="ALMAProx", steps=3, eps_max="8/255", step_size="4/255", target_apsr=0.3),
 }
-NORMS = dict(type="MinNormValidationHook", attack=SignSearch(apsr=0.6), num_images=3, interval=2)
+NORMS = dict(type="RobustValidationHook", attack=SignSearch(apsr=0.6), num_images=3, interval=2)
 
 
 def run(folder, workers=0, exact=True, resume=False, attack=PGD):

@@ -17,8 +17,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import CheckpointLoader, IterBasedTrainLoop
 
 from segrobust.commands.training import train
-from segrobust.hooks import EqualBuffersHook, SeededDataset, SeededSampler
-from segrobust.hooks.exact_resume import Draw
+from segrobust.datasets.seeded import Draw, SeededDataset, SeededSampler
+from segrobust.hooks import EqualBuffersHook
 from segrobust.hooks.make_exact import ExactResumeHook, make_exact
 from tests.hooks.toys import ToyScenes, same, toy_config
 

@@ -11,7 +11,7 @@ from segrobust.attacks import build_attack
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
-from segrobust.hooks import AdversarialTrainingHook, MinNormValidationHook
+from segrobust.hooks import AdversarialTrainingHook, RobustValidationHook
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.mm import load_config
 from tests.hooks.toys import After, Before, SignSearch, history, hook_of, same, toy_config
@@ -123,15 +123,27 @@ def test_the_config_is_comparable_to_that_of_bounded_training(repository):
     folder = repository / "configs" / "fpn"
     ours = load_config(folder / "fpn_r18w24_1xb8-almaat-linf4-s5-300_camvid-180x240.py")
     theirs = load_config(folder / "fpn_r18w24_1xb8-pgdat-linf4-s3-1500_camvid-180x240.py")
-    for key in ("model", "train_dataloader", "val_dataloader", "val_cfg", "optim_wrapper", "load_from"):
+    shared = (
+        "model",
+        "train_dataloader",
+        "val_dataloader",
+        "val_cfg",
+        "robust_validation",
+        "optim_wrapper",
+        "load_from",
+    )
+    for key in shared:
         assert ours[key] == theirs[key], key
-    bounded, search = (AdversarialTrainingHook(**_fields(config, "AdversarialTraining")) for config in (theirs, ours))
+    bounded, search = (
+        AdversarialTrainingHook(**_fields(config, "AdversarialTraining")[0]) for config in (theirs, ours)
+    )
     attack = search.attack
     assert attack.eps_max == bounded.attack.eps
     assert attack.steps * attack.step_size >= attack.eps_max
-    assert MinNormValidationHook(**_fields(ours, "MinNormValidation")).attack.eps_max is None
+    at_a_radius, at_any = (RobustValidationHook(**fields) for fields in _fields(ours, "RobustValidation"))
+    assert at_a_radius.attack.eps == bounded.attack.eps and at_any.attack.eps_max is None
 
 
-def _fields(config, kind: str) -> dict:
-    (hook,) = (hook for hook in config.custom_hooks if hook.type == f"{kind}Hook")
-    return {name: value for name, value in hook.items() if name != "type"}
+def _fields(config, kind: str) -> list[dict]:
+    hooks = [hook for hook in config.custom_hooks if hook.type == f"{kind}Hook"]
+    return [{name: value for name, value in hook.items() if name != "type"} for hook in hooks]

@@ -14,21 +14,28 @@ from segrobust.attacks import build_attack
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
-from segrobust.hooks import MinNormValidationHook
+from segrobust.hooks import RobustValidationHook, robust_validation
 from segrobust.models.adapters.mmseg import MMSegSegmenter
-from tests.hooks.toys import PGD, After, SignSearch, ToyScenes, hook_of, same, toy_config, with_validation
+from tests.hooks.toys import (
+    After,
+    SignSearch,
+    ToyScenes,
+    hook_of,
+    same,
+    toy_config,
+    with_plain_validation,
+    with_validation,
+)
 
 NAMES = ("min_norm/median", "min_norm/found")
 SEARCH = SignSearch(apsr=0.6, step=8 / 255, steps=6)
 
 
-def config_with(*hooks, attack=SEARCH, loop="RobustValLoop", iters=4, **fields):
-    """A standard training that measures minimum norms after 2 and 4 iterations."""
-    hook = dict(type="MinNormValidationHook", attack=attack, **{"num_images": 3, **fields})
-    config = with_validation(toy_config(*hooks, hook, attack=None, iters=iters), num_images=2)
-    if loop == "ValLoop":
-        config.val_cfg = dict(type="ValLoop")
-    return config
+def config_with(*hooks, attack=SEARCH, bounded=False, iters=4, **fields):
+    """A standard training that measures minimum norms, and others as well, after 2 and 4 iterations."""
+    hook = dict(type="RobustValidationHook", attack=attack, **{"num_images": 3, **fields})
+    config = toy_config(*hooks, hook, attack=None, iters=iters)
+    return with_validation(config, num_images=2) if bounded else with_plain_validation(config)
 
 
 def validations(folder) -> list[dict]:
@@ -47,15 +54,15 @@ def norms_by_hand(model, indices, seed=0, attack=SEARCH) -> list[float]:
     return norms
 
 
-@pytest.mark.parametrize("loop", ["ValLoop", "RobustValLoop"])
-def test_median_and_share_equal_those_by_hand(tmp_path, loop):
-    runner = train(config_with(loop=loop), work_dir=tmp_path)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_median_and_share_equal_those_by_hand(tmp_path, bounded):
+    runner = train(config_with(bounded=bounded), work_dir=tmp_path)
     norms = norms_by_hand(runner.model.eval(), [0, 2, 4])
     last = validations(tmp_path)[-1]
     assert last["min_norm/median"] == pytest.approx(sorted(norms)[1] * 255, rel=1e-5)
     assert last["min_norm/found"] == pytest.approx(100 * np.isfinite(norms).mean())
     assert 0 < last["min_norm/median"] < math.inf
-    assert ("robust/mIoU" in last) == (loop == "RobustValLoop")
+    assert ("robust/mIoU" in last) == bounded
     (log,) = tmp_path.glob("*/*.log")
     assert re.search(rf"min_norm/median: {last['min_norm/median']:.4f}", log.read_text())
 
@@ -70,7 +77,7 @@ def test_median_and_share_equal_those_by_hand(tmp_path, loop):
     ],
 )
 def test_failures_count_as_infinite(tmp_path, monkeypatch, norms, median, found):
-    monkeypatch.setattr(MinNormValidationHook, "norms", lambda hook, runner: torch.tensor(norms, dtype=torch.float64))
+    monkeypatch.setattr(robust_validation, "minimum_norms", lambda *_: torch.tensor(norms, dtype=torch.float64))
     train(config_with(), work_dir=tmp_path)
     for line in validations(tmp_path):
         assert (line["min_norm/median"], line["min_norm/found"]) == (pytest.approx(median), found)
@@ -86,7 +93,7 @@ def test_an_attack_that_fails_everywhere_is_infinite(tmp_path):
 @pytest.mark.parametrize(("values", "best"), [([2.0, 5.0], 4), ([5.0, 2.0], 2), ([5.0, math.inf], 4)])
 def test_save_best_takes_the_largest_median(tmp_path, monkeypatch, values, best):
     waiting = iter(values)
-    monkeypatch.setattr(MinNormValidationHook, "norms", lambda hook, runner: torch.tensor([next(waiting) / 255]))
+    monkeypatch.setattr(robust_validation, "minimum_norms", lambda *_: torch.tensor([next(waiting) / 255]))
     config = config_with()
     config.default_hooks.checkpoint.update(save_best="min_norm/median", rule="greater", interval=2)
     train(config, work_dir=tmp_path)
@@ -106,7 +113,7 @@ def test_interval_skips_validations_but_not_the_last(tmp_path):
 
 def test_it_changes_neither_the_model_nor_the_training(tmp_path):
     config = config_with(dict(type="After"))
-    plain = with_validation(toy_config(dict(type="After"), attack=None), num_images=2)
+    plain = with_plain_validation(toy_config(dict(type="After"), attack=None))
     first, second = (train(one, work_dir=tmp_path / name) for name, one in (("a", config), ("b", plain)))
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(hook_of(first, After).states, hook_of(second, After).states)
@@ -128,13 +135,12 @@ def test_it_judges_the_averaged_weights(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(interval=0), "MinNormValidationHook: expected interval to be an integer >= 1, got 0"),
+        (dict(interval=0), "RobustValidationHook: expected interval to be an integer >= 1, got 0"),
         (dict(num_images=True), "expected num_images to be an integer >= 1, got True"),
-        (dict(attack=PGD), "expected a minimum-norm attack such as ALMAProx, got CEPGD"),
         (dict(attack=SignSearch(targeted=True)), "must be untargeted"),
     ],
 )
 def test_wrong_settings_are_told(fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        MinNormValidationHook(**{"attack": SEARCH, **fields})
+        RobustValidationHook(**{"attack": SEARCH, **fields})
     assert "\n" not in str(caught.value)

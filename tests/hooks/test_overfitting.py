@@ -8,7 +8,7 @@ import torch
 
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
-from segrobust.hooks import OverfittingHook, RobustValLoop, overfitting
+from segrobust.hooks import OverfittingHook, RobustValidationHook, overfitting
 from segrobust.hooks.overfitting import Validation, fooled, overfitted
 from tests.hooks.toys import PGD, history, same, toy_config, with_validation
 
@@ -129,10 +129,7 @@ def falls_from_60(monkeypatch):
     """Robust mIoU by iteration, after 4 at its best, while the losses fall."""
     mious = {2: 50.0, 4: 60.0, 6: 57.0, 7: 57.0, 8: 56.0, 10: 55.0}
 
-    def metrics(loop):
-        return {"robust/mIoU": mious[loop.runner.iter], "robust/aAcc": 0.0}
-
-    monkeypatch.setattr(RobustValLoop, "_robust_metrics", metrics)
+    monkeypatch.setattr(RobustValidationHook, "measure", lambda hook, runner: (mious[runner.iter], 0.0))
     monkeypatch.setattr(overfitting, "_losses", lambda runner: 1 - np.arange(runner.iter) / 100)
 
 

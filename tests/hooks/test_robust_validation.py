@@ -16,9 +16,20 @@ from segrobust.attacks import build_attack
 from segrobust.commands.training import prepare, train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
-from segrobust.hooks import RobustValLoop
+from segrobust.hooks import RobustValidationHook
 from segrobust.models.adapters.mmseg import MMSegSegmenter
-from tests.hooks.toys import PGD, After, ToyScenes, history, hook_of, same, state_of, toy_config, with_validation
+from tests.hooks.toys import (
+    PGD,
+    After,
+    ToyScenes,
+    history,
+    hook_of,
+    same,
+    state_of,
+    toy_config,
+    with_plain_validation,
+    with_validation,
+)
 
 
 def validations(folder: Path) -> list[dict]:
@@ -84,16 +95,15 @@ def test_interval_skips_validations_but_not_the_last(tmp_path):
 
 
 def test_the_timer_does_not_count_it_as_data_loading(tmp_path, monkeypatch):
-    slow = RobustValLoop._robust_metrics
-    monkeypatch.setattr(RobustValLoop, "_robust_metrics", lambda loop: time.sleep(3) or slow(loop))
+    slow = RobustValidationHook.measure
+    monkeypatch.setattr(RobustValidationHook, "measure", lambda *given: time.sleep(3) or slow(*given))
     runner = train(with_validation(toy_config(iters=3), num_images=1), work_dir=tmp_path)
     assert max(history(runner, "data_time")) < 2.9
 
 
 def test_validation_changes_neither_the_model_nor_the_training(tmp_path):
     robust = with_validation(toy_config(dict(type="After")))
-    plain = with_validation(toy_config(dict(type="After")))
-    plain.val_cfg = dict(type="ValLoop")
+    plain = with_plain_validation(toy_config(dict(type="After")))
     first, second = (train(config, work_dir=tmp_path / name) for name, config in (("a", robust), ("b", plain)))
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(hook_of(first, After).states, hook_of(second, After).states)
@@ -140,6 +150,6 @@ def test_fp16_attacks_under_autocast(tmp_path):
 )
 def test_wrong_settings_are_told(tmp_path, fields, message):
     config = with_validation(toy_config())
-    config.val_cfg.update(fields)
+    config.custom_hooks[-1].update(fields)
     with pytest.raises(UserError, match=message):
         train(config, work_dir=tmp_path)

@@ -54,10 +54,10 @@ class SignSearch(MinNormAttack):
         points = problem.clean
         for _ in range(self.steps):
             measured = problem.engine.gradient(points, weights.ce, 0.0)
-            closest.offer(points, measured.reached)
+            closest.update(points, measured.reached)
             change = points + self.step * measured.gradient.sign() - problem.clean
             points = (problem.clean + change.clamp(-limit, limit)).clamp(0, 1)
-        closest.offer(points, problem.engine.measure(points).reached)
+        closest.update(points, problem.engine.measure(points).reached)
 
 
 @DATASETS.register_module()
@@ -257,8 +257,8 @@ def toy_config(*hooks: dict, iters: int = 4, attack: dict | None = PGD, **change
     return config
 
 
-def with_validation(config: Config, **robust: Any) -> Config:
-    """The config with a validation, under attack where ``robust`` is given."""
+def with_plain_validation(config: Config, fp16: bool = False) -> Config:
+    """The config with a validation on clean images."""
     config.val_dataloader = dict(
         batch_size=2,
         num_workers=0,
@@ -266,5 +266,12 @@ def with_validation(config: Config, **robust: Any) -> Config:
         dataset=dict(type="ToyScenes", length=5),
     )
     config.val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
-    config.val_cfg = dict(type="RobustValLoop", attack=PGD, **robust)
+    config.val_cfg = dict(type="ValLoop", fp16=fp16)
     return config
+
+
+def with_validation(config: Config, fp16: bool = False, **robust: Any) -> Config:
+    """The config with a validation under attack as well, of all images unless ``robust`` says otherwise."""
+    hook = dict(type="RobustValidationHook", attack=PGD, **{"num_images": None, **robust})
+    config.custom_hooks = [*config.custom_hooks, hook]
+    return with_plain_validation(config, fp16)

@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.bounded import CEPGD
-from segrobust.attacks.gradient import Goal
+from segrobust.attacks.segmentation import Goal
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 from tests.known_answer.trace import Recorder
 

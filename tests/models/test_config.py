@@ -82,14 +82,40 @@ def test_the_first_import_of_mmseg_is_quiet_on_both_streams(repository):
 from segrobust.models.mm import import_mmseg
 import_mmseg()
 import_mmseg()
-from mmengine.registry import DefaultScope, HOOKS
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 print(DefaultScope.get_current_instance().scope_name, bool(DATASETS.get("CamVidDataset")))
-print(bool(HOOKS.get("AdversarialTrainingHook")))
+print(bool(DATASETS.get("SeededDataset")))
 """
     result = run(code, repository)
     assert result.stderr == ""
     assert result.stdout == "mmseg True\nTrue\n"
+
+
+def test_mmengines_own_runner_gets_all_of_ours_safely_by_custom_imports(repository, tmp_path):
+    (tmp_path / "own.py").write_text('custom_imports = dict(imports=["segrobust.hooks"])')
+    code = f"""
+from mmengine import Config
+Config.fromfile({str(tmp_path / "own.py")!r})
+from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
+from mmseg.registry import DATASETS
+print(bool(HOOKS.get("AdversarialTrainingHook")), bool(DATASETS.get("CamVidDataset")))
+print(WEIGHT_INITIALIZERS.get("Pretrained").__name__)
+"""
+    result = run(code, repository)
+    assert result.stderr == ""
+    assert result.stdout == "True True\nStrictPretrained\n"
+
+
+def test_custom_imports_see_the_current_folder_whoever_loads_the_config(in_tmp, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(in_tmp))])
+    (in_tmp / "part_of_mine.py").write_text("here = True")
+    (in_tmp / "data.json").write_text("{}")
+    load_config("data.json")
+    assert str(in_tmp) not in sys.path
+    (in_tmp / "own.py").write_text('custom_imports = dict(imports=["part_of_mine"])')
+    load_config("own.py")
+    assert sys.modules.pop("part_of_mine").here and sys.path[-1] == str(in_tmp)  # last: it hides no other module
 
 
 def test_only_the_known_lines_are_dropped():

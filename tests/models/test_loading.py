@@ -152,3 +152,10 @@ def test_every_shipped_model_loads_and_predicts(images):
         assert logits.shape == (1, model.num_classes, 64, 96)
         assert logits.isfinite().all()
         assert len(set(model.class_names)) == model.num_classes
+
+
+def test_load_segmenter_leaves_the_format_alone_on_request():
+    for wanted in (True, False):
+        model = load_segmenter(mmseg_config(), device="cpu", channels_last=wanted)
+        kernel = model.module.backbone.layer1[0].conv1.weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == wanted

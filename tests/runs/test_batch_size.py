@@ -108,7 +108,7 @@ def test_lack_of_memory_in_a_run_of_fixed_size_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "many"])
 def test_other_sizes_are_refused(tmp_path, size):
-    with pytest.raises(UserError, match="batch_size: expected a whole number of at least 1 or 'auto', got"):
+    with pytest.raises(UserError, match="batch_size: expected a whole number >= 1 or 'auto', got"):
         run(tmp_path, toy_model(), size=size)
 
 

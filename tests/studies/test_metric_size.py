@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.data import source_from_config
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
-from segrobust.datasets import source_from_config
 from segrobust.datasets.survey import survey
 from segrobust.models.mm import import_mmseg
 from tests.models.tiny import CLASSES, mmseg_config, tiny_mmseg

@@ -64,7 +64,7 @@ def test_the_target_is_part_of_the_identity(tmp_path):
     run(tmp_path, attacks=["CEPGD"])
     with pytest.raises(UserError, match=r"target\.class is 2 there and 1 here"):
         run(tmp_path, attacks=["CEPGD"], target="class:1")
-    with pytest.raises(UserError, match='target is .*"class:<c>".* there and absent here'):
+    with pytest.raises(UserError, match=r'target is .*"class:<c>".* there and absent here'):
         run(tmp_path, attacks=["CEPGD"], target=None)
 
 

@@ -12,8 +12,9 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=100, end=1500),
 ]
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=1500, val_interval=250)
-val_cfg = dict(
-    type="RobustValLoop",
+val_cfg = dict(type="ValLoop")
+robust_validation = dict(
+    type="RobustValidationHook",
     attack=dict(type="TsallisPGD", eps="4/255", steps=10, optimiser="pgd", radius_reduction=False),
     num_images=25,
 )
@@ -30,4 +31,5 @@ custom_hooks = [
     dict(type="ReseedHook"),
     dict(type="AdversarialTrainingHook", attack=adversary, eps_warmup=200),
     dict(type="EMAHook", momentum=0.005),
+    robust_validation,
 ]

@@ -16,9 +16,11 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn import functional as F
 
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.datasets.registered import metainfo_of
 from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.checkpointing import recomputed, replaced
 from segrobust.models.mm import import_mmseg
@@ -75,15 +77,10 @@ class MMSegSegmenter(Segmenter):
             UserError: not a segmentor of mmseg, or sharded by FSDP (its parameters are not whole outside forward).
         """
         import_mmseg()
-        from mmengine.model import is_model_wrapper
-
-        if is_model_wrapper(module):
-            if "FullySharded" in type(module).__name__:
-                raise UserError(
-                    "FSDP models cannot be attacked: their parameters are in pieces; train with DDP instead"
-                )
-            module = module.module
-        return cls(module, class_names=class_names, palette=palette)
+        if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in module.modules()):
+            raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
+                            "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
+        return cls(unwrapped(module), class_names=class_names, palette=palette)
 
     @classmethod
     def from_config(cls, config: Any, name: str | None = None) -> MMSegSegmenter:
@@ -100,21 +97,19 @@ class MMSegSegmenter(Segmenter):
         settings = without_pretrained(config.model.to_dict())
         if config.get("data_preprocessor") is not None:
             settings.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
-                warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
-                warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
-                module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
-        except Exception as error:  # a config can ask for anything, and every package fails in its own way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"the model of this config cannot be built: {reason}") from error
+        # a config can ask for anything, and every package fails in its own way
+        told = told_as(lambda error: f"the model of this config cannot be built: {first_line(error)}")
+        with told, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
+            warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
+            warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
+            module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
         model = cls(module.eval(), name=name, **dataset_identity(config))
         if model._decision is not None:
-            told = (
+            text = (
                 "%s: one sigmoid channel, served as two logits: class 1 above the threshold %g (decode_head.threshold)"
             )
-            LOGGER.warning(told, model.name, _last_head(module).threshold)
+            LOGGER.warning(text, model.name, _last_head(module).threshold)
         return model
 
     def logits(self, images: Tensor) -> Tensor:
@@ -159,6 +154,13 @@ class MMSegSegmenter(Segmenter):
         return 0, -width % divisor, 0, -height % divisor
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The segmentor itself, out of DDP or another wrapper."""
+    from mmengine.model import is_model_wrapper
+
+    return model.module if is_model_wrapper(model) else model
+
+
 def _last_head(module: nn.Module) -> nn.Module:
     return module.decode_head[-1] if isinstance(module.decode_head, nn.ModuleList) else module.decode_head
 
@@ -183,12 +185,8 @@ def _check_segmentor(module: nn.Module) -> None:
 
 def dataset_identity(config: Any) -> dict[str, Any]:
     """Class names and palette as the test (or validation) data of a config has them, without building any data."""
-    from mmseg.registry import DATASETS
-
     for split in ("test_dataloader", "val_dataloader", "train_dataloader"):
-        dataset = (config.get(split) or {}).get("dataset") or {}
-        kind = DATASETS.get(dataset.get("type", "")) if isinstance(dataset.get("type"), str) else None
-        known = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+        known = metainfo_of((config.get(split) or {}).get("dataset") or {})
         if known.get("classes"):
             return {"class_names": tuple(known["classes"]), "palette": known.get("palette")}
     return {}

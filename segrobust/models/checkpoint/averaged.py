@@ -44,7 +44,7 @@ class Weights:
     others: str | None = None
     nameless: str | None = None
 
-    def told(self, source: str | os.PathLike) -> str:
+    def describe(self, source: str | os.PathLike) -> str:
         """One sentence about what there was to choose from, or nothing."""
         if self.nameless is not None:
             return f"{source} holds raw weights, which are taken, and averaged (EMA) {NAMELESS.format(self.nameless)}"

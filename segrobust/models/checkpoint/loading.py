@@ -42,8 +42,8 @@ def load_state_dict(path: str | os.PathLike, trust: bool = False, weights: str |
         UserError: not a file, not a checkpoint, damaged, without (such) weights, or it wants to run code.
     """
     found = weights_in(read_checkpoint(path, trust), path, weights)
-    if weights is None and (told := found.told(path)):
-        LOGGER.warning("%s", told)
+    if weights is None and (text := found.describe(path)):
+        LOGGER.warning("%s", text)
     return without_wrappers(found.weights)
 
 
@@ -61,10 +61,16 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
     state_dict = renamed(own, state_dict)
     if misfit := _misfit(own, state_dict):
         raise UserError(f"{source}: {misfit}")
-    broken = [key for key, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
+    if broken := not_finite(state_dict):
         raise UserError(f"{source}: {_several(broken)} holds NaN or infinity; the training that wrote it diverged")
     module.load_state_dict({**own, **state_dict}, strict=True)
+
+
+def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+    """The names of the floating-point tensors with NaN or infinity in them; one wait for the device."""
+    floats = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    whole = torch.stack([value.isfinite().all() for value in floats.values()]).tolist() if floats else []
+    return [name for name, finite in zip(floats, whole, strict=True) if not finite]
 
 
 def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.models.checkpoint.unpickle import only_stand_ins, resolved
 
 LOGGER = logging.getLogger(__name__)
@@ -57,10 +56,11 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Any:
         UserError: not a file, not a checkpoint, damaged, or it wants to run code.
     """
     kind, path = file_kind(path), Path(path)
-    if kind == "safetensors":
-        return _damage_in_one_line(path, lambda: load_file(path))
-    _check_hashed_name(path)
-    return _damage_in_one_line(path, lambda: _read_pickle(path, trust))
+    with told_as(lambda error: _damage(path, error), DAMAGE):
+        if kind == "safetensors":
+            return load_file(path)
+        _check_hashed_name(path)
+        return _read_pickle(path, trust)
 
 
 def file_kind(path: str | os.PathLike) -> str:
@@ -134,11 +134,5 @@ def _read_pickle(path: Path, trust: bool) -> Any:
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
-def _damage_in_one_line(path: Path, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except UserError:
-        raise
-    except DAMAGE as error:
-        detail = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"{path}: damaged, incomplete or not a checkpoint ({detail}); get the file again") from error
+def _damage(path: Path, error: Exception) -> str:
+    return f"{path}: damaged, incomplete or not a checkpoint ({first_line(error)[:160]}); get the file again"
