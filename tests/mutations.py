@@ -117,9 +117,23 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("Member(SharpPGD(), 9)", "Member(SharpPGD(), 4)"),
         ("beta_end=6.0", "beta_end=4.0"),
         ("BALANCE = 0.5", "BALANCE = 1.0"),
-        ("masked_below: float = 0.01", "masked_below: float = 0.1"),
-        ("error < 1, 1 - error <= self.masked_below", "error < 1, error <= self.masked_below"),
-        ("first_step\": 0.5", "first_step\": 1.0"),
+        ("return error < 1", "return error < 0.5"),
+        ('Member(BalancedSharpPGD(**GOING_ON, track="ce")', "Member(BalancedSharpPGD(**GOING_ON)"),
+        ('"first_step": 0.5', '"first_step": 1.0'),
+    ],
+    ("attacks/ensemble.py", "attacks/test_ensemble.py attacks/test_registry.py"): [
+        ('"restarts": 1', '"restarts": 2'),
+        ("best[search.start][rows]", "best[ERROR][rows]"),
+        ("search.attack, part, search.restart,", "search.attack, part, 0,"),
+    ],
+    ("core/registry.py", "core/test_registry.py"): [
+        ("bare(name) == bare(cls.__name__) and not same", "name == cls.__name__ and not same"),
+        ("bare(name) == bare(cls.__name__) and not same", "bare(name) == bare(cls.__name__)"),
+    ],
+    ("core/attack_specs.py", "core/test_attack_specs.py"): [
+        ("LONGEST = 2000", "LONGEST = 20000"),
+        ("if field in found:", "if False:"),
+        ('not fields.endswith(")") or not closed', "not closed"),
     ],
     ("attacks/segmentation.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
         ("weights = weight(pixels).mul(self.valid)", "weights = weight(pixels)"),
