@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import VOID, check_ids, class_ids
-from segrobust.datasets.pipeline import refuse_moved
+from segrobust.datasets.pipeline import check_test_steps, refuse_moved
 from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
@@ -75,6 +76,14 @@ class MMSegSource:
         self.palette = [
             tuple(int(v) for v in colour) for colour in meta.get("palette") or default_palette(self.num_classes)
         ]
+
+    @classmethod
+    def of(cls, dataset: BaseDataset) -> MMSegSource:
+        """All images of an mmseg data set that is built already; UserError: its pipeline augments."""
+        transforms = dataset.pipeline.transforms
+        check_test_steps(transforms)
+        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(transforms))  # an object's place in memory says nothing of it
+        return cls(dataset, list(range(len(dataset))), recipe, [type(step).__name__ for step in transforms])
 
     def __len__(self) -> int:
         return len(self.indices)

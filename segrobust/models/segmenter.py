@@ -21,9 +21,9 @@ from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.models.binary import decision_logit, two_logits
-from segrobust.models.checkpointing import blocks, recomputing
 from segrobust.models.failures import network_errors
 from segrobust.models.network_io import in_network_type, main_output, to_image_size
+from segrobust.models.recomputing import blocks, recomputing
 
 
 class Segmenter(nn.Module):

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from segrobust.core.errors import UserError, first_line, told_as
 from segrobust.datasets.registered import metainfo_of
 from segrobust.models.binary import decision_logit, two_logits
-from segrobust.models.checkpointing import recomputed, replaced
 from segrobust.models.mm import import_mmseg
 from segrobust.models.network_io import in_network_type
 from segrobust.models.pretrained import without_pretrained
+from segrobust.models.recomputing import recomputed, replaced
 from segrobust.models.segmenter import Segmenter
 
 LOGGER = logging.getLogger(__name__)
