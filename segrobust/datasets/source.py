@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import VOID, check_ids, class_ids
@@ -126,7 +126,7 @@ class MMSegSource:
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         what = f"cannot load {info['img_path']} with its label"
         # the config's own loading steps may raise anything for a bad file
-        with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
+        with as_user_error(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
             packed = self.dataset[index]
         if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
             raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
