@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.datasets.classes import plain_names
 from segrobust.datasets.majority import majority_map, training_labels
 from segrobust.datasets.pipeline import check_test_pipeline, step_names, with_own_reading
@@ -84,7 +84,7 @@ def _open(settings: Mapping) -> BaseDataset:
 
     own, what = with_own_reading(settings), f"cannot open the data set {settings.get('type')!r}"
     # a data set's constructor may fail in any way: wrong type, wrong argument, no files
-    with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
+    with as_user_error(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
         dataset = DATASETS.build(own)
         dataset.full_init()
     return dataset

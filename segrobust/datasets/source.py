@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import VOID, check_ids, class_ids
-from segrobust.datasets.pipeline import refuse_moved
+from segrobust.datasets.pipeline import check_test_steps, refuse_moved
 from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class MMSegSource:
             tuple(int(v) for v in colour) for colour in meta.get("palette") or default_palette(self.num_classes)
         ]
 
+    @classmethod
+    def of(cls, dataset: BaseDataset) -> MMSegSource:
+        """All images of an mmseg data set that is built already; UserError: its pipeline augments."""
+        transforms = dataset.pipeline.transforms
+        check_test_steps(transforms)
+        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(transforms))  # an object's place in memory says nothing of it
+        return cls(dataset, list(range(len(dataset))), recipe, [type(step).__name__ for step in transforms])
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -113,7 +122,7 @@ class MMSegSource:
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         what = f"cannot load {info['img_path']} with its label"
         # the config's own loading steps may raise anything for a bad file
-        with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
+        with as_user_error(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
             packed = self.dataset[index]
         if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
             raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.arguments import checked_source
 from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import evenly_spaced
@@ -98,6 +99,24 @@ def test_the_recipe_follows_how_images_are_loaded(config):
     before = source_from_config(config()).recipe
     assert before == source_from_config(config(), num_images=3).recipe and len(before) == 64
     assert source_from_config(config([dict(type="LoadPair", scale=(5, 4))])).recipe != before
+
+
+def test_a_data_set_of_mmseg_is_a_source_by_itself(folder, config):
+    from segrobust import ImageLabelFolder
+
+    def of(**options):
+        return checked_source(ImageLabelFolder(str(folder), metainfo=dict(classes=CLASSES), split="test", **options))
+
+    own, same = of(), source_from_config(config())
+    assert len(own) == len(same) == 7 and own.class_names == same.class_names
+    assert torch.equal(own[3].image, same[3].image) and torch.equal(own[3].label, same[3].label)
+    assert own.original_label(3).shape == (8, 10)
+    assert own.fingerprint() == of().fingerprint() and len(own.fingerprint()) == 64
+    small = [dict(type="LoadPair", scale=(5, 4)), dict(type="PackSegInputs")]
+    assert of(pipeline=small)[0].image.shape == (3, 4, 5) and of(pipeline=small).fingerprint() != own.fingerprint()
+    flips = [dict(type="LoadPair"), dict(type="RandomFlip", prob=0.5), dict(type="PackSegInputs")]
+    with pytest.raises(UserError, match="RandomFlip, which changes images by chance"):
+        of(pipeline=flips)
 
 
 def test_a_config_without_test_data():
