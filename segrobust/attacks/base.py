@@ -23,7 +23,7 @@ from segrobust.models.segmenter import frozen_eval
 
 @dataclass(frozen=True)
 class Candidate:
-    """More attacked images of the same batch, each worth a row of its own.
+    """More attacked images of the same batch, each with rows of its own.
 
     name: tells the candidates of one radius apart; "" where there is one per radius.
     eps: radius that all of the images keep to, in image units.

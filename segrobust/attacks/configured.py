@@ -30,11 +30,15 @@ class Configured:
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise UserError(f"{self.name}: expected a whole number {field} >= {bound}, got {value!r}")
 
-    def _numbers(self, *fields: str) -> None:
+    def _numbers(self, *fields: str, above: float = -math.inf, up_to: float = math.inf) -> None:
+        """Refuse fields that are not finite numbers in ``(above, up_to]``."""
         for field in fields:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UserError(f"{self.name}: expected {field} to be a number, got {value!r}")
+            if not above < value <= up_to:
+                bounds = f"{field} > {above:g}" if up_to == math.inf else f"{above:g} < {field} <= {up_to:g}"
+                raise UserError(f"{self.name}: expected {bounds}, got {value}")
 
     def _one_of(self, **choices: Sequence[str]) -> None:
         for field, known in choices.items():
