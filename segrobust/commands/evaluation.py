@@ -192,7 +192,7 @@ def evaluate(
         stack.enter_context(folder.held(state.process_index))
         error = _run(evaluation, state)
         altered = any(gather_object([_state(evaluation) != before]))
-        facts = {"declared": declared, "files": files, "original": model, "altered": altered}
+        facts = {"declared": declared, "files": files, "altered": altered}
         check = functools.partial(check_run, evaluation, checks, **facts)
         if state.is_main_process and error:
             check(error=error)
