@@ -10,11 +10,12 @@ Columns are those of ensemble.py. Each variant is a run folder: kill the script 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from fractions import Fraction
 
 from ensemble import add_options, compare
 
-from segrobust.attacks.standard import MEMBERS
+from segrobust.attacks.standard import MEMBERS, Member
 
 SHARP = {
     "SharpPGD": {},
@@ -34,16 +35,22 @@ SHARP = {
     "classes balanced, power 0.5": {"type": "BalancedSharpPGD"},
     "classes balanced, power 1": {"type": "BalancedSharpPGD", "balance": 1.0},
 }
-COLD = tuple({**member, "start": "random", "radius_reduction": True, "first_step": 1.0} for member in MEMBERS)
-ON_CE = tuple({**member, "track": "ce"} for member in MEMBERS)
-ON_ERROR = tuple({**member, "track": "error"} for member in MEMBERS)
-FIRST_ON_CE = {**ON_CE[0], "first_step": 2.0}
+
+
+def changed(member: Member, **fields: object) -> Member:
+    return replace(member, attack=replace(member.attack, **fields))
+
+
+COLD = tuple(replace(changed(one, radius_reduction=True, first_step=1.0), start="random") for one in MEMBERS)
+ON_CE = tuple(changed(one, track="ce") for one in MEMBERS)
+ON_ERROR = tuple(changed(one, track="error") for one in MEMBERS)
+FIRST_ON_CE = changed(ON_CE[0], first_step=2.0)
 TOGETHER = {
     "Standard": {},
-    **{f"without {n + 1} {MEMBERS[n]['type']}": {"attacks": MEMBERS[:n] + MEMBERS[n + 1 :]} for n in (1, 2, 3)},
-    "no masked CE for few pixels": {"few": 0.0},
-    "masked CE always": {"few": 1.0},
-    "members on their own": {"attacks": COLD, "few": 0.0},
+    **{f"without {n + 1} {MEMBERS[n].attack.name}": {"attacks": MEMBERS[:n] + MEMBERS[n + 1 :]} for n in (1, 2, 3)},
+    "no masked CE for few pixels": {"masked_below": 0.0},
+    "masked CE always": {"masked_below": 1.0},
+    "members on their own": {"attacks": COLD, "masked_below": 0.0},
     "the first member four times": {"attacks": MEMBERS[:1] * 4},
     "step control of 1 on cross-entropy": {"attacks": (FIRST_ON_CE, *MEMBERS[1:])},
     "step control of 2 and 4 on cross-entropy": {"attacks": (MEMBERS[0], *ON_CE[1:])},

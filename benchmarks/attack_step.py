@@ -22,11 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from segrobust import Segmenter, load_segmenter
 from segrobust.attacks import ATTACKS, build_attack
-from segrobust.attacks.alma_prox import Proximal
+from segrobust.attacks.alma_prox import ProximalSplitting
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.attacks.segmentation import Goal
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5
@@ -63,7 +64,7 @@ def proximal_step(engine, images):
     """Full iterations of ALMAProx, which do not all cost the same: margins, multipliers, step, prox, what is kept."""
     attack = build_attack("ALMAProx", steps=10_000, apsr=0.5)  # at its goal from the start: the norm shrinks too
     problem = Problem(engine, images, seeds=(0,) * len(images))
-    proximal = Proximal(attack, problem, Closest(attack, problem), attack.steps, warm=False)
+    proximal = ProximalSplitting(attack, problem, Closest(attack, problem), attack.steps, warm=False)
     step = itertools.count()
 
     def iterations():

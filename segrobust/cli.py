@@ -12,29 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
+from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
-from segrobust.commands.parsing import (
-    Parser,
-    batch_size,
-    cfg_option,
-    eps,
-    file,
-    out_file,
-    positive,
-    seed,
-    target,
-    work_dir,
-)
+from segrobust.commands.parsing import Parser, cfg_option, checked, file, out_file, work_dir
 from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
+from segrobust.core.options import one_of
 from segrobust.core.processes import together
-from segrobust.core.units import DEFAULT_EPS
-from segrobust.datasets.target_spec import PLAIN
+from segrobust.core.version import __version__
+from segrobust.runs.settings import Settings
 
-DEFAULT_ATTACKS = ["tsallis-pgd", "segpgd", "cospgd"]
-CHECKS = (
-    "can the results be trusted? quick (default): on 16 images, some 60 passes each, half a minute on one CPU core for "
-    "the shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check"
-)
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _START = """start with:
   segrobust demo
   segrobust models
@@ -105,17 +92,14 @@ def build_parser() -> Parser:
         description="Train adversarially robust semantic segmenters, attack checkpoints and compare defenses.",
         epilog=_START,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument(
+        "--version", action="version", version=f"segrobust {__version__}", help="print the version and leave"
+    )
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    parser.commands = commands.choices
     for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint):
         add(commands)
     return parser
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        print(f"segrobust {run.version()}")
-        parser.exit()
 
 
 def _command(commands, name: str, what: str, function, *examples: str) -> Parser:
@@ -154,11 +138,13 @@ def _train(commands) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work dir")
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
     _cfg_options(parser)
-    launchers = ("none", "pytorch", "slurm", "mpi")
     parser.add_argument(
-        "--launcher", choices=launchers, default="none", help="starter of the processes (default: none)"
+        "--launcher",
+        type=checked(one_of(*LAUNCHERS)),
+        metavar=f"{{{','.join(LAUNCHERS)}}}",
+        default="none",
+        help="starter of the processes (default: none)",
     )
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def _evaluate(commands) -> None:
@@ -171,48 +157,15 @@ def _evaluate(commands) -> None:
         "segrobust evaluate configs/NAME.py weights.pth --attack tsallis-pgd segpgd cospgd --eps 1/255 4/255",
         "segrobust evaluate configs/NAME.py weights.pth --attack cepgd:published --num-images 16",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --target class:road",
-        "segrobust evaluate NAME --attack cospgd --eps 4/255 --source OTHER       images attacked on another model",
+        "segrobust evaluate NAME --attack cospgd --eps 4/255 --surrogate OTHER    images attacked on another model",
+        'segrobust evaluate NAME --attack "tsallis-pgd(q_start=-3)" ddn --norm L2 --eps 0.5    any field of an attack',
+        "segrobust evaluate NAME --attack my-attack --import my_attack.py         one of your own",
+        "segrobust evaluate NAME --corruptions all --severity 1 3 5               fog, noise, blur, ...",
+        "segrobust evaluate NAME --universal perturbation patch                   one for all images",
         "torchrun --nproc_per_node 2 tools/evaluate.py configs/NAME.py weights.pth",
     )
-    _config(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", type=file, help="weights: .safetensors or .pth")
-    parser.add_argument("--attack", nargs="+", metavar="NAME", default=DEFAULT_ATTACKS, help=_listed(DEFAULT_ATTACKS))
-    parser.add_argument("--eps", nargs="+", type=eps, metavar="EPS", default=[DEFAULT_EPS], help=_listed([DEFAULT_EPS]))
-    what = f"all pixels are to become this: {', '.join(PLAIN)}, class:NAME or mask:FILE (default: no longer right)"
-    parser.add_argument("--target", type=target, metavar="SPEC", help=what)
-    what = "attack this model instead, a config or a name, and measure the images on NAME (transfer)"
-    parser.add_argument("--source", metavar="CONFIG", help=what)
-    parser.add_argument("--source-checkpoint", metavar="CHECKPOINT", type=file, help="weights of the --source config")
-    parser.add_argument("--steps", type=positive, metavar="N", help="steps of every attack (default: the attack's own)")
-    parser.add_argument("--num-images", type=positive, metavar="N", help="evenly spaced images (default: all)")
-    what = "images per batch, or auto: the most that fit into memory (default: 4)"
-    parser.add_argument("--batch-size", type=batch_size, metavar="N", default=4, help=what)
-    parser.add_argument("--seed", type=seed, metavar="N", default=0, help="of the attacks' random starts (default: 0)")
-    _work_dir(parser, "work_dirs/<name of the config>/evaluation")
-    parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the work dir")
-    what = "attack in mixed precision, bf16 unless told; predictions stay in float32"
-    parser.add_argument("--amp", nargs="?", const="bf16", default=False, choices=("bf16", "fp16"), help=what)
-    what = "memory format of the network's weights (default: channels-last)"
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help=what)
-    what = "recompute activations in the backward pass: less memory, more time, the same numbers"
-    parser.add_argument("--checkpointing", action="store_true", help=what)
-    what = "for models that draw random numbers: attack the mean of N draws (default: 1)"
-    parser.add_argument("--eot", type=positive, metavar="N", default=1, help=what)
-    what = "where to measure: at the network's input, which is attacked, or at the labels' own size (default: input)"
-    parser.add_argument("--metric-size", choices=("input", "original"), default="input", help=what)
-    what = "PNG of one channel at the network's input size: attacks may write where it is not 0 (default: everywhere)"
-    parser.add_argument("--mask", type=file, metavar="FILE", help=what)
-    parser.add_argument("--checks", choices=("quick", "full", "off"), default="quick", help=CHECKS)
-    what = "go on with a run of another segrobust (CODE) or other libraries (VERSIONS); run.json then tells of both"
-    parser.add_argument(
-        "--accept-different", nargs="+", action="extend", choices=("CODE", "VERSIONS"), default=[], help=what
-    )
-    what = "leave the report's pictures out, for which three images are attacked once more"
-    parser.add_argument("--no-pictures", action="store_true", help=what)
-    parser.add_argument("--save-adversarial", action="store_true", help="keep the attacked images")
-    _weights(parser)
-    parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
-    _cfg_options(parser)
+    parser.add_options(Inputs, "models, data and your own code")
+    parser.add_options(Settings, "evaluation")
 
 
 def _targets(commands) -> None:
@@ -244,7 +197,9 @@ def _report(commands) -> None:
 
 
 def _attacks(commands) -> None:
-    _command(commands, "attacks", "list the attacks", run.attacks, "segrobust attacks")
+    what = "list the attacks, or what can be set of one"
+    parser = _command(commands, "attacks", what, run.attacks, "segrobust attacks", "segrobust attacks tsallis-pgd")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="an attack")
 
 
 def _models(commands) -> None:
@@ -261,6 +216,7 @@ def _checkpoint(commands) -> None:
         "segrobust checkpoint convert weights.pth --half",
     )
     actions = parser.add_subparsers(metavar="action", required=True, parser_class=Parser)
+    parser.commands = actions.choices
     inspect = _command(
         actions,
         "inspect",
@@ -279,27 +235,20 @@ def _checkpoint(commands) -> None:
     )
     convert.add_argument("file", metavar="FILE", type=file)
     convert.add_argument("--out", type=out_file, metavar="FILE", help="default: FILE with the ending .safetensors")
-    _weights(convert)
+    convert.add_argument("--weights", type=checked(one_of("ema", "raw")), metavar="{ema,raw}", help=WEIGHTS)
     convert.add_argument("--half", action="store_true", help="half precision: half the size")
 
 
 def _config(parser: Parser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a config file, or a name from `segrobust models`")
+    parser.add_argument("config", metavar="CONFIG", help=CONFIG)
 
 
 def _work_dir(parser: Parser, default: str) -> None:
-    parser.add_argument("--work-dir", type=work_dir, metavar="DIR", help=f"for all results (default: {default})")
+    parser.add_argument(
+        "--work-dir", type=checked(work_dir), metavar="DIR", help=f"for all results (default: {default})"
+    )
 
 
 def _cfg_options(parser: Parser) -> None:
-    what = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
-    parser.add_argument("--cfg-options", nargs="+", type=cfg_option, metavar="K=V", default=[], help=what)
-
-
-def _weights(parser: Parser) -> None:
-    what = "the averaged (EMA) or the raw weights of a file with both (default: its main entry's, which is told)"
-    parser.add_argument("--weights", choices=("ema", "raw"), help=what)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"default: {' '.join(names)}"
+    more = {"nargs": "+", "action": "extend", "default": [], "help": CFG_OPTIONS}
+    parser.add_argument("--cfg-options", type=checked(cfg_option), metavar="K=V", **more)

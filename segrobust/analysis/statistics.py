@@ -96,7 +96,8 @@ def paired_difference(
     interval without 0 says that they differ, also where their own intervals overlap.
 
     Args:
-        rows_a, rows_b: one row per image, of one attack at one radius, clean, or of the worst case; in any order.
+        rows_a, rows_b: one row per image, of one condition or of the worst case; in any order. Rows with the same
+            ``image`` belong together.
 
     Returns:
         ``{"aAcc": [difference, low, high], "mAcc": ..., "mIoU": ...}``; NaN bounds for fewer than two images.
@@ -117,9 +118,9 @@ def paired_difference(
 
 def _paired_counts(rows_a: Sequence[Row], rows_b: Sequence[Row], num_classes: int) -> list[tuple[np.ndarray, ...]]:
     """The counts of both, image by image in the same order."""
-    by_image = [{(row["image"], row["name"]): row for row in rows} for rows in (rows_a, rows_b)]
+    by_image = [{row.image: row for row in rows} for rows in (rows_a, rows_b)]
     if any(len(found) < len(rows) for found, rows in zip(by_image, (rows_a, rows_b), strict=True)):
-        raise UserError("a paired difference takes one row per image and run; choose one attack and one radius")
+        raise UserError("a paired difference takes one row per image and run; choose one condition")
     if by_image[0].keys() != by_image[1].keys() or not rows_a:
         raise UserError(f"not paired: {len(rows_a)} and {len(rows_b)} images that are not the same ones")
     order = sorted(by_image[0])

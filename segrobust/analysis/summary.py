@@ -1,43 +1,52 @@
-"""From rows to the records of ``summary.json``: one per attack and radius, and the worst case per radius."""
+"""From rows to the records of ``summary.json``: one per condition, and the worst case per radius."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from segrobust.analysis.broken import broken_shares, distance_fields, finite, success_rate
-from segrobust.analysis.metrics import Scores, class_iou, dense_counts, pooled
+from segrobust.analysis.broken import all_broken_shares, distance_fields, success_rate
+from segrobust.analysis.conditions import by_condition, complete, incomplete
+from segrobust.analysis.corruption import add_degradation, corruption_means
+from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled
+from segrobust.analysis.regions import pooled_regions
 from segrobust.analysis.statistics import bootstrap_intervals
-from segrobust.analysis.worst_case import Choice, choose, worst_choices
-from segrobust.core.rows import Row, row_key
+from segrobust.analysis.worst_case import WORST_CASE, Choice, choose, worst_choices
+from segrobust.core.rows import ATTACK, Condition, Row
 
-CLEAN = "clean"
-WORST_CASE = "worst_case"
-CONTROLS = ("UniformNoise",)
+_DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate")
 
 Record = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 def summarise(
     rows: Sequence[Row],
     num_classes: int,
-    timing: Iterable[dict[str, Any]] | None = None,
-    controls: Iterable[str] = CONTROLS,
+    timing: Iterable[Mapping[str, Any]] | None = None,
+    images: int | None = None,
     samples: int = 1000,
 ) -> list[Record]:
-    """The records of a run: clean first, then attacks by name and radius, then the worst cases by radius.
+    """The records of a run: clean first, then the other conditions by study, name, radius and severity, then the worst
+    cases by radius and the means over corruptions.
 
-    A record is ``{attack, norm, eps, images, aAcc, mAcc, mIoU, ci, iou, broken, forwards, backwards, seconds,
-    images_per_second, peak_bytes}``:
-    percentages; ``ci`` holds 95 % intervals over images (null for one image); ``iou`` is per class, null without ground
-    truth; ``broken`` is the percent of images broken (see ``broken_shares``) within that radius by that attack; passes
-    are means per image, seconds a sum over all processes (null if not known), ``images_per_second`` those of one
-    process, ``peak_bytes`` the most GPU memory of any batch (null on a CPU). In a targeted run ``apsr`` is the percent
-    of pixels at their target, and being broken means that 99 % are.
+    A record is ``{study, name, norm, eps, severity, surrogate, images, aAcc, mAcc, mIoU, ci, iou, forwards, backwards,
+    seconds, images_per_second, peak_bytes}``: percentages; ``ci`` holds 95 % intervals over images (null for one
+    image); ``iou`` is per class, null without ground truth; passes are means per image, seconds a sum over all
+    processes (null if not known), ``images_per_second`` those of one process, ``peak_bytes`` the most GPU memory of any
+    batch (null on a CPU). Conditions without a row for each of the run's ``images`` are left out, with a warning.
+
+    Clean images, bounded attacks and worst cases have ``broken``, the percent of images broken (see ``broken_shares``)
+    within that radius by that attack. In a targeted run ``apsr`` is the percent of pixels at their target, and being
+    broken means that 99 % are. Conditions that tell regions of the image apart have ``regions``
+    (:func:`segrobust.analysis.regions.pooled_regions`); corruptions and their means ``degradation``
+    (:mod:`segrobust.analysis.corruption`).
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
     ``median_distance`` and ``quantiles`` (null: inf) with ``ci.median_distance`` (null: inf at that end, or at both),
@@ -48,8 +57,8 @@ def summarise(
 
     The worst case takes each image's lowest aAcc over all attacks, candidates and radii up to this one, in targeted
     runs too: what matters to whoever uses the model is how much is right. ``chosen`` counts whose it was; passes and
-    seconds are those of the attacks at the radius itself. There is none at a radius that only ``controls`` (attacks
-    that do not try, such as noise) were run at.
+    seconds are those of the attacks at the radius itself. There is none at a radius that only controls (attacks that
+    do not try, such as noise) were run at.
 
     The worst case and attacks that return several candidates also have ``mIoU_greedy``, the lowest pooled mIoU that a
     greedy search over the candidates found, with an interval for the choice as it is; ``mIoU_per_image``, of each image
@@ -57,74 +66,75 @@ def summarise(
     growing radii the worst case's aAcc and mIoU_greedy never rise, by construction; its mIoU and mIoU_per_image and the
     numbers of single attacks may.
     """
-    costs = {row_key(entry): entry for entry in timing or ()}
-    groups: dict[tuple, list[Row]] = defaultdict(list)
-    candidates: dict[tuple, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=row_key):
-        kind = candidates if row.get("candidate") else groups
-        kind[row["attack"], row["norm"], row["eps"]].append(row)
-    records = []
-    for group, members in groups.items():
-        record = _record(*group, members, num_classes, costs, samples)
-        if more := candidates.get(group):
+    costs = {(entry["condition"], entry["image"]): entry for entry in timing or ()}
+    images = len({row.image for row in rows}) if images is None else images
+    if partial := incomplete(rows, images):
+        named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
+        _LOG.warning("not in the results, as rows are missing: %s; run the command again", ", ".join(named))
+    rows = complete(rows, images)
+    answers: dict[Condition, list[Row]] = {}
+    candidates: dict[Condition, list[Row]] = defaultdict(list)
+    for condition, members in by_condition(rows).items():
+        if condition.candidate:
+            candidates[replace(condition, candidate="")] += members
+        else:
+            answers[condition] = members
+    records, broken = [], all_broken_shares(answers)
+    for condition, members in answers.items():
+        record = _record(condition, members, num_classes, costs, samples)
+        if condition in broken:
+            record["broken"] = broken[condition]
+        if more := candidates.get(condition):
             _add_miou(record, choose(members + more, num_classes), num_classes, samples)
         records.append(record)
-    records.sort(key=lambda record: record["attack"] != CLEAN)
-    for norm, eps, choice in worst_choices(rows, num_classes, set(controls) | {CLEAN}):
-        at_radius = [row for group, members in groups.items() if group[1:] == (norm, eps) for row in members]
-        records.append(_worst_case(norm, eps, choice, at_radius, num_classes, costs, samples))
-    _add_broken(records, groups)
+    for norm, eps, choice in worst_choices(rows, num_classes):
+        record = _worst_case(norm, eps, choice, answers, num_classes, costs, samples)
+        records.append(record | {"broken": broken[norm, eps]})
+    records += corruption_means(records)
+    add_degradation(records)
     return records
 
 
 def per_image_accuracy(rows: Sequence[Row]) -> np.ndarray:
     """aAcc [N] of each row in percent; NaN for an image without a labelled pixel."""
-    correct = np.array([sum(row["tp"]) for row in rows], dtype=np.float64)
-    labelled = correct + np.array([sum(row["fn"]) for row in rows], dtype=np.float64)
+    correct = np.array([sum(row.counts["tp"]) for row in rows], dtype=np.float64)
+    labelled = correct + np.array([sum(row.counts["fn"]) for row in rows], dtype=np.float64)
     return 100 * np.divide(correct, labelled, out=np.full(len(rows), np.nan), where=labelled > 0)
 
 
-def _record(attack, norm, eps, rows: Sequence[Row], num_classes: int, costs: dict, samples: int) -> Record:
+def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: dict, samples: int) -> Record:
     counts = dense_counts(rows, num_classes)
     summed = [field.sum(0) for field in counts]
     scores = pooled(*summed)
     bounds = bootstrap_intervals(*counts, samples=samples)
     record = {
-        "attack": attack,
-        "norm": norm,
-        "eps": eps,
+        **{name: getattr(condition, name) for name in _DESCRIBED},
         "images": len(rows),
         **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
         "ci": {name: None if math.isnan(low) else [finite(low), finite(high)] for name, (low, high) in bounds.items()},
         "iou": [finite(value) for value in class_iou(*summed)],
         **_cost(rows, len(rows), costs),
     }
-    if eps is None and attack != CLEAN:
+    if condition.study == ATTACK and condition.eps is None:
         fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
         return record | fields
-    return record | ({"apsr": finite(success_rate(rows))} if "target_pixels" in rows[0] else {})
+    if "target_pixels" in rows[0].extra:
+        record["apsr"] = finite(success_rate(rows))
+    if regions := pooled_regions(rows):
+        record["regions"] = regions
+    return record
 
 
-def _add_broken(records: Sequence[Record], groups: dict[tuple, list[Row]]) -> None:
-    """Give every record but the results of minimum-norm attacks its ``broken``; to worst cases that of all attacks."""
-    clean = groups.get((CLEAN, None, None), [])
-    radii: dict[tuple, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for (attack, norm, eps), rows in groups.items():
-        if eps is not None:
-            radii[attack, norm][eps] += rows
-            radii[WORST_CASE, norm][eps] += rows
-    shares = {(CLEAN, None): broken_shares(clean, {})}
-    shares |= {line: broken_shares(clean, by_radius) for line, by_radius in radii.items()}
-    for record in records:
-        if "median_distance" not in record:
-            record["broken"] = shares[record["attack"], record["norm"]][record["eps"]]
-
-
-def _worst_case(norm, eps, choice: Choice, at_radius: Sequence[Row], num_classes, costs, samples) -> Record:
+def _worst_case(
+    norm: str, eps: float, choice: Choice, answers: Mapping[Condition, list[Row]], num_classes: int, costs, samples
+) -> Record:
     worst = choice.by_accuracy
-    record = _record(WORST_CASE, norm, eps, worst, num_classes, {}, samples)
-    chosen = dict(sorted(Counter(row["attack"] for row in worst).items()))
-    record |= _cost(at_radius, len(worst), costs) | {"chosen": chosen}
+    record = _record(Condition(WORST_CASE, WORST_CASE, norm, eps), worst, num_classes, {}, samples)
+    here = [
+        row for one, rows in answers.items() if (one.study, one.norm, one.eps) == (ATTACK, norm, eps) for row in rows
+    ]
+    chosen = dict(sorted(Counter(row.condition.name for row in worst).items()))
+    record |= _cost(here, len(worst), costs) | {"chosen": chosen}
     _add_miou(record, choice, num_classes, samples)
     return record
 
@@ -142,12 +152,12 @@ def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) ->
 
 
 def _cost(rows: Sequence[Row], images: int, costs: dict) -> Record:
-    known = [costs[key] for row in rows if (key := row_key(row)) in costs]
+    known = [costs[row.key] for row in rows if row.key in costs]
     seconds = sum(cost["seconds"] for cost in known)
     peaks = [cost["peak_bytes"] for cost in known if "peak_bytes" in cost]
     return {
-        "forwards": finite(sum(row["forwards"] for row in rows) / images),
-        "backwards": finite(sum(row["backwards"] for row in rows) / images),
+        "forwards": finite(sum(row.extra["forwards"] for row in rows) / images),
+        "backwards": finite(sum(row.extra["backwards"] for row in rows) / images),
         "seconds": round(seconds, 3) if known else None,
         "images_per_second": finite(images * len(known) / len(rows) / seconds) if seconds else None,
         "peak_bytes": max(peaks, default=None),

@@ -1,6 +1,6 @@
 """Which of an image's attacked versions counts: for aAcc, and for the mIoU of the whole data set.
 
-    choice = choose(rows, num_classes)
+    choice = choose(rows, num_classes, conditions)
     scores = choice.greedy            # rows, one per image: the lowest pooled mIoU that the search found
 
 aAcc is a matter of each image alone. mIoU is not: whether a candidate lowers it depends on the other images. The
@@ -12,14 +12,15 @@ images come in a seeded order, again and again until nothing changes. All of it 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from segrobust.analysis.metrics import dense_counts, pooled
-from segrobust.core.rows import Row, row_key
+from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
 
+WORST_CASE = "worst_case"  # study and name of its records
 ROUNDS = 1000
 
 
@@ -41,14 +42,14 @@ class Candidates:
     """All rows that may count, as arrays over rows; a *selection* is one row index per image.
 
     Args:
-        rows: in any order; those of one image belong together by ``row["image"]``.
+        rows: in any order; those of one image belong together by ``row.image``.
     """
 
     def __init__(self, rows: Sequence[Row], num_classes: int) -> None:
-        self.rows = sorted(rows, key=row_key)
+        self.rows = sorted(rows, key=lambda row: row.order)
         tp, fp, fn = dense_counts(self.rows, num_classes)
         self.limit = np.array([_least_radius(row) for row in self.rows])
-        ids, self.image = np.unique([row["image"] for row in self.rows], return_inverse=True)
+        ids, self.image = np.unique([row.image for row in self.rows], return_inverse=True)
         self.images = len(ids)
         self.accuracy, self.own_miou = (np.nan_to_num(part, nan=-1.0) for part in (pooled(tp, fp, fn)[::2]))
         truth = np.zeros((self.images, num_classes), dtype=np.int64)
@@ -101,33 +102,31 @@ class Candidates:
         return Choice(*([self.rows[index] for index in selection] for selection in selections))
 
 
-def choose(rows: Sequence[Row], num_classes: int) -> Choice:
-    """Choose among all ``rows``, whatever their radius."""
-    candidates = Candidates(rows, num_classes)
+def choose(rows: Sequence[Row], num_classes: int, conditions: Container[Condition] | None = None) -> Choice:
+    """The worst case over any set of conditions, by default all of them, whatever their radius."""
+    candidates = Candidates([row for row in rows if conditions is None or row.condition in conditions], num_classes)
     return candidates.take(candidates.choose(np.arange(len(candidates.rows))))
 
 
 def lowest_accuracy(rows: Sequence[Row], num_classes: int, norm: str, eps: float) -> list[Row]:
     """One row per image, the worst case for aAcc: the lowest of all attacks under ``norm``, up to the radius."""
-    candidates = Candidates([row for row in rows if row["norm"] in (norm, None)], num_classes)
+    candidates = Candidates(_attacked(rows, norm), num_classes)
     return [candidates.rows[index] for index in candidates.lowest(candidates.within(eps), candidates.accuracy)]
 
 
-def worst_choices(rows: Sequence[Row], num_classes: int, idle: set[str]) -> Iterator[tuple[str, float, Choice]]:
-    """Norm, radius and choice, for every radius that an attack was run at.
+def worst_choices(rows: Sequence[Row], num_classes: int) -> Iterator[tuple[str, float, Choice]]:
+    """Norm, radius and choice, for every radius that an attack was run at; none where only controls were.
 
     A row is a candidate at its own radius and all larger ones, the closest images of a minimum-norm attack from their
-    distance on, the clean images everywhere. So neither aAcc nor the greedy mIoU ever rises with the radius.
-
-    Args:
-        idle: attacks that make no worst case where they are alone.
+    distance on, the clean images everywhere. So neither aAcc nor the greedy mIoU ever rises with the radius. Studies
+    other than attacks take no part.
     """
     radii: dict[str, set[float]] = defaultdict(set)
-    for row in rows:
-        if row["eps"] is not None and row["attack"] not in idle:
-            radii[row["norm"]].add(row["eps"])
+    for condition in {row.condition for row in rows}:
+        if condition.study == ATTACK and condition.eps is not None and not condition.control:
+            radii[condition.norm].add(condition.eps)
     for norm in sorted(radii):
-        candidates = Candidates([row for row in rows if row["norm"] in (norm, None)], num_classes)
+        candidates = Candidates(_attacked(rows, norm), num_classes)
         known = None
         for eps in sorted(radii[norm]):
             selections = candidates.choose(candidates.within(eps), known)
@@ -135,8 +134,14 @@ def worst_choices(rows: Sequence[Row], num_classes: int, idle: set[str]) -> Iter
             yield norm, eps, candidates.take(selections)
 
 
+def _attacked(rows: Sequence[Row], norm: str) -> list[Row]:
+    """The rows of the attacks under a norm, and of the clean images."""
+    kinds = (CLEAN, None), (ATTACK, norm)
+    return [row for row in rows if (row.condition.study, row.condition.norm) in kinds]
+
+
 def _least_radius(row: Row) -> float:
-    return row["distance"] if row["eps"] is None else row["eps"]
+    return row.extra.get("distance", 0.0) if row.condition.eps is None else row.condition.eps
 
 
 def _mean_iou(hit: np.ndarray, union: np.ndarray) -> np.ndarray:

@@ -3,10 +3,14 @@
     result = ALMAProx(steps=500)(model, images, labels)
     result.distance[result.found]
 
-One iteration: a forward, the slope of every pixel's penalty (``duals.py``), one backward, an RMS-scaled step and the
-proximal operator of norm and box in the same scale (``prox.py``). Against the published method: the penalty has its
-true derivative, the normaliser of the margins takes no gradient, and nothing shrinks or slows down before a feasible
-point is known. Before it a bounded search grows to such a point, after it one shrinks what was found (``ball.py``).
+The problem, Eq. (1): the least norm of delta such that all pixels, or the share ``apsr`` of them, are at their goal
+and the image stays in [0, 1]. Every pixel is a constraint, Eq. (3), with a penalty, Eq. (7) (``penalty.py``). An
+iteration descends the penalties' gradient in a variable metric and takes the proximal step of norm and box in the same
+metric, Eq. (17), by the root of its dual problem, one bound per image (``prox.py``).
+
+Against the published method: the penalty has its true derivative, the normaliser of the margins takes no gradient, and
+nothing shrinks or slows down before a feasible point is known. Before the iterations a bounded search grows to such a
+point, after them one shrinks what was found (``ball.py``).
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from segrobust.attacks.alma_published import published_gradient
 from segrobust.attacks.ball import BallSearch
 from segrobust.attacks.base import Problem
-from segrobust.attacks.duals import Duals, reference_gradient
-from segrobust.attacks.margins import pull_margins
+from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.penalty import ProxLagrangian
 from segrobust.attacks.prox import PROXES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
@@ -32,11 +38,13 @@ BY_NORM = {
     "L2": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
     "L1": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
 }
-MEMORY = 0.8  # of the mean square of the gradient
-SMALLEST_SCALE = 1e-8
+SQUARE_DECAY = 0.8  # of the running mean of the squared gradient
+LEAST_METRIC = 1e-8
+WARM_STEPS = 30  # first steps in the distance that a warm start has found
 REFERENCE = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_decay": 0.1, "steps": 500}
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class ALMAProx(MinNormAttack):
     """Minimum-norm attack by proximal splitting with an augmented Lagrangian (arXiv 2206.07179).
@@ -64,7 +72,6 @@ class ALMAProx(MinNormAttack):
     target_apsr: float | None = None
     reference: bool = False
 
-    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "arXiv 2206.07179"
     can_target: ClassVar[bool] = True
     published: ClassVar = REFERENCE
@@ -113,74 +120,93 @@ class ALMAProx(MinNormAttack):
         ball.run(warm)
         points = ball.points
         if proximal:
-            points = Proximal(self, problem, closest, proximal, warm > 0).run()
+            points = ProximalSplitting(self, problem, closest, proximal, warm > 0).run()
         if repair:
             ball.run(repair)
             points = ball.points
-        closest.offer(points, problem.engine.measure(points).reached)
+        closest.update(points, problem.engine.measure(points).reached)
 
 
-class Proximal:
-    """The proximal iterations of one batch."""
+class ProximalSplitting:
+    """The variable-metric forward-backward iteration on one batch: Algorithm 1.
+
+    It minimises ``h1 + h2``: norm and box, Eq. (5), and the penalties of the pixels, Eq. (7).
+
+    Args:
+        steps: iterations N.
+        warm: begin at the closest points so far, and not at the clean images.
+    """
 
     def __init__(self, attack: ALMAProx, problem: Problem, closest: Closest, steps: int, warm: bool) -> None:
         clean = problem.clean
         self.attack, self.engine, self.closest, self.steps = attack, problem.engine, closest, steps
         self.clean, self.low, self.high = clean, -clean, 1 - clean
         self.delta = closest.points - clean if warm else torch.zeros_like(clean)
-        self.square = torch.zeros_like(clean)
-        self.duals = Duals(attack, problem.engine, steps)
-        self.found_at = torch.full_like(closest.distance, steps // 2)
+        self.lagrangian = ProxLagrangian(problem.engine.goal, steps, attack.reference, attack.eps_max is not None)
+        self.mean_square = torch.zeros_like(clean)
         self.cap = None if attack.eps_max is None else torch.full_like(closest.distance, attack.eps_max)
-        self.prox = PROXES[attack.norm]
-        self.first_size = closest.distance.new_full((len(clean),), attack.step_size)
+        self.first_step_size = closest.distance.new_full((len(clean),), attack.step_size)
+        self.found_at = torch.full_like(closest.distance, steps // 2)
         if warm:
-            self.first_size = torch.where(closest.found, closest.distance / 30, self.first_size)
+            self.first_step_size = torch.where(closest.found, closest.distance / WARM_STEPS, self.first_step_size)
             self.found_at = torch.where(closest.found, 0, self.found_at)
 
     def run(self) -> Tensor:
         """Spend the steps; the last points, which nobody has measured yet."""
         for step in range(self.steps):
             self.iterate(step)
+        return self.points
+
+    @property
+    def points(self) -> Tensor:
         return (self.clean + self.delta).clamp_(0, 1)
 
     def iterate(self, step: int) -> None:
-        points = (self.clean + self.delta).clamp_(0, 1)
-        succeeds = None
+        """Eq. (17): ``delta <- prox^H_{lam h1}(delta - lam H^-1 grad h2(delta))``."""
+        gradient = self.penalty_gradient(step)
+        step_size = self.step_size(step)
+        metric = self.metric(gradient, step)
+        self.proximal_step(gradient, step_size, metric)
 
-        def slope(margins) -> Tensor:
-            nonlocal succeeds
-            succeeds = self._track(points, margins.reached, step)
-            return self.duals.slopes(margins, succeeds, self.closest.required, step)
+    def penalty_gradient(self, step: int) -> Tensor:
+        """Of h2: one forward, the penalties' derivative in the margins there, one backward."""
+        points = self.points
+
+        def derivative(margins: Margins) -> Tensor:
+            succeeds = self.keep_closest(points, margins.reached, step)
+            return self.lagrangian.derivative(margins, succeeds, self.closest.required, step)
 
         if self.attack.reference:
-            gradient = reference_gradient(self.engine, points, slope, self.duals.tolerance)
-        else:
-            gradient, _ = pull_margins(self.engine, points, slope, spread=self.duals.wants_spread(step))
-        self._move(gradient, step)
+            return published_gradient(self.engine, points, derivative, self.lagrangian.tolerance)
+        normaliser = self.lagrangian.needs_normaliser(step)
+        return margin_gradient(self.engine, points, derivative, normaliser)[0]
 
-    def _track(self, points: Tensor, reached: Tensor, step: int) -> Tensor:
-        before = self.closest.found
-        succeeds = self.closest.offer(points, reached)
+    def keep_closest(self, points: Tensor, reached: Tensor, step: int) -> Tensor:
+        """Which images are at their goal; from the first time on, in the first half of the steps, they slow down."""
+        found_before = self.closest.found
+        succeeds = self.closest.update(points, reached)
         if step < self.steps // 2:
-            self.found_at = torch.where(succeeds & ~before, step, self.found_at)
+            self.found_at = torch.where(succeeds & ~found_before, step, self.found_at)
         return succeeds
 
-    def _move(self, gradient: Tensor, step: int) -> None:
-        size = self._size(step)
-        self.square.mul_(MEMORY).addcmul_(gradient, gradient, value=1 - MEMORY)
-        scale = (self.square / (1 - MEMORY ** (step + 1))).sqrt_().clamp_min_(SMALLEST_SCALE)
-        strength = size if self.attack.reference else torch.where(self.closest.found, size, 0)
-        moved = torch.addcdiv(self.delta, gradient.mul_(per_image(size)), scale, value=-1)
-        self.delta = self.prox(moved, scale, strength, self.low, self.high, self.cap)
-
-    def _size(self, step: int) -> Tensor:
-        """Hyperbolic decay from the first feasible point on; the reference's also begins half-way without one."""
+    def step_size(self, step: int) -> Tensor:
+        """lam ``[N]``: hyperbolic decay from the first feasible point on; published, from half-way without one."""
         decay = self.attack.step_decay
         if decay == 1:
-            return self.first_size
+            return self.first_step_size
         begin = self.found_at
         if not self.attack.reference:
             begin = torch.where(self.closest.found, begin, step)
         horizon = decay / (1 - decay) * (self.steps - begin).clamp_min(1)
-        return self.first_size * horizon / ((step - begin).clamp_min(0) + horizon)
+        return self.first_step_size * horizon / ((step - begin).clamp_min(0) + horizon)
+
+    def metric(self, gradient: Tensor, step: int) -> Tensor:
+        """H, diagonal: root of the bias-corrected running mean of the squared gradient."""
+        self.mean_square.mul_(SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - SQUARE_DECAY)
+        return (self.mean_square / (1 - SQUARE_DECAY ** (step + 1))).sqrt_().clamp_min_(LEAST_METRIC)
+
+    def proximal_step(self, gradient: Tensor, step_size: Tensor, metric: Tensor) -> None:
+        """A gradient step in the metric, then the prox of norm and box; without a feasible point, of the box alone."""
+        ahead = torch.addcdiv(self.delta, gradient.mul_(per_image(step_size)), metric, value=-1)
+        strength = step_size if self.attack.reference else torch.where(self.closest.found, step_size, 0)
+        self.delta = PROXES[self.attack.norm](ahead, metric, strength, self.low, self.high, self.cap)

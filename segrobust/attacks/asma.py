@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class ASMA(MinNormAttack):
     """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).
@@ -68,14 +71,14 @@ class ASMA(MinNormAttack):
         engine, clean = problem.engine, problem.clean
         points, factor = clean, torch.ones_like(closest.distance)
         for step in range(self.steps):
-            gradient, (reached, iou) = pull_targets(engine, points)
-            closest.offer(points, reached)
+            gradient, (reached, iou) = target_gradient(engine, points)
+            closest.update(points, reached)
             if step == 0 and self.first_change is not None:
                 factor = self._factor(gradient)
             size = (self.step_size + (self.iou_step * iou if step else 0)) * factor
             gradient = gradient - 2 * (points - clean)
             points = (points + gradient * per_image(size)).clamp_(0, 1)
-        closest.offer(points, engine.measure(points).reached)
+        closest.update(points, engine.measure(points).reached)
 
     def _factor(self, gradient: Tensor) -> Tensor:
         wanted = self.first_change * gradient[0].numel() ** 0.5
@@ -83,7 +86,7 @@ class ASMA(MinNormAttack):
         return (wanted / (self.step_size * length)).masked_fill(length == 0, 1)
 
 
-def pull_targets(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def target_gradient(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Input gradient of the targets' logits, summed over the pixels that are not at their target.
 
     Returns:
@@ -99,7 +102,7 @@ def pull_targets(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tensor, 
         missing = (goal.valid & ~reached).to(logits.dtype).unsqueeze(1)
         return engine.memory(logits).zero_().scatter_(1, targets, missing), (reached, iou)
 
-    return engine.pull(points, logit_gradient)
+    return engine.backward(points, logit_gradient)
 
 
 def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.weights import Pixels, cosine, tsallis
 from segrobust.core.threats import THREATS, per_image
@@ -20,7 +20,7 @@ from segrobust.core.threats import THREATS, per_image
 LEAST_GROWTH, MOST_GROWTH = 1.1, 1.8  # of the radius of an image at its goal, and of one as far away as ever
 TRIAL = 4
 CHANGES = 0.08, 0.002  # of the radius after the first success, from the first to the last step of the search
-NEARLY = 0.2  # of the mean margin: pixels at their goal by less are pulled too
+NEARLY = 0.2  # of the mean margin: pixels at their goal by less count too
 
 
 class Moves(NamedTuple):
@@ -75,8 +75,8 @@ class BallSearch:
             progress = self.done / self.steps
             self.done += 1
             gradient, reached = self._ascent(progress)
-            succeeds = self.closest.offer(self.points, reached)
-            self._resize(succeeds, self.engine.share(reached), cosine(*CHANGES, progress))
+            succeeds = self.closest.update(self.points, reached)
+            self._resize(succeeds, self.engine.goal.share(reached), cosine(*CHANGES, progress))
             self._move(gradient, cosine(*self.moves.following, progress))
 
     def _ascent(self, progress: float) -> tuple[Tensor, Tensor]:
@@ -84,17 +84,17 @@ class BallSearch:
         if progress < self.moves.margins_from:
             measured = self.engine.gradient(self.points, _tsallis, progress)
             return measured.gradient, measured.reached
-        gradient, margins = pull_margins(self.engine, self.points, self._slope)
+        gradient, margins = margin_gradient(self.engine, self.points, self._slope)
         return gradient.neg_(), margins.reached
 
     def _slope(self, margins: Margins) -> Tensor:
-        """Of log(mean + gap) where the goal is not reached, with the mean over such pixels: the hopeless ones, which
+        """Of log(mean + margin) where the goal is not reached, with the mean over such pixels: the hopeless ones, which
         need not be reached at all, count little."""
-        gap = margins.gap.clamp_min(0)
+        margin = margins.margin.clamp_min(0)
         missing = self.engine.goal.valid & ~margins.reached
-        mean = (gap * missing).flatten(1).sum(1) / missing.flatten(1).sum(1).clamp_min(1)
-        mean = mean.clamp_min(torch.finfo(gap.dtype).tiny).view(-1, 1, 1)
-        return (margins.gap > -NEARLY * mean) / (1 + gap / mean)
+        mean = (margin * missing).flatten(1).sum(1) / missing.flatten(1).sum(1).clamp_min(1)
+        mean = mean.clamp_min(torch.finfo(margin.dtype).tiny).view(-1, 1, 1)
+        return (margins.margin > -NEARLY * mean) / (1 + margin / mean)
 
     def _resize(self, succeeds: Tensor, error: Tensor, change: float) -> None:
         self.tried += 1
@@ -108,7 +108,7 @@ class BallSearch:
         self.radius = torch.where(self.closest.found, following, growing)
 
     def _growth(self, error: Tensor) -> Tensor:
-        at_first = self.engine.share(self.closest.before)
+        at_first = self.engine.goal.share(self.closest.before)
         missing = (self.closest.required - error) / (self.closest.required - at_first).clamp_min(1e-6)
         return LEAST_GROWTH + (MOST_GROWTH - LEAST_GROWTH) * missing.clamp(0, 1)
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.gradient import Engine
-from segrobust.attacks.inputs import as_batch, goal_of
+from segrobust.attacks.inputs import as_batch
+from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.task import Task
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.threats import THREATS, allowed, per_image
-from segrobust.core.units import DEFAULT_EPS, parse_eps
+from segrobust.core.units import DEFAULT_EPS, FOUND_SHARE, parse_eps
 from segrobust.models.segmenter import frozen_eval
-
-FOUND_SHARE = 0.99
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AttackResult:
     distance: ``[N]``, norm of the change, in image units; also where nothing was found.
     found: ``[N]`` bool, the goal is reached on at least 99 % (a minimum-norm attack: ``apsr``) of the valid pixels.
     pixel_error: ``[N]``, share of the valid pixels that are wrong or, in a targeted attack, at their target (APSR):
-        by the attack's own books or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
+        by the attack's own count or, for a minimum-norm attack, measured once more in float32 on ``images``; 0 for
         an image without a valid pixel.
     forwards, backwards: ``[N]`` long, passes spent on the image.
     candidates: worst images per further radius (minimum-norm attacks) or per member (ensembles).
@@ -88,7 +88,7 @@ class Problem:
     clean: Tensor
     seeds: tuple[int, ...]
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
-    worth: Tensor | None = None  # of every pixel, [N, H, W]: a search then also keeps the iterate that gains most of it
+    class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
@@ -121,7 +121,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.norm not in THREATS:
-            raise unknown_name("norm", self.norm, THREATS)
+            raise unknown_name("norm", str(self.norm), THREATS)
         if self.norm not in self.norms:
             raise UserError(f"{self.name} has no {self.norm} form; set norm to {' or '.join(self.norms)}")
         if self.targeted and not self.can_target:
@@ -185,6 +185,7 @@ class Attack:
         seeds: Sequence[int] | None = None,
         budgets: Sequence[float] = (),
         mask: Tensor | None = None,
+        task: Task | None = None,
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
@@ -199,6 +200,7 @@ class Attack:
                 ``AttackResult.candidates``. Others have their own radius and take no notice.
             mask: where the attacker may write, ``[H, W]``, ``[N, H, W]`` or ``[N, 1, H, W]``, bool or 0 and 1; every
                 pixel counts as before, and the rest of the image stays as it is. None: everywhere.
+            task: what labels and logits mean; None: segmentation, with that ``ignore_index``.
 
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
@@ -206,7 +208,8 @@ class Attack:
         if not isinstance(model, torch.nn.Module):
             raise UserError(f"model: expected a segrobust.Segmenter, got {type(model).__name__}; see Segmenter.wrap")
         images, labels, targets = as_batch(images, labels, targets)
-        goal = goal_of(images, labels, targets, self.targeted, ignore_index, mask)
+        task = task or Segmentation(ignore_index=ignore_index)
+        goal = task.goal(images, labels, targets, self.targeted, mask)
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")

@@ -16,37 +16,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segrobust.attacks import weights
 from segrobust.attacks.base import Problem
-from segrobust.attacks.dag import unreached
-from segrobust.attacks.gradient import Engine
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.losses import loss_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.optimise import STEP_SCHEDULES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
 
 START_EPS = {"Linf": 0.25 / 255, "L2": 0.05}
+GROWTH, GROWTH_STEPS = 2.0, 5  # factor on the radius up to the first success, and steps at each
 REOPENED = 0.1  # a radius that was too small for one run may do for a later, warmer one
 TIGHT = 0.025
-
-
-def _dlr(margins: Margins) -> Tensor:
-    return margins.spread.reciprocal()
-
-
-WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
-SLOPES = {"hinge": unreached, "dlr": _dlr}
-
-
-def _climb(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Gradient towards the goal, and the pixels that are there."""
-    if loss in WEIGHTS:
-        measured = engine.gradient(points, WEIGHTS[loss], 0.0)
-        return measured.gradient, measured.reached
-    gradient, margins = pull_margins(engine, points, SLOPES[loss], spread=loss == "dlr")
-    return -gradient, margins.reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +37,11 @@ class Bisection(MinNormAttack):
 
     Args:
         steps: gradients in all, over the radii.
-        inner_steps: gradients at one radius, at most; after that many it counts as too small.
-        growth_steps: the same up to the first success, where a radius that is too large costs little.
-            Only with warm_start.
+        inner_steps: gradients at one radius, at most; after that many it counts as too small. With warm_start they are
+            5 up to the first success, where a radius that is too large costs little.
         loss: ``"ce"`` or ``"dlr"`` over all valid pixels, ``"masked"`` (cross-entropy) or ``"hinge"`` (margins) over
             those not at their goal.
         start_eps: first radius in image units; None: 0.25/255 (Linf), 0.05 (L2).
-        growth: factor on the radius until the first success. Only with warm_start.
         relative_step: length of the first step at a radius, in radii.
         step_schedule: ``"linear"`` or ``"cosine"`` decay over the steps at a radius, or ``"constant"``.
         momentum: factor on the sum of the past gradients.
@@ -73,10 +53,8 @@ class Bisection(MinNormAttack):
 
     steps: int = 500
     inner_steps: int = 10
-    growth_steps: int = 5
     loss: str = "masked"
     start_eps: float | str | None = None
-    growth: float = 2.0
     relative_step: float = 0.25
     step_schedule: str = "linear"
     momentum: float = 0.0
@@ -87,11 +65,11 @@ class Bisection(MinNormAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1, inner_steps=1, growth_steps=1)
-        self._one_of(loss=(*WEIGHTS, *SLOPES), step_schedule=STEP_SCHEDULES)
-        self._numbers("growth", "relative_step", "momentum")
-        if self.growth <= 1 or self.relative_step <= 0 or self.momentum < 0:
-            raise UserError(f"{self.name}: expected growth > 1, relative_step > 0 and momentum >= 0")
+        self._whole(steps=1, inner_steps=1)
+        self._one_of(loss=("ce", "masked", "hinge", "dlr"), step_schedule=STEP_SCHEDULES)
+        self._numbers("relative_step", "momentum")
+        if self.relative_step <= 0 or self.momentum < 0:
+            raise UserError(f"{self.name}: expected relative_step > 0 and momentum >= 0")
         if not isinstance(self.warm_start, bool):
             raise UserError(f"{self.name}: expected warm_start to be True or False, got {self.warm_start!r}")
         if self.start_eps is not None:
@@ -108,10 +86,10 @@ class Bisection(MinNormAttack):
         engine, points = problem.engine, problem.clean
         bracket = Bracket(self, problem)
         for _ in range(self.steps):
-            gradient, reached = _climb(engine, points, self.loss)
-            success = closest.offer(points, reached)
-            points = bracket.next(points, gradient, engine.share(reached), success, closest)
-        closest.offer(points, engine.measure(points).reached)
+            gradient, reached = loss_gradient(engine, points, self.loss)
+            success = closest.update(points, reached)
+            points = bracket.next(points, gradient, engine.goal.share(reached), success, closest)
+        closest.update(points, engine.measure(points).reached)
 
 
 class Bracket:
@@ -149,7 +127,7 @@ class Bracket:
     def _allowed(self) -> Tensor:
         """Steps at the present radius."""
         attack = self.attack
-        few = torch.full_like(self.eps, attack.growth_steps)
+        few = torch.full_like(self.eps, GROWTH_STEPS)
         return few.masked_fill_(self.high.isfinite(), attack.inner_steps)
 
     def _choose_radius(self, success: Tensor, failed: Tensor, distance: Tensor) -> None:
@@ -158,7 +136,7 @@ class Bracket:
         tight = self.low > self.high * (1 - TIGHT)
         self.low = torch.where(tight & self.high.isfinite(), self.high * (1 - REOPENED), self.low)
         middle = (self.low + self.high) / 2
-        grown = torch.minimum(self.eps * self.attack.growth, self.largest)
+        grown = torch.minimum(self.eps * GROWTH, self.largest)
         new = torch.where(self.high.isfinite(), middle, grown)
         self.eps = torch.where(success | failed, new, self.eps)
 
@@ -188,7 +166,7 @@ def halve(attack: Bisection, problem: Problem, closest: Closest) -> None:
     for done in range(0, attack.steps, attack.inner_steps):
         eps = (low + high) / 2
         points, reached = _run(attack, problem, closest, eps, min(attack.inner_steps, attack.steps - done))
-        success = closest.offer(points, reached)
+        success = closest.update(points, reached)
         low, high = torch.where(success, low, eps), torch.where(success, eps, high)
 
 
@@ -197,12 +175,12 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
     engine, points, momentum = problem.engine, problem.clean, torch.zeros_like(problem.clean)
     best = best_reached = None
     for step in range(steps):
-        gradient, reached = _climb(engine, points, attack.loss)
+        gradient, reached = loss_gradient(engine, points, attack.loss)
         if closest.before is None:
-            closest.offer(points, reached)
+            closest.update(points, reached)
         if best is None:
             best, best_reached = points, reached
-        better = engine.share(reached) >= engine.share(best_reached)
+        better = engine.goal.share(reached) >= engine.goal.share(best_reached)
         best = torch.where(per_image(better), points, best)
         best_reached = torch.where(better.view(-1, 1, 1), reached, best_reached)
         if attack.momentum:
@@ -212,6 +190,7 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
     return best, best_reached
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PGDBisection(Bisection):
     """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179)."""
@@ -229,6 +208,7 @@ class PGDBisection(Bisection):
     }
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class MIFGSMBisection(Bisection):
     """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""

@@ -19,11 +19,13 @@ from torch import Tensor
 from segrobust.attacks import weights
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
-from segrobust.attacks.optimise import Record
+from segrobust.attacks.optimise import BestIterate
+from segrobust.attacks.registry import register_attack
 from segrobust.attacks.weights import Pixels
 from segrobust.core.errors import UserError
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class UniformNoise(BoundedAttack):
     """Uniform noise in the ball, a control: an attack that does not beat it found nothing.
@@ -43,13 +45,14 @@ class UniformNoise(BoundedAttack):
         return self.samples, 0
 
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = Record(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
+        best = BestIterate(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
         for sample in range(self.samples):
             points = start_at_random(self, problem, sample, 1.0)
-            best.offer(points, problem.engine.measure(points).error)
+            best.update(points, problem.engine.measure(points).error)
         return best.points, best.score
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class FGSM(BoundedAttack):
     """One full step along the steepest direction of cross-entropy (Goodfellow et al., 2015, arXiv 1412.6572)."""
@@ -84,10 +87,11 @@ def set_class_counts(attack: BoundedAttack) -> None:
     object.__setattr__(attack, "class_counts", tuple(float(count) for count in counts))
 
 
-PLAIN = {"optimiser": "pgd", "radius_reduction": False}
-SEA = {"steps": 300, "optimiser": "apgd", "radius_reduction": True, "track": "ce", "handover": "error"}
+PGD_SETTINGS = {"optimiser": "pgd", "radius_reduction": False}
+SEA_SETTINGS = {"steps": 300, "optimiser": "apgd", "radius_reduction": True, "track": "ce", "handover": "error"}
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class CEPGD(GradientAttack):
     """Cross-entropy (Madry et al., 2018, arXiv 1706.06083); published: 10 steps of eps/4, best iterate, as the plain
@@ -95,12 +99,13 @@ class CEPGD(GradientAttack):
 
     paper: ClassVar[str] = "arXiv 1706.06083"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 10}
+    published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 10}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.ce(pixels)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class SegPGD(GradientAttack):
     """Correct pixels first, wrong ones more and more (Gu et al., 2022, arXiv 2207.12391).
@@ -110,12 +115,13 @@ class SegPGD(GradientAttack):
 
     paper: ClassVar[str] = "arXiv 2207.12391"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
+    published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.segpgd(pixels)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class CosPGD(GradientAttack):
     """Cosine of softmax and label as weight (Agnihotri et al., 2024, arXiv 2302.02213).
@@ -125,35 +131,38 @@ class CosPGD(GradientAttack):
 
     paper: ClassVar[str] = "arXiv 2302.02213"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**PLAIN, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
+    published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.cospgd(pixels)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class JSPGD(GradientAttack):
     """Jensen-Shannon divergence (Croce et al., 2024, arXiv 2306.12941)."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
-    published: ClassVar = SEA
+    published: ClassVar = SEA_SETTINGS
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.jensen_shannon(pixels)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class MaskedPGD(GradientAttack):
     """Cross-entropy of the pixels not yet at the goal (Croce et al., 2024, arXiv 2306.12941)."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     can_target: ClassVar[bool] = True
-    published: ClassVar = SEA
+    published: ClassVar = SEA_SETTINGS
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.masked(pixels)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class BalancedPGD(GradientAttack):
     """Masked cross-entropy by inverse class frequency, against mIoU (Croce et al., 2024, arXiv 2306.12941).
@@ -165,7 +174,7 @@ class BalancedPGD(GradientAttack):
     class_counts: tuple[float, ...] | None = None
 
     paper: ClassVar[str] = "arXiv 2306.12941"
-    published: ClassVar = SEA
+    published: ClassVar = SEA_SETTINGS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,6 +184,7 @@ class BalancedPGD(GradientAttack):
         return weights.balanced(pixels, self.class_counts)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class TsallisPGD(GradientAttack):
     """Tsallis cross-entropy with a schedule of q (arXiv 2605.03405).
@@ -196,7 +206,7 @@ class TsallisPGD(GradientAttack):
 
     paper: ClassVar[str] = "arXiv 2605.03405"
     can_target: ClassVar[bool] = True
-    published: ClassVar = {**SEA, "handover": "ce", "halves_first": False}
+    published: ClassVar = {**SEA_SETTINGS, "handover": "ce", "halves_first": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.losses import unreached
+from segrobust.attacks.margins import margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 from segrobust.core.units import parse_eps
@@ -21,11 +23,7 @@ from segrobust.core.units import parse_eps
 GAMMA = {"Linf": 0.003, "L2": 0.1}
 
 
-def unreached(margins: Margins) -> Tensor:
-    """Slope of the summed margins of the pixels that are not at their goal."""
-    return ~margins.reached
-
-
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class DAG(MinNormAttack):
     """Dense Adversary Generation (Xie et al., 2017, arXiv 1703.08603): nothing keeps the norm small but stopping at
@@ -65,8 +63,8 @@ class DAG(MinNormAttack):
         hopeless = engine.goal.pixels == 0
         for step in range(self.steps):
             points = free.clamp(0, 1)
-            gradient, margins = pull_margins(engine, points, unreached)
-            done = closest.offer(points, margins.reached, rows if step else None) | hopeless[rows]
+            gradient, margins = margin_gradient(engine, points, unreached)
+            done = closest.update(points, margins.reached, rows if step else None) | hopeless[rows]
             free = free + self._step(gradient * (free == points))
             if done.any():
                 rows, free = rows[~done], free[~done]
@@ -74,7 +72,7 @@ class DAG(MinNormAttack):
             if not len(rows):
                 return
         points = free.clamp(0, 1)
-        closest.offer(points, engine.measure(points).reached, rows)
+        closest.update(points, engine.measure(points).reached, rows)
 
     def _step(self, gradient: Tensor) -> Tensor:
         """Towards smaller margins, ``gamma`` long."""

@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.losses import unreached
+from segrobust.attacks.margins import margin_gradient
 from segrobust.core.threats import per_image
 
 LEVELS = 255
 PATIENCE = 8  # steps at one level
 GROWTH = 1.25
 SLACK = 1e-3  # of a level: distances are exact up to float32
-LESS = 0.1  # of a level: the next radius below one; from a clean image on the grid, that is the next whole level
+BELOW = 0.1  # of a level: the next radius below one; from a clean image on the grid, that is the next whole level
 MOVED = 0.1  # of the budget spent so far, in one step of the greedy repair
 LEAST_MOVED = 1e-3  # of all values
 
 
-def on_grid(points: Tensor) -> Tensor:
-    """The nearest 8-bit images."""
-    return (points * LEVELS).round_().clamp_(0, LEVELS) / LEVELS
+def on_grid(points: Tensor, levels: int = LEVELS + 1) -> Tensor:
+    """The nearest 8-bit images, or those of another number of even ``levels`` from 0 to 1."""
+    return (points * (levels - 1)).round_().clamp_(0, levels - 1) / (levels - 1)
 
 
 def extra_passes(norm: str, steps: int) -> tuple[int, int]:
@@ -39,7 +40,7 @@ def extra_passes(norm: str, steps: int) -> tuple[int, int]:
 
 
 def quantise(problem: Problem, points: Tensor, grid, norm: str, steps: int) -> None:
-    """Offer 8-bit images to ``grid``.
+    """Update ``grid`` with 8-bit images.
 
     Args:
         points: the closest float images that a search has found.
@@ -47,33 +48,29 @@ def quantise(problem: Problem, points: Tensor, grid, norm: str, steps: int) -> N
         steps: gradients and, in L2 and L1, forwards.
     """
     rounded = problem.engine.goal.restrict(on_grid(points), problem.clean)
-    grid.offer(rounded, problem.engine.measure(rounded).reached)
+    grid.update(rounded, problem.engine.measure(rounded).reached)
     if norm == "Linf":
         last = _walk_levels(problem, points, grid, steps)
     else:
         _scale(problem, points, grid, steps // 2)
         last = _greedy(problem, rounded, grid, steps - steps // 2)
-    grid.offer(last, problem.engine.measure(last).reached)
-
-
-def _missing(margins: Margins) -> Tensor:
-    return ~margins.reached
+    grid.update(last, problem.engine.measure(last).reached)
 
 
 def _walk_levels(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
     clean, engine = problem.clean, problem.engine
     distance = grid.attack.threat.distance
     whole = (distance(points - clean) * LEVELS - SLACK).ceil().clamp_min(1)
-    level = torch.where(grid.found, grid.distance * LEVELS - LESS, whole)
+    level = torch.where(grid.found, grid.distance * LEVELS - BELOW, whole)
     restrict = engine.goal.restrict
     points = restrict(_stretch(points, clean, level, distance), clean)
     tried = torch.zeros_like(level)
     for _ in range(steps):
-        gradient, margins = pull_margins(engine, points, _missing)
-        succeeds = grid.offer(points, margins.reached)
+        gradient, margins = margin_gradient(engine, points, unreached)
+        succeeds = grid.update(points, margins.reached)
         tried = tried + 1
         fails = ~grid.found & (tried >= PATIENCE)
-        lower = torch.where(succeeds, grid.distance * LEVELS - LESS, level)
+        lower = torch.where(succeeds, grid.distance * LEVELS - BELOW, level)
         level = torch.where(fails, (level * GROWTH).ceil().clamp_max(LEVELS), lower)
         tried = tried.masked_fill(succeeds | fails, 0)
         size = (level * 0.5 ** (tried + 1)).round().clamp_min(1)
@@ -106,7 +103,7 @@ def _scale(problem: Problem, points: Tensor, grid, steps: int) -> None:
     for _ in range(steps):
         factor = torch.where(high.isfinite(), (low + high.clamp_max(1e6)) / 2, low * GROWTH)
         scaled = problem.engine.goal.restrict(on_grid(clean + (points - clean) * per_image(factor)), clean)
-        succeeds = grid.offer(scaled, problem.engine.measure(scaled).reached)
+        succeeds = grid.update(scaled, problem.engine.measure(scaled).reached)
         low, high = torch.where(succeeds, low, factor), torch.where(succeeds, factor, high)
 
 
@@ -116,8 +113,8 @@ def _greedy(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
     values = clean[0].numel()
     spent_by = {"L2": torch.square, "L1": torch.abs}[grid.attack.norm]
     for _ in range(steps):
-        gradient, margins = pull_margins(engine, points, _missing)
-        grid.offer(points, margins.reached)
+        gradient, margins = margin_gradient(engine, points, unreached)
+        grid.update(points, margins.reached)
         spent = spent_by((points - clean) * LEVELS).flatten(1).sum(1)
         count = (MOVED * spent).clamp(max(1, LEAST_MOVED * values), values).long()
         room = torch.where(gradient > 0, points > 0, points < 1)

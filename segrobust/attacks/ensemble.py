@@ -10,56 +10,64 @@ data set most depends on the other images: see ``segrobust/analysis/worst_case.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from segrobust.attacks.base import Answer, BoundedAttack, Candidate, Problem
+from segrobust.attacks.base import Answer, Attack, BoundedAttack, Candidate, Problem
 from segrobust.attacks.bounded import set_class_counts
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
-from segrobust.attacks.optimise import Outcome, Record
+from segrobust.attacks.members import Ensemble, with_fields
+from segrobust.attacks.optimise import BestIterate, SearchResult
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
+
+ERROR, BALANCED_ERROR = "error", "balanced error"  # what points are best by
 
 
 @dataclass(frozen=True)
-class Member:
-    """One attack of an ensemble.
+class PlannedSearch:
+    """One member's search, with the steps that it gets.
 
     name: of its candidate.
-    start: ``"random"`` noise, or the best points of the members before it, by ``"error"`` or by ``"worth"`` (wrong
-        pixels count the more the rarer their class is).
-    draw: which random start.
-    few: takes the place of ``attack`` on images with few pixels right.
+    start: ``"random"`` noise, or the best points of the members before it, by ``"error"`` or ``"balanced error"``.
+    restart: which random start.
+    last_pixels: takes the place of ``attack`` on images with few pixels right.
     """
 
     name: str
     attack: GradientAttack
     start: str = "random"
-    draw: int = 0
-    few: GradientAttack | None = None
+    restart: int = 0
+    last_pixels: GradientAttack | None = None
+
+    def attacks(self) -> list[GradientAttack]:
+        return [attack for attack in (self.attack, self.last_pixels) if attack]
 
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image, at most."""
-        spent = [attack.passes() for attack in (self.attack, self.few) if attack]
+        spent = [attack.passes() for attack in self.attacks()]
         return max(forwards for forwards, _ in spent), max(backwards for _, backwards in spent)
 
+    def candidate(self, kind: str) -> str:
+        return self.name if kind == ERROR else f"{self.name} by {kind}"
 
-class Books:
-    """Per image the best points so far of every kind: by error, by worth."""
+
+class BestPoints:
+    """Per image the best points so far, by every kind of error."""
 
     def __init__(self, problem: Problem, kinds: Sequence[str]) -> None:
         nothing = problem.clean.new_full((len(problem.clean),), -1.0)
-        self.best = {kind: Record(problem.clean, nothing) for kind in kinds}
+        self.best = {kind: BestIterate(problem.clean, nothing) for kind in kinds}
 
-    def enter(self, rows: Tensor, outcome: Outcome) -> dict[str, Tensor]:
-        """What an attack found on the images ``rows``, by kind."""
-        found = {"error": outcome.by_error, "worth": outcome.by_worth}
+    def update(self, rows: Tensor, result: SearchResult) -> dict[str, Tensor]:
+        """Take what an attack found on the images ``rows``; returns its points by kind."""
+        found = {ERROR: result.by_error, BALANCED_ERROR: result.by_balanced_error}
         for kind, best in self.best.items():
             points = best.points.index_copy(0, rows, found[kind].points)
-            best.offer(points, best.score.index_copy(0, rows, found[kind].score))
+            best.update(points, best.score.index_copy(0, rows, found[kind].score))
         return {kind: found[kind].points for kind in self.best}
 
     def points(self) -> dict[str, Tensor]:
@@ -67,78 +75,80 @@ class Books:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundedEnsemble(BoundedAttack):
+class BoundedEnsemble(Ensemble, BoundedAttack):
     """Base of the ensembles: members in a row; the best points of each become candidates.
 
     Args:
+        steps: gradients; of what, the ensemble says.
         class_counts: pixels per class of the training set, for what is weighted by class; None: those of each image.
     """
 
+    steps: int = 300
     class_counts: tuple[float, ...] | None = None
 
-    kept: ClassVar[tuple[str, ...]] = ("error",)  # kinds of best points
+    kinds: ClassVar[tuple[str, ...]] = (ERROR,)  # of the best points that are kept
     defaults_of: ClassVar[str] = "BalancedPGD"
+    sets: ClassVar[tuple[str, ...]] = ("norm", "targeted", "eps", "seed", "steps", "restarts", "random_start", "keep")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._whole(steps=1)
         set_class_counts(self)
 
-    def members(self) -> list[Member]:
+    def plan(self) -> list[PlannedSearch]:
+        """The members' searches in their order."""
         raise NotImplementedError
 
-    def turn(self, member: Member, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
-        """Attacks of this member, and the images that each of them takes, ``[N]`` bool, by their error so far."""
-        return [(member.attack, torch.ones_like(error, dtype=torch.bool))]
+    def members(self) -> list[Attack]:
+        return [attack for search in self.plan() for attack in search.attacks()]
 
-    def worth(self, goal: Goal) -> Tensor | None:
-        """What every pixel counts, ``[N, H, W]``, where best points by worth are kept."""
+    def attacks_by_error(self, search: PlannedSearch, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
+        """Attacks of a search, and the images that each of them takes, ``[N]`` bool, by their error so far."""
+        return [(search.attack, torch.ones_like(error, dtype=torch.bool))]
+
+    def class_weights(self, goal: Goal) -> Tensor | None:
+        """Weight of every pixel in the balanced error, ``[N, H, W]``, where points are kept by that."""
         return None
 
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image, at most."""
-        spent = [member.passes() for member in self.members()]
+        spent = [search.passes() for search in self.plan()]
         return sum(forwards for forwards, _ in spent), sum(backwards for _, backwards in spent)
 
     def candidate_names(self) -> tuple[str, ...]:
-        return tuple(_candidate(member, kind) for member in self.members() for kind in self.kept)
+        return tuple(search.candidate(kind) for search in self.plan() for kind in self.kinds)
 
     def run(self, problem: Problem) -> Answer:
-        books = Books(problem, self.kept)
+        best = BestPoints(problem, self.kinds)
         candidates = []
-        for member in self.members():
-            points = books.points()  # of images that sit out, what is best so far
-            for attack, takes in self.turn(member, books.best["error"].score):
+        for search in self.plan():
+            points = best.points()  # of images that sit out, what is best so far
+            for attack, takes in self.attacks_by_error(search, best.best[ERROR].score):
                 rows = (takes & (problem.engine.goal.pixels > 0)).nonzero().flatten()
                 if len(rows):
-                    found = books.enter(rows, self._attack(member, attack, problem, rows, points))
-                    points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kept}
-            candidates += [Candidate(_candidate(member, kind), self.eps, points[kind]) for kind in self.kept]
-        best = books.best["error"]
-        return Answer(best.points, best.score, tuple(candidates))
+                    found = best.update(rows, self._search(search, attack, problem, rows, points))
+                    points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kinds}
+            candidates += [Candidate(search.candidate(kind), self.eps, points[kind]) for kind in self.kinds]
+        worst = best.best[ERROR]
+        return Answer(worst.points, worst.score, tuple(candidates))
 
-    def _attack(
-        self, member: Member, attack: GradientAttack, problem: Problem, rows: Tensor, best: dict[str, Tensor]
-    ) -> Outcome:
+    def _search(
+        self, search: PlannedSearch, attack: GradientAttack, problem: Problem, rows: Tensor, best: dict[str, Tensor]
+    ) -> SearchResult:
         engine = problem.engine.subset(rows)
         seeds = tuple(problem.seeds[row] for row in rows.tolist())
-        part = Problem(engine, problem.clean[rows], seeds, worth=self.worth(engine.goal))
-        if member.start == "random":
-            start = start_at_random(attack, part, member.draw, attack.stages()[0][0])
+        part = Problem(engine, problem.clean[rows], seeds, class_weights=self.class_weights(engine.goal))
+        if search.start == "random":
+            start = start_at_random(attack, part, search.restart, attack.stages()[0][0])
         else:
-            start = best[member.start][rows]
+            start = best[search.start][rows]
         return attack.search(part, start)
 
-    def _build(self, name: str, steps: int, **given: Any) -> GradientAttack:
-        from segrobust.attacks.registry import build_attack, find_attack  # it imports this file
-
-        cls = find_attack(name.partition(":")[0])
-        if not issubclass(cls, GradientAttack):
-            raise UserError(f"{self.name}: expected members that follow a gradient within a radius, got {name}")
-        shared = {"norm": self.norm, "eps": self.eps, "steps": steps}
-        if self.class_counts and "class_counts" in {field.name for field in fields(cls)}:
-            shared["class_counts"] = self.class_counts
-        return build_attack(name, **{**given, **shared})
-
-
-def _candidate(member: Member, kind: str) -> str:
-    return member.name if kind == "error" else f"{member.name} by {kind}"
+    def _set_up(self, attack: Any) -> GradientAttack:
+        """A member with what the ensemble sets, all steps among it; what it leaves alone is at its default."""
+        if not isinstance(attack, GradientAttack):
+            shown = attack.name if isinstance(attack, Attack) else repr(attack)
+            raise UserError(f"{self.name}: expected members that follow a gradient within a radius, got {shown}")
+        unused = {"targeted": False, "seed": 0, "restarts": 1, "random_start": True, "keep": "best"}
+        counts = {"class_counts": self.class_counts} if self.class_counts else {}
+        return with_fields(attack, **unused, norm=self.norm, eps=self.eps, steps=self.steps, **counts)

@@ -12,17 +12,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segrobust.attacks import weights
 from segrobust.attacks.base import Problem
-from segrobust.attacks.dag import unreached
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.eight_bit import on_grid
+from segrobust.attacks.losses import CROSS_ENTROPIES, MARGIN_LOSSES, loss_gradient
+from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.weights import cosine
 from segrobust.core.errors import UserError
 from segrobust.core.threats import THREATS, per_image
 
 RELATIVE_STEP = {"Linf": 0.3, "L2": 0.3, "L1": 1.0}
 DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
-WEIGHTS = {"masked": weights.masked, "ce": weights.ce}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,10 @@ class AdaptiveNorm(MinNormAttack):
         return self.steps + 1, self.steps
 
     def decayed(self, first: float, last: float, step: int) -> float:
-        return weights.cosine(first, last, step / self.steps)
+        return cosine(first, last, step / self.steps)
 
 
-def _raw(margins: Margins) -> Tensor:
-    return torch.ones_like(margins.gap)
-
-
-SLOPES = {"margin": _raw, "hinge": unreached}
-
-
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class FMN(AdaptiveNorm):
     """Fast minimum-norm attack (Pintor et al., 2021, arXiv 2102.12827).
@@ -98,7 +93,7 @@ class FMN(AdaptiveNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of(loss=SLOPES)
+        self._one_of(loss=("margin", "hinge"))
         self._numbers("last_gamma")
         if not 0 < self.last_gamma < 1:
             raise UserError(f"{self.name}: expected 0 < last_gamma < 1, got {self.last_gamma}")
@@ -108,15 +103,15 @@ class FMN(AdaptiveNorm):
         widest = self.threat.distance(torch.maximum(clean, 1 - clean))
         eps = torch.full_like(widest, math.inf)
         for step in range(self.steps):
-            gradient, margins = pull_margins(engine, points, SLOPES[self.loss])
-            success = closest.offer(points, margins.reached)
+            gradient, margins = margin_gradient(engine, points, MARGIN_LOSSES[self.loss])
+            success = closest.update(points, margins.reached)
             gamma = self.decayed(self.gamma, self.last_gamma, step)
             estimate = self._estimate(points - clean, gradient, margins, engine.goal.valid)
             changed = torch.where(success, torch.minimum(eps * (1 - gamma), closest.distance), eps * (1 + gamma))
             eps = torch.where(closest.found, changed, estimate).clamp_max(widest)
             length = self._first_step(eps, clean) * self.decayed(1, self.last_step, step)
             points = self.threat.project(points + THREATS["L2"].step(points, -gradient, length), clean, eps)
-        closest.offer(points, engine.measure(points).reached)
+        closest.update(points, engine.measure(points).reached)
 
     def _first_step(self, eps: Tensor, clean: Tensor) -> Tensor:
         if self.step_size is not None:
@@ -126,11 +121,12 @@ class FMN(AdaptiveNorm):
 
     def _estimate(self, delta: Tensor, gradient: Tensor, margins: Margins, valid: Tensor) -> Tensor:
         """Distance of the clean image from where the summed margins would be 0 were they linear."""
-        gaps = (margins.gap * SLOPES[self.loss](margins)).masked_fill(~valid, 0).flatten(1).sum(1).abs()
+        total = (margins.margin * MARGIN_LOSSES[self.loss](margins)).masked_fill(~valid, 0).flatten(1).sum(1).abs()
         slope = THREATS[DUAL[self.norm]].distance(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-        return self.threat.distance(delta) + gaps / slope
+        return self.threat.distance(delta) + total / slope
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class DDN(AdaptiveNorm):
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600).
@@ -163,7 +159,7 @@ class DDN(AdaptiveNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of(loss=WEIGHTS)
+        self._one_of(loss=CROSS_ENTROPIES)
         self._numbers("first_eps", "step_size")
         if self.first_eps <= 0:
             raise UserError(f"{self.name}: expected first_eps > 0, got {self.first_eps}")
@@ -175,13 +171,13 @@ class DDN(AdaptiveNorm):
         eps = clean.new_full((len(clean),), self.first_eps)
         widest = self.threat.distance(torch.maximum(clean, 1 - clean))
         for step in range(self.steps):
-            measured = engine.gradient(points, WEIGHTS[self.loss], 0.0)
-            success = closest.offer(points, measured.reached)
+            gradient, reached = loss_gradient(engine, points, self.loss)
+            success = closest.update(points, reached)
             eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).clamp_max(widest)
             length = torch.full_like(eps, self.decayed(self.step_size, self.step_size * self.last_step, step))
-            delta = points + self.threat.step(points, measured.gradient, length) - clean
+            delta = points + self.threat.step(points, gradient, length) - clean
             scale = eps / self.threat.distance(delta).clamp_min(1e-12)  # finite: without a gradient it meets zeros
             points = (clean + delta * per_image(scale)).clamp_(0, 1)
             if self.levels is not None:
-                points = engine.goal.restrict((points * (self.levels - 1)).round_() / (self.levels - 1), clean)
-        closest.offer(points, engine.measure(points).reached)
+                points = engine.goal.restrict(on_grid(points, self.levels), clean)
+        closest.update(points, engine.measure(points).reached)

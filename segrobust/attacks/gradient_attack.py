@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.gradient import Engine, Measurement
-from segrobust.attacks.optimise import STEP_SCHEDULES, Outcome, Record, Stage, apgd, pgd
+from segrobust.attacks.optimise import STEP_SCHEDULES, BestIterate, SearchResult, Stage, apgd, pgd
 from segrobust.attacks.weights import Pixels
 from segrobust.core.errors import UserError
 from segrobust.core.units import parse_eps
@@ -94,27 +94,27 @@ class GradientAttack(BoundedAttack):
         return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
 
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = Record(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
+        best = BestIterate(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
         for restart in range(self.restarts):
-            outcome = self.search(problem, self._start(problem, restart))
-            found = outcome.by_error if self.keep == "best" else outcome.last
-            best.offer(found.points, found.score)
+            result = self.search(problem, self._start(problem, restart))
+            found = result.by_error if self.keep == "best" else result.last
+            best.update(found.points, found.score)
         return best.points, best.score
 
     def _start(self, problem: Problem, restart: int) -> Tensor:
         return start_at_random(self, problem, restart, self.stages()[0][0]) if self.random_start else problem.clean
 
-    def search(self, problem: Problem, points: Tensor) -> Outcome:
+    def search(self, problem: Problem, points: Tensor) -> SearchResult:
         """All stages from the given points on; what the last one found."""
         stages = self.stages()
         done = 0
         for radius, steps in stages:
-            outcome = self._run_stage(problem, points, radius, steps, done)
-            points = (outcome.by_error if self.handover == "error" else outcome.by_ce).points
+            result = self._run_stage(problem, points, radius, steps, done)
+            points = (result.by_error if self.handover == "error" else result.by_ce).points
             done += steps
-        return outcome
+        return result
 
-    def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> Outcome:
+    def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> SearchResult:
         def gradient(at: Tensor, step: int):
             progress = step / steps if self.scope == "stage" else (done + step) / self.steps
             return self.measure_gradient(problem.engine, at, progress)

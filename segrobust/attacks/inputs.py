@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrobust.attacks.gradient import Goal
 from segrobust.core.errors import UserError
 
 ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
@@ -42,35 +41,22 @@ def as_tensor(what: str, given: Any) -> Tensor:
     return given
 
 
-def goal_of(
-    images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, ignore_index: int, mask: Any = None
-) -> Goal:
-    """Which pixels count, what is wanted of them, and where the attacker may write.
-
-    Raises:
-        UserError: wrong shapes or types, values outside [0, 1], classes below 0, or targets where none are wanted.
-    """
+def check_images(images: Tensor) -> None:
+    """Refuse a batch that is not float ``[N, 3, H, W]`` in [0, 1], in one line."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise UserError(f"images: expected float [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
     if not images.numel():
         raise UserError(f"images: expected at least one, got {tuple(images.shape)}")
     check_range(images, "images")
-    if targeted != (targets is not None):
-        raise UserError(f"targets: expected {'targets' if targeted else 'none'} for targeted={targeted}")
+
+
+def check_classes(classes: Tensor, named: str, images: Tensor, ignore_index: int) -> None:
+    """Refuse class ids that are not integers ``[N, H, W]`` of at least 0, where not void."""
     shape = (len(images), *images.shape[2:])
-    valid = torch.ones(shape, dtype=torch.bool, device=images.device)
-    highest = 0
-    for what, classes in (("labels", labels), ("targets", targets)):
-        if classes is None:
-            continue
-        if tuple(classes.shape) != shape or classes.is_floating_point():
-            raise UserError(f"{what}: expected integers {shape}, got {classes.dtype} {tuple(classes.shape)}")
-        valid &= classes != ignore_index
-        if (classes < 0).logical_and(classes != ignore_index).any():
-            raise UserError(f"{what}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
-        highest = max(highest, int(classes.masked_fill(classes == ignore_index, 0).max()))
-    wanted = (labels if targets is None else targets).long()
-    return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, _writable(mask, images))
+    if tuple(classes.shape) != shape or classes.is_floating_point():
+        raise UserError(f"{named}: expected integers {shape}, got {classes.dtype} {tuple(classes.shape)}")
+    if (classes < 0).logical_and(classes != ignore_index).any():
+        raise UserError(f"{named}: expected classes >= 0 or {ignore_index} (void), got {int(classes.min())}")
 
 
 def check_range(images: Tensor, named: str) -> None:
@@ -86,7 +72,7 @@ def check_range(images: Tensor, named: str) -> None:
         raise UserError(f"{named}: expected values in [0, 1], got {low:.8g} to {high:.8g}; {what}")
 
 
-def _writable(mask: Any, images: Tensor) -> Tensor | None:
+def writable(mask: Any, images: Tensor) -> Tensor | None:
     """Where the attacker may write, ``[N, 1, H, W]`` bool."""
     if mask is None:
         return None

@@ -1,8 +1,8 @@
 """Margins of the label's logit, and their gradient: what the minimum-norm attacks follow instead of cross-entropy.
 
-def slope(margins):                         # of the loss in each pixel's gap, [N, H, W]
-    return margins.gap > 0                  # hinge: only pixels that are not at their goal
-gradient, margins = pull_margins(engine, points, slope)     # descend it
+def slope(margins):                         # of the loss in each pixel's margin, [N, H, W]
+    return margins.margin > 0                  # hinge: only pixels that are not at their goal
+gradient, margins = margin_gradient(engine, points, slope)     # descend it
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.segmentation import Goal
 
 FLOOR = 1e-8
 
@@ -22,25 +23,25 @@ FLOOR = 1e-8
 class Margins(NamedTuple):
     """Per pixel, ``[N, H, W]``.
 
-    gap: logit of the label minus the largest other one; targeted, minus that of the target. At its goal below 0.
+    margin: logit of the label minus the largest other one; targeted, minus that of the target. At its goal below 0.
     reached: bool, valid and at the goal, by the same rule as everywhere (a tie counts as right).
-    spread: largest minus third largest logit (targeted: minus the mean of third and fourth), the normaliser of the
+    normaliser: largest minus third largest logit (targeted: minus the mean of third and fourth), that of the
         difference-of-logits ratio (Croce & Hein, 2020, arXiv 2003.01690); 1 with fewer than 3 (4) classes or unasked.
     """
 
-    gap: Tensor
+    margin: Tensor
     reached: Tensor
-    spread: Tensor
+    normaliser: Tensor
 
 
-def pull_margins(
-    engine: Engine, points: Tensor, slope: Callable[[Margins], Tensor], spread: bool = False
+def margin_gradient(
+    engine: Engine, points: Tensor, slope: Callable[[Margins], Tensor], normaliser: bool = False
 ) -> tuple[Tensor, Margins]:
-    """One forward and one backward of ``sum(slope * gap)`` over the valid pixels, ``slope`` taken as constant.
+    """One forward and one backward of ``sum(slope * margin)`` over the valid pixels, ``slope`` taken as constant.
 
     Args:
         slope: from the margins at ``points`` to one factor per pixel, ``[N, H, W]``; called once.
-        spread: also compute ``Margins.spread``, which costs two more passes over the logits.
+        normaliser: also compute ``Margins.normaliser``, which costs two more passes over the logits.
 
     Returns:
         The input gradient ``[N, 3, H, W]``, which a minimum-norm attack descends, and the margins.
@@ -48,20 +49,20 @@ def pull_margins(
 
     def logit_gradient(logits: Tensor) -> tuple[Tensor, Margins]:
         planes = engine.memory(logits).copy_(logits)
-        ranks = _SPREAD_RANKS[engine.goal.targeted] if spread else 1
+        ranks = RANKS[engine.goal.targeted] if normaliser else 1
         margins, rival = _margins(planes, engine.goal, ranks)
         factor = slope(margins).to(logits.dtype) * engine.goal.valid
         return _write_gradient(planes, engine.goal, rival, -factor if engine.goal.targeted else factor), margins
 
-    return engine.pull(points, logit_gradient)
+    return engine.backward(points, logit_gradient)
 
 
-def see_margins(engine: Engine, points: Tensor) -> Margins:
+def measure_margins(engine: Engine, points: Tensor) -> Margins:
     """The margins at ``points`` from one forward without a gradient."""
-    return engine.look(points, lambda logits: _margins(engine.memory(logits).copy_(logits), engine.goal, 1)[0])
+    return engine.forward(points, lambda logits: _margins(engine.memory(logits).copy_(logits), engine.goal, 1)[0])
 
 
-_SPREAD_RANKS = {False: 3, True: 4}  # targeted or not: how many of the largest logits the normaliser takes
+RANKS = {False: 3, True: 4}  # targeted or not: how many of the largest logits the normaliser takes
 
 
 def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
@@ -74,10 +75,11 @@ def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
     planes.scatter_(1, labels, -math.inf)
     others = [planes.amax(1)] if ranks == 1 else _largest(planes, ranks)
     rival = others[0]
-    gap = own - rival
-    reached = (gap >= 0 if goal.targeted else gap < 0) & goal.valid
-    spread = _spread(own, others) if ranks > 1 and planes.shape[1] >= ranks else torch.ones_like(gap)
-    return Margins(-gap if goal.targeted else gap, reached, spread), rival
+    margin = own - rival
+    reached = (margin >= 0 if goal.targeted else margin < 0) & goal.valid
+    normalised = ranks > 1 and planes.shape[1] >= ranks
+    normaliser = _normaliser(own, others) if normalised else torch.ones_like(margin)
+    return Margins(-margin if goal.targeted else margin, reached, normaliser), rival
 
 
 def _largest(planes: Tensor, ranks: int) -> list[Tensor]:
@@ -91,7 +93,7 @@ def _largest(planes: Tensor, ranks: int) -> list[Tensor]:
     return sorted_so_far
 
 
-def _spread(own: Tensor, others: list[Tensor]) -> Tensor:
+def _normaliser(own: Tensor, others: list[Tensor]) -> Tensor:
     """The k-th largest of all logits lies between the k-th and the (k-1)-th largest of the others."""
     low = own.clamp(others[2], others[1])
     if len(others) == 4:

@@ -1,6 +1,6 @@
 """The smallest norm, per image, that any of several attacks finds; bounded attacks are run at growing radii.
 
-attack = MinNormEnsemble(attacks=("ALMAProx", {"type": "FMN", "steps": 200}, "CosPGD"), radii=("1/255", "2/255"))
+attack = MinNormEnsemble(attacks=(ALMAProx(), FMN(steps=200), CosPGD()), radii=("1/255", "2/255"))
 result = attack(model, images, labels)
 """
 
@@ -16,24 +16,31 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from segrobust.attacks.alma_cls import ALMACls
+from segrobust.attacks.alma_prox import ALMAProx
 from segrobust.attacks.base import Attack, BoundedAttack, Problem
+from segrobust.attacks.bisection import PGDBisection
+from segrobust.attacks.bounded import CosPGD
+from segrobust.attacks.fmn import FMN
+from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
-from segrobust.attacks.specs import config_of, frozen_specs, plain_spec
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.sharp import SharpPGD
 from segrobust.core.errors import UserError
 from segrobust.core.units import parse_eps
 
 MEMBERS = {
-    "Linf": ("ALMAProx", "FMN", "PGDBisection", "SharpPGD", "CosPGD"),
-    "L2": ("ALMAProx", "FMN", "ALMACls", "PGDBisection", "SharpPGD", "CosPGD"),
-    "L1": ("ALMAProx", "FMN", "ALMACls", "SharpPGD", "CosPGD"),
+    "Linf": (ALMAProx, FMN, PGDBisection, SharpPGD, CosPGD),
+    "L2": (ALMAProx, FMN, ALMACls, PGDBisection, SharpPGD, CosPGD),
+    "L1": (ALMAProx, FMN, ALMACls, SharpPGD, CosPGD),
 }
 CHANGES = tuple(change / 255 for change in (0.5, 1, 2, 4, 8, 16))
 INSIDE = 1e-5, 1e-7  # of the radius, and in image units: rounding must not carry the images over a budget's edge
-SHARED = ("norm", "targeted", "apsr", "eps", "seed", "quantise", "quantise_steps")  # the ensemble's own
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
-class MinNormEnsemble(MinNormAttack):
+class MinNormEnsemble(Ensemble, MinNormAttack):
     """Per image the smallest norm of the members, each one's result measured again in float32 before it counts.
 
     Minimum-norm members attack all images. Bounded ones then go through ``radii``, on those images alone for which
@@ -41,28 +48,38 @@ class MinNormEnsemble(MinNormAttack):
     a forward for each minimum-norm member.
 
     Args:
-        attacks: names and configs (``dict(type=...)``) of the members, without norm, apsr, targeted, eps and seed,
-            which the ensemble sets; None: a strong list for the norm.
+        attacks: the members; the ensemble sets their norm, apsr, targeted, eps and seed. None: a strong list for the
+            norm.
         radii: of the bounded members, in image units, rising; None: what a change of 0.5, 1, 2, 4, 8 or 16/255 in
             every channel value amounts to in the norm.
         steps: of every member that has steps; None: each one's own.
     """
 
-    attacks: tuple[Any, ...] | None = None
+    attacks: tuple[Attack, ...] | None = None
     radii: tuple[float | str, ...] | None = None
     steps: int | None = None
 
     can_target: ClassVar[bool] = True
+    sets: ClassVar[tuple[str, ...]] = ("norm", "targeted", "apsr", "eps", "seed", "quantise", "quantise_steps")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = MEMBERS[self.norm] if self.attacks is None else self.attacks
-        object.__setattr__(self, "attacks", frozen_specs(self.name, given, SHARED))
         if self.steps is not None:
             self._whole(steps=1)
         if self.radii is not None:
             self._set_radii()
-        self.members()  # says now what is wrong with them
+        if self.attacks is None:
+            object.__setattr__(self, "attacks", tuple(cls(norm=self.norm) for cls in MEMBERS[self.norm]))
+        object.__setattr__(self, "attacks", tuple(self._set_up(member) for member in self.given()))
+
+    def _set_up(self, member: Any) -> Attack:
+        """A member with what the ensemble sets."""
+        if not isinstance(member, Attack):
+            raise UserError(f"{self.name}: expected attacks, which build_attack makes of names, got {member!r}")
+        settings = {"norm": self.norm, "targeted": self.targeted, "apsr": self.apsr, "eps": 0.0}
+        unused = {"seed": 0, "quantise": False, "quantise_steps": MinNormAttack.quantise_steps}
+        steps = {} if self.steps is None else {"steps": self.steps}
+        return with_fields(member, **settings, **unused, **steps)
 
     def _set_radii(self) -> None:
         if isinstance(self.radii, str) or not isinstance(self.radii, Sequence) or not self.radii:
@@ -73,23 +90,14 @@ class MinNormEnsemble(MinNormAttack):
         object.__setattr__(self, "radii", radii)
 
     def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "attacks": [plain_spec(spec) for spec in self.attacks]}
+        return {**super().fields(), "attacks": [self.config(member) for member in self.attacks]}
 
     def members(self) -> list[Attack]:
-        return [self._build(spec) for spec in self.attacks]
-
-    def _build(self, spec: str | tuple) -> Attack:
-        from segrobust.attacks.registry import build_attack, find_attack  # it imports this file
-
-        given = config_of(spec)
-        cls = find_attack(str(given.get("type")).partition(":")[0])
-        known = {field.name for field in dataclasses.fields(cls)}
-        shared = {"norm": self.norm, "targeted": self.targeted, "apsr": self.apsr, "eps": 0.0, "steps": self.steps}
-        return build_attack(given, **{name: v for name, v in shared.items() if name in known and v is not None})
+        return list(self.attacks)
 
     def search_passes(self) -> tuple[int, int]:
         forwards, backwards = 1, 0
-        for member in self.members():
+        for member in self.attacks:
             bounded = isinstance(member, BoundedAttack)
             runs = len(CHANGES if self.radii is None else self.radii) if bounded else 1
             spent, back = member.passes() if bounded else member.search_passes()
@@ -98,13 +106,12 @@ class MinNormEnsemble(MinNormAttack):
         return forwards, backwards
 
     def search(self, problem: Problem, closest: Closest) -> None:
-        closest.offer(problem.clean, _measure(problem, problem.clean))
-        members = self.members()
-        for member in members:
+        closest.update(problem.clean, _measure(problem, problem.clean))
+        for member in self.attacks:
             if not isinstance(member, BoundedAttack):
                 self._run_minimum_norm(member, problem, closest)
         for radius in self._radii(problem.clean):
-            for member in members:
+            for member in self.attacks:
                 if isinstance(member, BoundedAttack):
                     eps = max(radius * (1 - INSIDE[0]) - INSIDE[1], 0.0)
                     self._run_bounded(dataclasses.replace(member, eps=eps), problem, closest)
@@ -120,7 +127,7 @@ class MinNormEnsemble(MinNormAttack):
         own = Closest(member, problem)
         member.search(problem, own)
         for points in (own.points, *(budget.images for budget in own.budgets)):
-            closest.offer(points, _measure(problem, points))
+            closest.update(points, _measure(problem, points))
 
     def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
         engine = problem.engine
@@ -131,7 +138,7 @@ class MinNormEnsemble(MinNormAttack):
         seeds = tuple(problem.seeds[row] for row in rows.tolist())
         part = Problem(engine.subset(rows), problem.clean[rows], seeds)
         points = member.run(part)[0].detach()
-        closest.offer(points, _measure(part, points), rows)
+        closest.update(points, _measure(part, points), rows)
 
 
 def _measure(problem: Problem, points: Tensor) -> Tensor:

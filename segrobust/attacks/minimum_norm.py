@@ -66,7 +66,7 @@ class MinNormAttack(Attack):
         return torch.full_like(clean_error, self.apsr)
 
     def search(self, problem: Problem, closest: Closest) -> None:
-        """Offer everything that was measured to ``closest``, the clean images first."""
+        """Update ``closest`` with everything that was measured, the clean images first."""
         raise NotImplementedError
 
     def run(self, problem: Problem) -> Answer:
@@ -81,19 +81,19 @@ class MinNormAttack(Attack):
         return grid.answer()._replace(candidates=tuple(closest.budgets))
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
-        """Measure what is returned once more, in float32; that measurement counts, not the attack's books."""
+        """Measure what is returned once more, in float32; that counts, not what the search saw."""
         points, _, candidates, before = answer
         engine, clean = problem.engine, problem.clean
         distance = self._check_images(points, problem, math.inf)
         for candidate in candidates:
             self._check_images(candidate.images, problem, candidate.eps)
         judged = engine.goal.pixels > 0
-        required = self.required(engine.share(before))
+        required = self.required(engine.goal.share(before))
         with torch.autocast(points.device.type, enabled=False):
             after = engine.measure(points)
             distance_8bit = None
             if self.rounds:
-                rounded = (points * 255).round() / 255
+                rounded = eight_bit.on_grid(points)
                 lost = (engine.measure(rounded).error < required) | ~judged
                 distance_8bit = self.threat.distance(rounded - clean).masked_fill(lost, math.inf)
         attacked = (engine.goal.valid & ~before).flatten(1)
@@ -114,8 +114,8 @@ class MinNormAttack(Attack):
 class Closest:
     """Per image the closest points at the goal; until one is known, those with the most pixels there.
 
-    Also, per budget, the points with the most pixels at the goal within it. The first points offered are the clean
-    images: they say which pixels are at the goal from the beginning, and what is required.
+    Also, per budget, the points with the most pixels at the goal within it. The first update is by the clean images:
+    they say which pixels are at the goal from the beginning, and what is required.
     """
 
     def __init__(self, attack: MinNormAttack, problem: Problem) -> None:
@@ -130,32 +130,32 @@ class Closest:
         self.before: Tensor | None = None
         self.required = self.error
 
-    def offer(self, points: Tensor, reached: Tensor, rows: Tensor | None = None) -> Tensor:
+    def update(self, points: Tensor, reached: Tensor, rows: Tensor | None = None) -> Tensor:
         """Take the points that are at least as good; returns which images are at their goal, ``[N]`` bool.
 
         Args:
             points: ``[N, 3, H, W]`` in [0, 1].
             reached: ``[N, H, W]`` bool, the valid pixels that are at their goal there.
-            rows: long indices of the N images, where these are not all; never in the first offer.
+            rows: long indices of the N images, where these are not all; never in the first update.
         """
-        offered = torch.ones_like(self.found)
+        given = torch.ones_like(self.found)
         if rows is not None:
-            offered = torch.zeros_like(self.found).index_fill_(0, rows, True)
+            given = torch.zeros_like(self.found).index_fill_(0, rows, True)
             points = self.clean.index_copy(0, rows, points)
             reached = torch.zeros_like(self.engine.goal.valid).index_copy_(0, rows, reached)
-        error = self.engine.share(reached)
+        error = self.engine.goal.share(reached)
         if self.before is None:
             self.before, self.required = reached, self.attack.required(error)
         distance = self.attack.threat.distance(points - self.clean)
-        succeeds = (error >= self.required) & offered
+        succeeds = (error >= self.required) & given
         better = torch.where(succeeds, ~self.found | (distance <= self.distance), ~self.found & (error >= self.error))
-        better &= offered
+        better &= given
         self.points = torch.where(per_image(better), points, self.points)
         self.distance = torch.where(better, distance, self.distance)
         self.error = torch.where(better, error, self.error)
         self.found = self.found | succeeds
         for n, (budget, best) in enumerate(zip(self.budgets, self._budget_errors, strict=True)):
-            better = (distance <= budget.eps) & (error >= best) & offered
+            better = (distance <= budget.eps) & (error >= best) & given
             self.budgets[n] = Candidate("", budget.eps, torch.where(per_image(better), points, budget.images))
             self._budget_errors[n] = torch.where(better, error, best)
         return succeeds if rows is None else succeeds[rows]

@@ -25,14 +25,14 @@ STEP_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-class Record:
+class BestIterate:
     """The points with the highest score so far, per image; of equal scores the latest."""
 
     def __init__(self, points: Tensor, score: Tensor) -> None:
         self.points = points
         self.score = score
 
-    def offer(self, points: Tensor, score: Tensor) -> Tensor:
+    def update(self, points: Tensor, score: Tensor) -> Tensor:
         """Take the points that are at least as good; returns which, ``[N]`` bool."""
         better = score >= self.score
         self.points = torch.where(per_image(better), points, self.points)
@@ -57,28 +57,26 @@ class Stage:
         return self.project(points + self.threat.step(points, gradient, size))
 
 
-@dataclass
-class Outcome:
-    """Best points of a stage: by error, by cross-entropy towards the goal, by the worth of the pixels at the goal where
-    the problem says what they are worth, and the last ones."""
+class SearchResult:
+    """Best points of a search: by error, by cross-entropy towards the goal and, where the problem has class weights, by
+    balanced error (the summed weights of the pixels at the goal); and the last ones."""
 
-    by_error: Record
-    by_ce: Record
-    last: Record
-    by_worth: Record | None = None
-    worth: Tensor | None = None
+    def __init__(self, problem: Problem, points: Tensor, measured: Measurement) -> None:
+        self.problem = problem
+        self.by_error, self.last = BestIterate(points, measured.error), BestIterate(points, measured.error)
+        self.by_ce = BestIterate(points, towards_goal(problem, measured))
+        weighted = problem.class_weights is not None
+        self.by_balanced_error = BestIterate(points, self._balanced_error(measured)) if weighted else None
 
-    def offer(self, points: Tensor, measured: Measurement, ce: Tensor) -> None:
-        self.by_error.offer(points, measured.error)
-        self.by_ce.offer(points, ce)
-        self.last = Record(points, measured.error)
-        if self.by_worth is not None:
-            self.by_worth.offer(points, gained(self.worth, measured))
+    def update(self, points: Tensor, measured: Measurement) -> None:
+        self.by_error.update(points, measured.error)
+        self.by_ce.update(points, towards_goal(self.problem, measured))
+        self.last = BestIterate(points, measured.error)
+        if self.by_balanced_error is not None:
+            self.by_balanced_error.update(points, self._balanced_error(measured))
 
-
-def gained(worth: Tensor, measured: Measurement) -> Tensor:
-    """Worth of the pixels at the goal, ``[N]``."""
-    return (worth * measured.reached).flatten(1).sum(1)
+    def _balanced_error(self, measured: Measurement) -> Tensor:
+        return (self.problem.class_weights * measured.reached).flatten(1).sum(1)
 
 
 def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
@@ -86,28 +84,20 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
     return -measured.ce if problem.engine.goal.targeted else measured.ce
 
 
-def begin(problem: Problem, points: Tensor, measured: Measurement) -> Outcome:
-    ce = towards_goal(problem, measured)
-    worth = problem.worth
-    by_worth = None if worth is None else Record(points, gained(worth, measured))
-    by_error, last = (Record(points, measured.error) for _ in range(2))
-    return Outcome(by_error, Record(points, ce), last, by_worth, worth)
-
-
-def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Outcome:
+def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
     """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
-    outcome = None
+    result = None
     for step in range(stage.steps):
         measured = stage.gradient(points, step)
-        if outcome is None:
-            outcome = begin(stage.problem, points, measured)
+        if result is None:
+            result = SearchResult(stage.problem, points, measured)
         else:
-            outcome.offer(points, measured, towards_goal(stage.problem, measured))
+            result.update(points, measured)
         size = step_size * STEP_SCHEDULES[schedule](step / stage.steps)
         points = stage.move(points, measured.gradient, size)
     measured = stage.problem.engine.measure(points)
-    outcome.offer(points, measured, towards_goal(stage.problem, measured))
-    return outcome
+    result.update(points, measured)
+    return result
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -124,7 +114,7 @@ MOMENTUM = 0.75
 ENOUGH_INCREASES = 0.75
 
 
-def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halves_first: bool = True) -> Outcome:
+def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halves_first: bool = True) -> SearchResult:
     """APGD (Croce & Hein, 2020, arXiv 2003.01690): momentum, and a step size that is halved, per image, where a
     look back finds too few increases of the tracked value or no new best; such images go back to their best point.
     The first step size is ``first_step`` radii; ``halves_first``: whether the first look back may halve it.
@@ -135,10 +125,10 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
     problem = stage.problem
     look_back = checkpoints(stage.steps)
     measured = stage.gradient(points, 0)
-    outcome = begin(problem, points, measured)
+    result = SearchResult(problem, points, measured)
     start = _tracked(problem, measured, track)
     value = torch.full_like(start, -math.inf)
-    best, best_gradient = Record(points, start), measured.gradient
+    best, best_gradient = BestIterate(points, start), measured.gradient
     gradient, previous, size = measured.gradient, points, first_step * stage.eps
     increases, best_before, halved, since = torch.zeros_like(start), start, torch.ones_like(start, dtype=bool), 0
     for step in range(1, stage.steps + 1):
@@ -147,12 +137,12 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
             ahead = stage.project(torch.lerp(2 * points - previous, ahead, MOMENTUM))
         points, previous = ahead, points
         measured = stage.gradient(points, step) if step < stage.steps else problem.engine.measure(points)
-        outcome.offer(points, measured, towards_goal(problem, measured))
+        result.update(points, measured)
         if step == stage.steps:
             break
         gradient, new = measured.gradient, _tracked(problem, measured, track)
         increases, value, since = increases + (new > value), new, since + 1
-        better = per_image(best.offer(points, new))
+        better = per_image(best.update(points, new))
         best_gradient = torch.where(better, gradient, best_gradient)
         if step in look_back:
             halved = (increases <= ENOUGH_INCREASES * since) | (~halved & (best.score <= best_before))
@@ -162,7 +152,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
             points = torch.where(per_image(halved), best.points, points)
             gradient = torch.where(per_image(halved), best_gradient, gradient)
             increases, best_before, since = torch.zeros_like(value), best.score, 0
-    return outcome
+    return result
 
 
 def _tracked(problem: Problem, measured: Measurement, track: str) -> Tensor:

@@ -14,25 +14,29 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, pull_margins
+from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
 SMALLEST = 1e-12  # of a weight
+LR_DECAY = 0.01  # share of the perturbation's step size that is left at the end, exponentially
+DUAL_LR_DECAY = 0.1  # share of the dual step size that is left at the end, linearly
+AVERAGE = 0.9  # decay of the running mean of the dual weights
 INNER_STEPS, ENOUGH = 5, 1e-2  # of the published prox: at most so many, until the change is that share of the length
 
 
-class Duals:
+class DualWeights:
     """One weight per valid pixel and one for the norm, which sum to 1: the softmax of logits, averaged over steps.
 
     The norm's weight is an entry of the softmax and not 1 minus the rest, so that float32 is enough.
     """
 
-    def __init__(self, problem: Problem, average: float, least_ratio: float) -> None:
+    def __init__(self, problem: Problem, least_ratio: float) -> None:
         goal = problem.engine.goal
-        self.average, self.bound, self.void = average, -math.log(least_ratio), ~goal.valid
+        self.bound, self.void = -math.log(least_ratio), ~goal.valid
         share = -goal.pixels.clamp_min(1).float().log()
         self.logits = share.view(-1, 1, 1).expand(goal.valid.shape).masked_fill(self.void, -math.inf)
         self.norm, self.pixels = self._weights()
@@ -48,18 +52,18 @@ class Duals:
         return self.pixels.flatten(1).sum(1).clamp_min(SMALLEST)
 
     def slope(self, margins: Margins) -> Tensor:
-        """Of the weighted softplus of the gaps.
+        """Of the weighted softplus of the margins.
 
         Not by ``torch.sigmoid``, which on a CPU depends on where in the memory a value lies, and so on neighbours.
         """
-        return self.pixels / (1 + margins.gap.neg().exp())
+        return self.pixels / (1 + margins.margin.neg().exp())
 
     def ascend(self, margins: Margins, rate: float) -> None:
-        moved = (self.logits + rate * margins.gap.sign().to(self.logits)).clamp_(-self.bound, self.bound)
+        moved = (self.logits + rate * margins.margin.sign().to(self.logits)).clamp_(-self.bound, self.bound)
         self.logits = moved.masked_fill_(self.void, -math.inf)
         norm, pixels = self._weights()
-        self.norm = torch.lerp(norm, self.norm, self.average)
-        self.pixels = torch.lerp(pixels, self.pixels, self.average)
+        self.norm = torch.lerp(norm, self.norm, AVERAGE)
+        self.pixels = torch.lerp(pixels, self.pixels, AVERAGE)
 
 
 class Adam:
@@ -87,18 +91,12 @@ class PrimalDual(MinNormAttack):
     Args:
         steps: gradients, each of one forward and one backward.
         lr: first step size of the perturbation (Adam), in image units.
-        lr_reduction: share of it that is left at the end, exponentially.
         dual_lr: first step size of the dual logits.
-        dual_lr_reduction: share of it that is left at the end, linearly.
-        average: decay of the running mean of the dual weights.
     """
 
     steps: int = 500
     lr: float = 0.01
-    lr_reduction: float = 0.01
     dual_lr: float = 0.1
-    dual_lr_reduction: float = 0.1
-    average: float = 0.9
 
     paper: ClassVar[str] = "arXiv 2106.01538"
     can_target: ClassVar[bool] = True
@@ -108,33 +106,31 @@ class PrimalDual(MinNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(steps=1)
-        self._numbers("lr", "lr_reduction", "dual_lr", "dual_lr_reduction", "average")
+        self._numbers("lr", "dual_lr")
         if min(self.lr, self.dual_lr) <= 0:
             raise UserError(f"{self.name}: expected lr and dual_lr > 0, got {self.lr} and {self.dual_lr}")
-        if not (0 < self.lr_reduction <= 1 and 0 < self.dual_lr_reduction <= 1 and 0 <= self.average < 1):
-            raise UserError(f"{self.name}: expected 0 < lr_reduction, dual_lr_reduction <= 1 and 0 <= average < 1")
 
     def search_passes(self) -> tuple[int, int]:
         return self.steps + 1, self.steps
 
-    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
         """The next perturbation, inside the box."""
         raise NotImplementedError
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean
-        duals, adam = Duals(problem, self.average, self.least_ratio), Adam(clean)
+        duals, adam = DualWeights(problem, self.least_ratio), Adam(clean)
         box = Box(-clean, 1 - clean)
         delta, points = torch.zeros_like(clean), clean
         for step in range(self.steps):
-            gradient, margins = pull_margins(engine, points, duals.slope)
-            closest.offer(points, margins.reached)
-            lr = self.lr * self.lr_reduction ** (step / self.steps)
+            gradient, margins = margin_gradient(engine, points, duals.slope)
+            closest.update(points, margins.reached)
+            lr = self.lr * LR_DECAY ** (step / self.steps)
             delta = self.move(delta, gradient, duals, adam, lr, box)
             left = 1 - step / max(self.steps - 1, 1)
-            duals.ascend(margins, self.dual_lr * (self.dual_lr_reduction + (1 - self.dual_lr_reduction) * left))
+            duals.ascend(margins, self.dual_lr * (DUAL_LR_DECAY + (1 - DUAL_LR_DECAY) * left))
             points = (clean + delta).clamp_(0, 1)
-        closest.offer(points, engine.measure(points).reached)
+        closest.update(points, engine.measure(points).reached)
 
 
 @dataclass(frozen=True)
@@ -148,6 +144,7 @@ class Box:
         return torch.minimum(torch.maximum(delta, self.low), self.high)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PDGD(PrimalDual):
     """Primal-dual gradient descent on norm and constraints together (Matyasko & Chau, 2021, arXiv 2106.01538)."""
@@ -156,12 +153,13 @@ class PDGD(PrimalDual):
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     least_ratio: ClassVar[float] = 1e-6
 
-    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
         shrink = duals.norm / self.threat.distance(delta).clamp_min(SMALLEST)
         direction, scale = adam(gradient + delta * per_image(shrink))
         return box.clip(delta - lr * direction / scale)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: Adam on the constraints, then the norm's prox in Adam's metric
@@ -176,23 +174,23 @@ class PDPGD(PrimalDual):
     reference: bool = False
     published: ClassVar = {"reference": True}
 
-    def move(self, delta: Tensor, gradient: Tensor, duals: Duals, adam: Adam, lr: float, box: Box) -> Tensor:
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
         direction, scale = adam(gradient if self.reference else gradient / per_image(duals.total))
         largest = scale.flatten(1).amax(1)
         strength = duals.norm / duals.total * lr / largest
         ahead, metric = delta - lr * direction / scale, scale / per_image(largest)
         if self.reference:
-            return self._approach(box.clip(ahead), metric, strength, box)
+            return self._inner_prox_steps(box.clip(ahead), metric, strength, box)
         return PROXES[self.norm](ahead, metric, strength, box.low, box.high)
 
-    def _approach(self, target: Tensor, metric: Tensor, strength: Tensor, box: Box) -> Tensor:
+    def _inner_prox_steps(self, target: Tensor, metric: Tensor, strength: Tensor, box: Box) -> Tensor:
         """Proximal gradient steps from ``target`` towards the prox in ``metric`` there."""
-        plain, free = torch.ones_like(metric), torch.full_like(metric, math.inf)
-        found, goes_on = target, torch.ones_like(strength, dtype=torch.bool)
+        identity, free = torch.ones_like(metric), torch.full_like(metric, math.inf)
+        found, running = target, torch.ones_like(strength, dtype=torch.bool)
         for _ in range(INNER_STEPS):
             ahead = found - metric * (found - target)
-            new = box.clip(PROXES[self.norm](ahead, plain, strength, -free, free))
+            new = box.clip(PROXES[self.norm](ahead, identity, strength, -free, free))
             change = (new - found).flatten(1).norm(dim=1)
-            found = torch.where(per_image(goes_on), new, found)
-            goes_on = goes_on & (change > ENOUGH * new.flatten(1).norm(dim=1))
+            found = torch.where(per_image(running), new, found)
+            running = running & (change > ENOUGH * new.flatten(1).norm(dim=1))
         return found

@@ -26,44 +26,50 @@ TINY = 1e-12
 def prox_linf(
     delta: Tensor, metric: Tensor, strength: Tensor, low: Tensor, high: Tensor, cap: Tensor | None = None
 ) -> Tensor:
-    """The box-clipped change cut to one bound b per image, where the metric's pull at b balances the strength.
+    """The box-clipped change cut to one bound b per image, the solution of the dual problem.
 
     b solves ``sum over |clipped| > b of metric (|delta| - b) = strength``; the left side falls in b, so it is found by
     bisection, quickened by Newton's step wherever that stays inside the bracket.
     """
     clipped = torch.clamp(delta, low, high)
-    bound = _balance((delta * metric).abs_(), clipped.abs(), metric, strength)
+    bound = _bounds((delta * metric).abs_(), clipped.abs(), metric, strength)
     if cap is not None:
         bound = torch.minimum(bound, cap)  # the objective is convex in the bound
     bound = per_image(bound)
     return torch.clamp(clipped, -bound, bound)
 
 
-def _balance(pull: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
-    """The bound of every image; first of every 16th value, which is near that of all."""
-    return torch.stack([_balance_one(*image) for image in zip(pull, size, metric, strength, strict=True)])
+def _bounds(weighted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
+    return torch.stack([_bound(*image) for image in zip(weighted, size, metric, strength, strict=True)])
 
 
-def _balance_one(pull: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
+def _bound(weighted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
+    """That of one image; first of every 16th value, which is near that of all.
+
+    Args:
+        weighted, size: ``metric |delta|`` and ``|clipped|``.
+    """
     largest = size.amax()
     if strength <= 0:
         return largest
-    pull, size, metric = pull.flatten(), size.flatten(), metric.flatten()
+    weighted, size, metric = weighted.flatten(), size.flatten(), metric.flatten()
     guess = largest / 2
     if len(size) >= 16 * COARSE:
-        coarse = (part[::COARSE].contiguous() for part in (pull, size, metric))
+        coarse = (part[::COARSE].contiguous() for part in (weighted, size, metric))
         guess = _root(*coarse, strength / COARSE, largest, guess, COARSELY)
-    return _root(pull, size, metric, strength, largest, guess, PRECISE)
+    return _root(weighted, size, metric, strength, largest, guess, PRECISE)
 
 
-def _root(pull: Tensor, size: Tensor, metric: Tensor, strength: Tensor, high: Tensor, bound: Tensor, share: float):
+def _root(
+    weighted: Tensor, size: Tensor, metric: Tensor, strength: Tensor, high: Tensor, bound: Tensor, share: float
+) -> Tensor:
     """Newton's steps inside a bracket that bisection narrows."""
     low, precise = torch.zeros_like(high), share * high
     beyond = torch.empty_like(size)
     for _ in range(ROUNDS):
         torch.gt(size, bound, out=beyond)
         weight = beyond @ metric
-        excess = beyond @ pull - bound * weight - strength
+        excess = beyond @ weighted - bound * weight - strength
         low, high = (bound, high) if excess > 0 else (low, bound)
         step = excess / weight.clamp_min(torch.finfo(size.dtype).tiny)
         if high - low <= precise:

@@ -1,6 +1,7 @@
 """Names of the attacks: ``build_attack("TsallisPGD", eps="4/255", steps=100)``.
 
-An attack of your own takes a decorator, in a module that the config names in ``custom_imports`` (or that you import)::
+Every attack enters by its decorator, ours and those of a module that the config names in ``custom_imports`` (or that
+you import)::
 
     @segrobust.register_attack
     class Mine(GradientAttack):                 # its annotated fields are its options, as in a dataclass
@@ -15,84 +16,16 @@ From then on ``build_attack("Mine")``, ``--attack mine`` and ensembles find it.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from segrobust.attacks import (
-    alma_cls,
-    alma_prox,
-    asma,
-    bisection,
-    bounded,
-    dag,
-    fmn,
-    min_norm_ensemble,
-    primal_dual,
-    sea,
-    sharp,
-    spherical,
-    square,
-    standard,
-)
 from segrobust.attacks.base import Attack
-from segrobust.attacks.specs import config_of
+from segrobust.attacks.members import Ensemble
+from segrobust.core.attack_specs import OF_YOUR_OWN, parse_spec
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.registry import Registry
 
-ATTACKS: dict[str, type[Attack]] = {
-    cls.__name__: cls
-    for cls in (
-        bounded.UniformNoise,
-        bounded.FGSM,
-        bounded.CEPGD,
-        bounded.SegPGD,
-        bounded.CosPGD,
-        bounded.JSPGD,
-        bounded.MaskedPGD,
-        bounded.BalancedPGD,
-        bounded.TsallisPGD,
-        sharp.SharpPGD,
-        sharp.BalancedSharpPGD,
-        spherical.SphericalPGD,
-        sea.SEA,
-        standard.Standard,
-        square.Square,
-        dag.DAG,
-        fmn.FMN,
-        fmn.DDN,
-        bisection.PGDBisection,
-        bisection.MIFGSMBisection,
-        primal_dual.PDPGD,
-        primal_dual.PDGD,
-        asma.ASMA,
-        alma_cls.ALMACls,
-        alma_prox.ALMAProx,
-        min_norm_ensemble.MinNormEnsemble,
-    )
-}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_\s]", "", name).lower()
-
-
-def dashed(name: str) -> str:
-    """The command line's spelling: ``TsallisPGD`` -> ``tsallis-pgd``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
-
-
-def is_attack(name: str) -> bool:
-    """Whether a name, with or without a preset (``cospgd:published``), is that of an attack."""
-    return _plain(name.partition(":")[0]) in map(_plain, ATTACKS)
-
-
-def find_attack(name: str) -> type[Attack]:
-    """The class of ``TsallisPGD``, ``tsallis-pgd`` or ``tsallispgd``."""
-    plain = {_plain(known): cls for known, cls in ATTACKS.items()}
-    if _plain(name) not in plain:
-        error = unknown_name("attack", dashed(name), [dashed(known) for known in ATTACKS])
-        raise UserError(f"{error} (one of your own: name its file in the config's custom_imports)")
-    return plain[_plain(name)]
+ATTACKS: Registry[type[Attack]] = Registry("attack", OF_YOUR_OWN)
 
 
 def register_attack(cls: type[Attack]) -> type[Attack]:
@@ -106,25 +39,17 @@ def register_attack(cls: type[Attack]) -> type[Attack]:
         raise UserError(f"register_attack: expected a subclass of GradientAttack, BoundedAttack, ..., got {shown}")
     if "__dataclass_fields__" not in vars(cls):
         cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    for name, known in ATTACKS.items():
-        if _plain(name) == _plain(cls.__name__) and _origin(known) != _origin(cls):  # a module may be read anew
-            raise UserError(f"register_attack: there is an attack {name} already; give yours another name")
-    ATTACKS[cls.__name__] = cls
-    return cls
-
-
-def _origin(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
+    return ATTACKS.add(cls)
 
 
 def build_attack(
     spec: str | Mapping[str, Any] | Attack | type[Attack], *, preset: str | None = None, **fields: Any
 ) -> Attack:
-    """Build an attack from a name, a config with ``type=``, a class or another attack.
+    """Build an attack from a text, a config with ``type=``, a class or another attack.
 
     Args:
-        spec: ``"TsallisPGD"``, ``"tsallis-pgd"``, ``"cospgd:published"``, ``dict(type="CosPGD")``, ``CosPGD`` or an
-            attack.
+        spec: ``"TsallisPGD"``, ``"tsallis-pgd"``, ``"cospgd:published"``, ``"tsallis-pgd(norm=L2, q_start=-3)"``,
+            ``dict(type="CosPGD")``, ``CosPGD`` or an attack. An ensemble's members are given in the same ways.
         preset: ``"published"`` for the settings of the attack's own paper.
         fields: override what ``spec`` and ``preset`` say.
 
@@ -134,29 +59,63 @@ def build_attack(
     if isinstance(spec, Attack):
         if preset is not None:
             raise UserError(f"preset: an attack that is already built keeps its settings; give its name, {spec.name!r}")
-        return dataclasses.replace(spec, **_known(type(spec), fields))
+        return dataclasses.replace(spec, **_checked(type(spec), fields, spec.norm))
     if isinstance(spec, type) and issubclass(spec, Attack):
-        given, cls, suffix = {}, spec, ""
-    elif not isinstance(spec, str | Mapping | tuple) or not isinstance(config_of(spec).get("type"), str):
-        raise UserError(f"attack: expected a name or a config with type=..., got {spec!r}")
+        given, cls = {}, spec
     else:
         given = config_of(spec)
-        name, _, suffix = given.pop("type").partition(":")
-        cls = find_attack(name)
-    preset = given.pop("preset", None) or suffix or preset
+        cls = ATTACKS.find(given.pop("type"))
+    preset = given.pop("preset", None) or preset
     if preset is not None and preset != "published":
-        raise unknown_name("preset", preset, ["published"])
+        raise unknown_name("preset", str(preset), ["published"])
     if preset and cls.published is None:
         raise UserError(f"{cls.__name__} has no published settings; leave the preset out")
-    return cls(**_known(cls, {**(cls.published if preset else {}), **given, **fields}))
+    return cls(**_checked(cls, {**(cls.published if preset else {}), **given, **fields}, cls.norm))
 
 
-def _known(cls: type[Attack], fields: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A new config: the ``type``, without a preset in it, the ``preset`` if any, and the fields."""
+    given = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    if not isinstance(given.get("type"), str):
+        raise UserError(f"attack: expected a name or a config with type=..., got {spec!r}")
+    return {**parse_spec(given.pop("type")), **given}
+
+
+def _checked(cls: type[Attack], fields: Mapping[str, Any], norm: str) -> dict[str, Any]:
+    """The fields of a ``cls`` as it takes them: their names are known, lists are tuples, an ensemble's members built.
+
+    Args:
+        norm: that of the attack where ``fields`` have none.
+    """
     names = {field.name for field in dataclasses.fields(cls)}
-    for name in fields:
+    found = {}
+    for name, value in fields.items():
         if name == "mask" and name not in names:
             raise UserError("mask: where the attacker may write belongs to the images; give it in the call: "
                             "attack(model, images, labels, mask=mask)")  # fmt: skip
         if name not in names:
             raise unknown_name(f"field of {cls.__name__}", name, names)
-    return dict(fields)
+        if issubclass(cls, Ensemble) and name == cls.members_field and isinstance(value, list | tuple):
+            value = [_member(cls, one, fields.get("norm", norm)) for one in value]
+        found[name] = _frozen(cls, name, value)
+    return found
+
+
+def _member(cls: type[Ensemble], spec: Any, norm: str) -> Any:
+    if not isinstance(spec, str | Mapping):  # built already, or the ensemble says what is wrong with it
+        return spec
+    given = config_of(spec)
+    if taken := [name for name in cls.sets if name in given]:
+        field = cls.members_field
+        raise UserError(f"{field}: the ensemble sets {', '.join(taken)} of its members itself; got {spec!r}")
+    options = {name: given.pop(name) for name in cls.member_options if name in given}
+    return cls.member(build_attack(given, norm=norm), **options)
+
+
+def _frozen(cls: type[Attack], name: str, value: Any) -> Any:
+    """A field's value as a frozen attack can hold it."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(cls, name, item) for item in value)
+    if not isinstance(value, Hashable):
+        raise UserError(f"{cls.__name__}: expected {name} to be a number, a text or a list of them, got {value!r}")
+    return value

@@ -6,19 +6,23 @@ result = attack(model, images, labels)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from segrobust.attacks.ensemble import BoundedEnsemble, Member
+from segrobust.attacks.bounded import JSPGD, BalancedPGD, MaskedPGD, SegPGD
+from segrobust.attacks.ensemble import BoundedEnsemble, PlannedSearch
+from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.spherical import SphericalPGD
 from segrobust.core.errors import UserError, unknown_name
 
 LOSSES = {
-    "v1": ("MaskedPGD", "SegPGD", "JSPGD", "SphericalPGD"),
-    "v2": ("BalancedPGD", "MaskedPGD", "JSPGD"),
+    "v1": (MaskedPGD, SegPGD, JSPGD, SphericalPGD),
+    "v2": (BalancedPGD, MaskedPGD, JSPGD),
 }
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class SEA(BoundedEnsemble):
     """Segmentation Ensemble Attack (Croce et al., 2024, arXiv 2306.12941): APGD with radius reduction on each loss.
@@ -28,28 +32,29 @@ class SEA(BoundedEnsemble):
 
     Args:
         steps: of each loss.
-        losses: ``"v2"``, the three of the paper's final version; ``"v1"``, the four of its first; or names.
+        losses: ``"v2"``, the three of the paper's final version; ``"v1"``, the four of its first; or attacks.
     """
 
     steps: int = 300
-    losses: str | tuple[str, ...] = "v2"
+    losses: str | tuple[GradientAttack, ...] = "v2"
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     published: ClassVar = {}
+    members_field: ClassVar[str] = "losses"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        losses = self.losses
-        if isinstance(losses, str):
-            if losses not in LOSSES:
-                raise unknown_name(f"{self.name} losses", losses, LOSSES)
-            losses = LOSSES[losses]
-        names = isinstance(losses, Sequence) and all(isinstance(name, str) for name in losses)
-        if not names or not losses or len(set(losses)) < len(losses):
-            raise UserError(f'{self.name}: expected losses="v1", "v2" or different names, got {self.losses!r}')
-        object.__setattr__(self, "losses", tuple(losses))
-        self.members()  # says now what is wrong with them
+        if isinstance(self.losses, str):
+            if self.losses not in LOSSES:
+                raise unknown_name(f"{self.name} losses", self.losses, LOSSES)
+            object.__setattr__(self, "losses", tuple(loss() for loss in LOSSES[self.losses]))
+        losses = tuple(self._set_up(attack) for attack in self.given())
+        if len({attack.name for attack in losses}) < len(losses):
+            raise UserError(f"{self.name}: expected different losses, got {[attack.name for attack in losses]}")
+        object.__setattr__(self, "losses", losses)
 
-    def members(self) -> list[Member]:
-        return [Member(name, self._build(name, self.steps)) for name in self.losses]
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "losses": [self.config(attack) for attack in self.losses]}
+
+    def plan(self) -> list[PlannedSearch]:
+        return [PlannedSearch(attack.name, attack) for attack in self.losses]

@@ -16,10 +16,12 @@ from torch import Tensor
 from segrobust.attacks import weights
 from segrobust.attacks.bounded import set_class_counts
 from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.registry import register_attack
 from segrobust.attacks.weights import Pixels
 from segrobust.core.errors import UserError
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class SharpPGD(GradientAttack):
     """Expected pixel error under a softmax that is sharpened on the way: softmax(beta * logits), beta rising.
@@ -47,6 +49,7 @@ class SharpPGD(GradientAttack):
         return weights.tsallis(pixels, 0.0)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class BalancedSharpPGD(SharpPGD):
     """SharpPGD with every pixel weighted by the inverse pixel count of its class to a power, against mIoU.

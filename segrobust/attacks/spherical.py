@@ -11,11 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segrobust.attacks.bounded import SEA
+from segrobust.attacks.bounded import SEA_SETTINGS
 from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.registry import register_attack
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class SphericalPGD(GradientAttack):
     """Minus the label's logit over the length of all logits, where the label is still predicted (Croce et al., 2023,
@@ -25,13 +27,16 @@ class SphericalPGD(GradientAttack):
     """
 
     paper: ClassVar[str] = "arXiv 2306.12941v1"
-    published: ClassVar = SEA
+    published: ClassVar = SEA_SETTINGS
 
     def measure_gradient(self, engine: Engine, points: Tensor, progress: float) -> Measurement:
-        def ascent(logits: Tensor, correct: Tensor) -> Tensor:
-            return spherical_gradient(logits, engine.goal.labels, correct & engine.goal.valid)
+        goal = engine.goal
 
-        return engine.along(points, ascent)
+        def ascent(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            ce, reached = goal.measure(logits, engine.memory)
+            return spherical_gradient(logits, goal.labels, goal.valid & ~reached), (ce, reached)
+
+        return engine.measured_gradient(points, ascent)
 
 
 def spherical_gradient(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

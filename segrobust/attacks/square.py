@@ -22,15 +22,17 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import BoundedAttack, Problem
-from segrobust.attacks.margins import see_margins
+from segrobust.attacks.margins import measure_margins
+from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import draw
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries: where the squares' area halves
 SHARPNESS = 16.0  # of the sigmoid, in median margins
-LOOK = 10
+MEASURE_EVERY = 10
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class Square(BoundedAttack):
     """Random search over squares (Andriushchenko et al., 2020, arXiv 1912.00049), ported to segmentation.
@@ -71,13 +73,13 @@ class Square(BoundedAttack):
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
         search = Search(self, problem)
         if len(search.rows):
-            search.look(self._stripes(search))
+            search.measure(self._stripes(search))
         for query in range(1, self.steps):
             if not len(search.rows):
                 break
             last = query == self.steps - 1
-            if self.spacing is not None and (last or query % LOOK == 0):
-                search.look(search.points)
+            if self.spacing is not None and (last or query % MEASURE_EVERY == 0):
+                search.measure(search.points)
             else:
                 search.try_squares(self.grid(query, search.points.shape[2:]))
         return search.best, search.error
@@ -114,13 +116,13 @@ class Search:
         self.rows = torch.arange(len(self.best), device=self.best.device)
         self.engine, self.clean, self.generators = problem.engine, problem.clean, problem.generators()
         self.points, self.loss, self.scale = self.clean, self.clean[:, 0], torch.zeros_like(self.error)
-        self._leave(problem.engine.goal.pixels == 0)
+        self._drop(problem.engine.goal.pixels == 0)
 
-    def look(self, points: Tensor) -> None:
+    def measure(self, points: Tensor) -> None:
         """Query ``points`` and go on from there."""
         self.points = self.engine.goal.restrict(points, self.clean)
         self.loss = self._query(self.points)
-        self._leave(self.error[self.rows] == 1)
+        self._drop(self.error[self.rows] == 1)
 
     def try_squares(self, grid: Grid) -> None:
         """Query one square in every cell, and keep those whose cell gains."""
@@ -132,21 +134,21 @@ class Search:
         kept = placed.at_pixels(placed.per_cell(self.loss - loss) > 0)
         self.points = torch.where(kept.unsqueeze(1), tried, self.points)
         self.loss = torch.where(kept, loss, self.loss)
-        self._leave(self.error[self.rows] == 1)
+        self._drop(self.error[self.rows] == 1)
 
     def _query(self, points: Tensor) -> Tensor:
         """Loss of every pixel, ``[M, H, W]``; the points are kept where they are the best so far."""
-        margins = see_margins(self.engine, points)
-        error = self.engine.share(margins.reached)
+        margins = measure_margins(self.engine, points)
+        error = self.engine.goal.share(margins.reached)
         better = error >= self.error[self.rows]
         self.best[self.rows[better]], self.error[self.rows[better]] = points[better], error[better]
-        void, gap = ~self.engine.goal.valid, margins.gap.double()
+        void, margin = ~self.engine.goal.valid, margins.margin.double()
         if not self.scale.any():
-            median = gap.abs().masked_fill(void, math.nan).flatten(1).nanmedian(1).values
+            median = margin.abs().masked_fill(void, math.nan).flatten(1).nanmedian(1).values
             self.scale = median.clamp_min(torch.finfo(torch.float32).tiny)
-        return (gap * (SHARPNESS / self.scale.view(-1, 1, 1))).sigmoid_().masked_fill_(void, 0)
+        return (margin * (SHARPNESS / self.scale.view(-1, 1, 1))).sigmoid_().masked_fill_(void, 0)
 
-    def _leave(self, done: Tensor) -> None:
+    def _drop(self, done: Tensor) -> None:
         if done.any():
             left = (~done).nonzero().flatten()
             self.engine, self.rows, self.clean = self.engine.subset(left), self.rows[left], self.clean[left]

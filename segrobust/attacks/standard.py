@@ -6,110 +6,123 @@ result = attack(model, images, labels)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from segrobust.attacks.ensemble import BoundedEnsemble, Member
-from segrobust.attacks.gradient import Goal
+from segrobust.attacks.bounded import CosPGD, MaskedPGD
+from segrobust.attacks.ensemble import BALANCED_ERROR, ERROR, BoundedEnsemble, PlannedSearch
 from segrobust.attacks.gradient_attack import GradientAttack
-from segrobust.attacks.specs import config_of, frozen_spec, frozen_specs, plain_spec
+from segrobust.attacks.registry import register_attack
+from segrobust.attacks.segmentation import Goal
+from segrobust.attacks.sharp import BalancedSharpPGD, SharpPGD
 from segrobust.attacks.weights import rarity
 from segrobust.core.errors import UserError, unknown_name
 
-STARTS = ("random", "error", "worth")
-# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU. When few
-# pixels are right, they are such pixels, and the wrong ones only distract: masked cross-entropy sees no others.
-GO_ON = {"radius_reduction": False, "first_step": 0.5}
-MEMBERS: tuple[dict[str, Any], ...] = (
-    {"type": "SharpPGD", "share": 9},
-    {"type": "CosPGD", "share": 4, "start": "error", **GO_ON, "first_step": 1.0, "track": "error"},
-    {"type": "BalancedSharpPGD", "share": 3, "start": "worth", **GO_ON, "track": "ce"},
-    {
-        **{"type": "SharpPGD", "share": 4, "start": "error", **GO_ON, "beta_start": 2.0, "beta_end": 6.0},
-        "few": {"type": "MaskedPGD", **GO_ON},
-    },
+STARTS = ("random", ERROR, BALANCED_ERROR)
+BALANCE = 0.5  # power of a class's inverse pixel count in the balanced error
+
+
+@dataclass(frozen=True)
+class Member:
+    """One attack of ``Standard``.
+
+    share: of the steps, relative to the other members'.
+    start: ``"random"`` noise, or the best points of the members before it, by ``"error"`` or by ``"balanced error"``
+        (wrong pixels count the more the rarer their class is).
+    """
+
+    attack: GradientAttack
+    share: float = 1
+    start: str = "random"
+
+
+GOING_ON = {"radius_reduction": False, "first_step": 0.5}
+# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU.
+MEMBERS = (
+    Member(SharpPGD(), 9),
+    Member(CosPGD(radius_reduction=False, first_step=1.0, track="error"), 4, ERROR),
+    Member(BalancedSharpPGD(**GOING_ON, track="ce"), 3, BALANCED_ERROR),
+    Member(SharpPGD(**GOING_ON, beta_start=2.0, beta_end=6.0), 4, ERROR),
 )
-SHARED = ("norm", "targeted", "eps", "seed", "steps", "restarts", "random_start", "keep")  # the ensemble's own
+# When few pixels are right, they are such pixels, and the wrong ones only distract: masked CE sees no others.
+LAST_PIXELS = MaskedPGD(**GOING_ON)
 
 
+@register_attack
 @dataclass(frozen=True, kw_only=True)
 class Standard(BoundedEnsemble):
     """The default ensemble: members in a row that share one budget of passes and their best points.
 
-    An image with ``enough`` pixels wrong leaves; the others are attacked on. Candidates are every member's best points
-    by error and by worth. Ours, unpublished.
+    An image without a right pixel leaves; the others are attacked on. Candidates are every member's best points by
+    error and by balanced error. Ours, unpublished.
 
     Args:
         steps: of all members together.
-        attacks: configs of the members, in their order: ``dict(type="SharpPGD", share=2, start="error", ...)`` with
-            the fields of that attack. share: of the steps, relative to the others'; start: ``"random"`` noise or the
-            best points of the members before it, by ``"error"`` or by ``"worth"`` (see :class:`Member`); few: the
-            config of the attack that takes its place where few pixels are right.
-        balance: power of a class's inverse pixel count in the worth of its pixels.
-        enough: share of wrong pixels at which an image leaves.
-        few: the share of an image's pixels, still right, that counts as few.
+        attacks: members in their order; as configs: ``dict(type="SharpPGD", share=2, start="error", ...)`` with the
+            fields of that attack and those of :class:`Member`.
+        masked_below: share of an image's pixels, still right, up to which masked cross-entropy takes the last member's
+            place; 0: it never does.
     """
 
     steps: int = 450
-    attacks: tuple[Any, ...] = MEMBERS
-    balance: float = 0.5
-    enough: float = 1.0
-    few: float = 0.01
+    attacks: tuple[Member, ...] = MEMBERS
+    masked_below: float = 0.01
 
-    kept: ClassVar[tuple[str, ...]] = ("error", "worth")
+    kinds: ClassVar[tuple[str, ...]] = (ERROR, BALANCED_ERROR)
+    member_options: ClassVar[tuple[str, ...]] = ("share", "start")
+
+    @classmethod
+    def member(cls, attack: GradientAttack, **options: Any) -> Member:
+        return Member(attack, **options)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        self._numbers("balance", "enough", "few")
-        if not (0 < self.enough <= 1 and 0 <= self.few <= 1):
-            raise UserError(f"{self.name}: expected 0 < enough <= 1 and 0 <= few <= 1, got {self.enough}, {self.few}")
-        object.__setattr__(self, "attacks", frozen_specs(self.name, self.attacks, SHARED))
-        self.members()  # says now what is wrong with them
+        self._numbers("masked_below")
+        if not 0 <= self.masked_below <= 1:
+            raise UserError(f"{self.name}: expected 0 <= masked_below <= 1, got {self.masked_below}")
+        members = [one if isinstance(one, Member) else Member(one) for one in self.given()]
+        members = tuple(replace(one, attack=self._set_up(one.attack)) for one in members)
+        shares = [one.share for one in members]
+        if any(type(share) not in (int, float) or not 0 < share < math.inf for share in shares):
+            raise UserError(f"{self.name}: expected shares above 0, got {shares}")
+        for one in members:
+            if one.start not in STARTS:
+                raise unknown_name(f"{self.name} start", str(one.start), STARTS)
+        if members[0].start != "random":
+            raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
+        object.__setattr__(self, "attacks", members)
 
     def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "attacks": [plain_spec(spec) for spec in self.attacks]}
+        members = [self.config(one.attack) | {"share": one.share, "start": one.start} for one in self.attacks]
+        return {**super().fields(), "attacks": members}
 
-    def members(self) -> list[Member]:
-        """Those that get at least one step."""
-        configs = [config_of(spec) for spec in self.attacks]
-        shares = [config.pop("share", 1) for config in configs]
-        if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in shares):
-            raise UserError(f"{self.name}: expected shares above 0, got {shares}")
-        members, done, before = [], 0, 0.0
-        for number, (config, share) in enumerate(zip(configs, shares, strict=True)):
-            before += share
-            steps = round(self.steps * before / sum(shares)) - done
+    def plan(self) -> list[PlannedSearch]:
+        """The searches that get at least one step; the first of them starts at random."""
+        total, searches, done, before = sum(one.share for one in self.attacks), [], 0, 0.0
+        for number, one in enumerate(self.attacks):
+            before += one.share
+            steps = round(self.steps * before / total) - done
             done += steps
             if steps:
-                members.append(self._member(config, steps, number, first=not members))
-        return members
+                searches.append(self._planned(one, steps, number, one.start if searches else "random"))
+        return searches
 
-    def _member(self, config: dict[str, Any], steps: int, number: int, first: bool) -> Member:
-        start, few = config.pop("start", "random"), config.pop("few", None)
-        if start not in STARTS:
-            raise unknown_name(f"{self.name} start", str(start), STARTS)
-        if number == 0 and start != "random":
-            raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
-        attack = self._attack_of(config, steps)
-        if few is not None:
-            few = self._attack_of(config_of(frozen_spec(few, SHARED, f"{self.name} few")), steps)
-        names = " or ".join(one.name for one in (attack, few) if one)
-        return Member(f"{number + 1} {names}", attack, "random" if first else start, number, few)
+    def _planned(self, member: Member, steps: int, number: int, start: str) -> PlannedSearch:
+        attacks = [replace(member.attack, steps=steps)]
+        if self.masked_below and number == len(self.attacks) - 1:
+            attacks.append(replace(self._set_up(LAST_PIXELS), steps=steps))
+        name = f"{number + 1} {' or '.join(attack.name for attack in attacks)}"
+        return PlannedSearch(name, attacks[0], start, number, *attacks[1:])
 
-    def _attack_of(self, config: dict[str, Any], steps: int) -> GradientAttack:
-        if not isinstance(config.get("type"), str):
-            raise UserError(f"{self.name}: expected attacks with type=..., got {config!r}")
-        return self._build(config.pop("type"), steps, **config)
+    def attacks_by_error(self, search: PlannedSearch, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
+        active, few = error < 1, 1 - error <= self.masked_below
+        if not search.last_pixels:
+            return [(search.attack, active)]
+        return [(search.attack, active & ~few), (search.last_pixels, active & few)]
 
-    def turn(self, member: Member, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
-        active, few = error < self.enough, 1 - error <= self.few
-        if not member.few:
-            return [(member.attack, active)]
-        return [(member.attack, active & ~few), (member.few, active & few)]
-
-    def worth(self, goal: Goal) -> Tensor:
+    def class_weights(self, goal: Goal) -> Tensor:
         classes = max(len(self.class_counts or ()), goal.highest + 1)
-        return rarity(goal.labels, goal.valid, classes, self.class_counts) ** self.balance
+        return rarity(goal.labels, goal.valid, classes, self.class_counts) ** BALANCE

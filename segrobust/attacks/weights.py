@@ -42,7 +42,7 @@ def segpgd(pixels: Pixels) -> Tensor:
 
 
 def cospgd(pixels: Pixels) -> Tensor:
-    """CosPGD (Agnihotri et al., 2024, arXiv 2302.02213): cosine of the softmax and the one-hot label; 1 - cosine
+    """CosPGD (Agnihotri et al., 2024, arXiv 2302.02213, eq. 5): cosine of the softmax and the one-hot label; 1 - cosine
     in the targeted form."""
     # a norm over dim 1 is five times slower on the CPU than this
     cosine = pixels.log_p.exp() / pixels.probabilities.square().sum(1).sqrt_()

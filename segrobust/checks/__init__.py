@@ -1,6 +1,7 @@
-"""Trust checks: can the numbers of a run be believed? ``run_checks(Context(evaluation, summary))``.
+"""Trust checks: can the numbers of a run be believed? ``check_run(executor, "quick", summary)`` of ``runner.py``.
 
-One file per theme: ``contract`` (of the model), ``gradient``, ``attacked``, ``sanity``, ``steps``, ``blind`` and
-``strength`` (of the attacks), ``integrity``, ``plausible`` and ``results`` (of rows and scores), ``provenance``. A
-check is one function and one line. ``basis`` says what verdicts are about, for whoever reads them.
+A check is one function and one line. ``model.py`` and ``gradient.py`` are about the model, ``attack.py``,
+``strength.py`` and ``blind.py`` about the attacks, ``integrity.py``, ``clean.py`` and ``results.py`` about rows and
+scores. Below them: ``verdicts.py`` (levels, what a check is), ``context.py`` (the run as checks see it), ``probe.py``
+and ``again.py`` (what is measured for several checks); ``basis.py`` says what verdicts are about, for their readers.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from segrobust.runs.folder import RunFolder
 
 FILE = "checks.json"
-FORMAT = 2  # 1 had numbers of checks and no seal
+FORMAT = 3
 AGAIN = "run the evaluation again"
 
 
@@ -24,7 +24,9 @@ def digest_of(value: Any) -> str:
 
 
 def basis_of(folder: RunFolder) -> dict[str, str]:
-    """Digests of what the verdicts are about, by the name of the file: identity, rows and, where there is one, summary.
+    """Digests of what the verdicts are about, by the name of the file: identity, rows and what is said of them.
+
+    A run that has grown since has another list of conditions or images.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -36,15 +38,16 @@ def basis_of(folder: RunFolder) -> dict[str, str]:
             rows.update(path.name.encode() + b"\n" + path.read_bytes())
     made_of = {name: value for name, value in run.items() if name != "about"} if isinstance(run, dict) else run
     basis = {"run.json": digest_of(made_of), "rows": rows.hexdigest()}
-    if (folder.path / "summary.json").is_file():
-        basis["summary.json"] = digest_of(folder.read_json("summary.json"))
+    for name in ("conditions.json", "images.json", "summary.json"):
+        if (folder.path / name).is_file():
+            basis[name] = digest_of(folder.read_json(name))
     return basis
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with the digest of all else in it."""
-    rest = {name: value for name, value in content.items() if name != "seal"}
-    return {**rest, "seal": digest_of(rest)}
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return {**rest, "sha256": digest_of(rest)}
 
 
 def outdated(content: Mapping[str, Any]) -> str:
@@ -58,7 +61,7 @@ def doubt(folder: RunFolder, content: Mapping[str, Any]) -> str:
     Raises:
         UserError: as :func:`basis_of`.
     """
-    if sealed(content) != content:
+    if with_digest(content) != content:
         return f"{FILE} was edited after the checks were made; {AGAIN}"
     stored, here = content.get("basis"), basis_of(folder)
     if stored == here:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from segrobust.attacks.base import Attack
 from segrobust.attacks.registry import ATTACKS, build_attack
-from segrobust.checks.base import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
-from segrobust.checks.context import Context, mean, refuse_transfer
+from segrobust.checks.again import refuse_transfer, shares_under
+from segrobust.checks.context import Context, mean
+from segrobust.checks.verdicts import NOISE, PASS, WARN, Check, NotApplicable, Verdict, verdict
+from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
 from segrobust.datasets.classes import plain_names
+from segrobust.models.digests import weights_sha256
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
-from segrobust.runs.identity import weights_sha256
 
 BLACK_BOX = "Square"
 QUERIES = {False: 4, True: 32}  # noise draws per image, quick and full
@@ -29,7 +31,7 @@ def blind_search_loses(context: Context) -> Verdict:
     if context.own.targeted:
         raise NotApplicable("noise and black-box searches have no target")
     best = {image: max(s[image] for s in context.at_radius().values() if image in s) for image in context.judged_ids}
-    found = {name: context.shares_under(*attack) for name, *attack in _blind_attacks(context, norm, eps)}
+    found = {name: shares_under(context, *attack) for name, *attack in _blind_attacks(context, norm, eps)}
     won = {name: 100 * mean(shares[i] > best[i] + NOISE for i in best) for name, shares in found.items()}
     winner, ahead = max(((name, mean(s) - mean(best)) for name, s in found.items()), key=lambda one: one[1])
     share = max(won.values())
@@ -64,10 +66,10 @@ def _relatives(context: Context) -> dict[str, Segmenter]:
     for name in zoo():
         if load_config(name).model.decode_head.num_classes != context.source.num_classes:
             continue
-        model = load_segmenter(name, device=context.evaluation.device)
+        model = load_segmenter(name, device=context.bench.device)
         if plain_names(model.class_names) == names and weights_sha256(model) != own:
             found[name] = model
     return found
 
 
-CHECKS = (Check("noise, black box and transfer lose", blind_search_loses, longer=True, essential=True),)
+CHECKS = (Check("noise, black box and transfer lose", blind_search_loses, essential=True, studies=(ATTACK,)),)

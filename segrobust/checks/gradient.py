@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks import weights
-from segrobust.attacks.gradient import Engine, Goal, ModelError
-from segrobust.checks.base import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
 from segrobust.checks.context import Context
+from segrobust.checks.probe import probe
+from segrobust.checks.verdicts import FAIL, FOLLOWING, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
-from segrobust.studies.outcomes import Group
+from segrobust.studies.bench import Group
 
 MASKED = "white-box attacks see no gradient there: attack a smooth version (BPDA), or without gradients"
 
@@ -23,7 +25,7 @@ SATURATED = "the softmax rounds to 0 and 1: divide the logits by a constant, whi
 
 def usable(context: Context) -> Verdict:
     """Gradients exist, are finite, and reach the pixels."""
-    seen = context.probe
+    seen = probe(context)
     if seen.broken:
         remedy = "no attack can follow this: return differentiable, finite logits, or attack without gradients"
         return verdict(FAIL, seen.broken, remedy, error=seen.broken)
@@ -51,7 +53,7 @@ MAY_KINK = 1  # direction in which a ReLU may turn within the difference
 
 def correct(context: Context) -> Verdict:
     """Autograd's slope against finite differences of the loss, of a copy of the model in float64."""
-    with drawing((context.evaluation.seed,), context.evaluation.device):
+    with drawing((context.bench.seed,), context.bench.device):
         return _agreement(*_in_double(context))
 
 
@@ -130,6 +132,6 @@ def _directions(gradient: Tensor) -> list[Tensor]:
 
 
 CHECKS = (
-    Check("gradient usable", usable, unfinished=True, essential=True),
-    Check("gradient correct", correct, unfinished=True, essential=True),
+    Check("gradient usable", usable, unfinished=True, essential=True, studies=FOLLOWING),
+    Check("gradient correct", correct, unfinished=True, essential=True, studies=FOLLOWING),
 )

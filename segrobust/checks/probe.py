@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +12,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segrobust.attacks.gradient import Engine, Goal, ModelError
+from segrobust.attacks.gradient import Engine, ModelError
+from segrobust.attacks.segmentation import Goal
+from segrobust.checks.context import Context, once
+from segrobust.checks.verdicts import Skip
+from segrobust.models.digests import state_digests
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
-from segrobust.runs.identity import state_digests
-from segrobust.studies.outcomes import Group
+from segrobust.studies.bench import Group
 
-if TYPE_CHECKING:
-    from segrobust.checks.context import Context
+CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains
+GAP = 1e-3  # of the logits, relative
 
 
 @dataclass
@@ -45,6 +47,10 @@ class Difference:
     def percent(self) -> float:
         return 100 * self.changed / max(self.pixels, 1)
 
+    @property
+    def beyond_rounding(self) -> bool:
+        return self.percent > CHANGED_PERCENT or self.gap > GAP
+
 
 @dataclass
 class Probe:
@@ -53,7 +59,6 @@ class Probe:
     repeated, alone, attacked: the report's forward against itself, against each image in a batch of its own (or, a
         lone image, against a batch with its mirror image), and against the forward that attacks differentiate.
     seeded: where two forwards differ, two under one seed of all global generators.
-    predictions: class ids ``[N, H, W]`` of each group, in two bytes each.
     like_probabilities: pixels whose logits are non-negative and sum to 1, and ``bounded``: those inside [0, 1].
     still: valid pixels without any input gradient; ``still_images``: images of only such pixels; ``saturated``: valid
         pixels whose cross-entropy has no gradient even with respect to the logits.
@@ -68,7 +73,6 @@ class Probe:
     seeded: Difference = field(default_factory=Difference)
     alone: Difference = field(default_factory=Difference)
     attacked: Difference = field(default_factory=Difference)
-    predictions: list[Tensor] = field(default_factory=list)
     like_probabilities: int = 0
     bounded: int = 0
     pixels: int = 0
@@ -85,11 +89,12 @@ class Probe:
     changed_state: list[str] = field(default_factory=list)
 
 
+@once
 def probe(context: Context) -> Probe:
-    """Look at the model on the context's groups; ``context.probe`` keeps the result."""
+    """Look at the model on the context's groups."""
     seen, before = Probe(), state_digests(context.model)
     for group in context.groups:
-        draws = drawing((context.evaluation.seed, *group.ids), context.evaluation.device)  # known, each forward its own
+        draws = drawing((context.bench.seed, *group.ids), context.bench.device)  # known, each forward its own
         with frozen_eval(context.model), draws:
             _forwards(context, group, seen)
             _gradient(context, group, seen)
@@ -119,7 +124,6 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
     seen.dtypes |= watch.dtypes
     seen.sampled |= watch.sampled
     seen.differentiated |= watch.differentiated
-    seen.predictions.append(logits.argmax(1).to(torch.int16).cpu())
     unit = (logits >= 0).all(1) & (logits <= 1).all(1)
     seen.bounded += int(unit.sum())
     seen.like_probabilities += int((unit & ((logits.sum(1) - 1).abs() < 1e-3)).sum())
@@ -149,7 +153,7 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
         return slope, (logits, slope)
 
     try:
-        gradient, (logits, slope) = engine.pull(group.images.float(), ascent)
+        gradient, (logits, slope) = engine.backward(group.images.float(), ascent)
     except ModelError as error:
         seen.broken = str(error)
         return
@@ -162,6 +166,17 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
     judged = valid.flatten(1).any(1)
     seen.images += int(judged.sum())
     seen.still_images += int((judged & (still | ~valid).flatten(1).all(1)).sum())
+
+
+def random_forward(context: Context) -> bool:
+    """Whether two forwards of the same batch differ by more than rounding."""
+    return probe(context).repeated.beyond_rounding
+
+
+def refuse_random(context: Context, why: str = "") -> None:
+    """Skip a check that compares forwards, where two of the same batch differ."""
+    if random_forward(context):
+        raise Skip(f"two forwards of the same batch differ already{why}")
 
 
 class Watch(TorchDispatchMode):

@@ -2,67 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections import defaultdict
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 
-from segrobust.analysis.summary import CLEAN, WORST_CASE
-from segrobust.checks.base import FAIL, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
-from segrobust.checks.context import Context
-from segrobust.core.rows import Row
-from segrobust.core.threats import THREATS
+from segrobust.analysis.summary import Record
+from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.checks.context import FEWEST, Context, is_single_step
+from segrobust.checks.verdicts import FAIL, INFO, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
 from segrobust.core.units import format_eps
 
-FEWEST = 16  # images whose interval says something about others: rare classes are missing on fewer
 FEWEST_PIXELS = 10_000  # with a label
-
-
-def clean_score(context: Context) -> Verdict:
-    """The clean score is the one the model is known for."""
-    declared = (context.declared or {}).get("mIoU")
-    if declared is None:
-        raise Skip("no declared score; a config may have declared = dict(mIoU=PERCENT, images=NUMBER)")
-    clean = next(record for record in context.summary if record["attack"] == CLEAN)
-    measured, interval = clean["mIoU"], clean["ci"]["mIoU"]
-    gap = abs(measured - declared)
-    # a part of the images may differ by chance: the gap beyond the interval counts, and it must be clear to fail
-    whole = context.declared.get("images", clean["images"]) == clean["images"]
-    if not whole and clean["images"] < FEWEST:
-        raise Skip(f"declared on other images, and {clean['images']} are too few to compare (at least {FEWEST})")
-    low, high = (measured, measured) if whole else interval
-    beyond = max(low - declared, declared - high, 0.0)
-    fail = 1.0 if whole else 1.0 + (high - low) / 2
-    return verdict(
-        graded(beyond, warn=0.3, fail=fail),
-        f"clean mIoU {measured:.2f}, declared {declared:.2f}"
-        + ("" if whole else f" on other images; 95 % interval here {low:.2f} to {high:.2f}"),
-        "check normalisation, channel order, input size, label map and weights before believing any robust score",
-        measured=measured,
-        declared=declared,
-        gap=gap,
-        images=clean["images"],
-    )
-
-
-NOISE = 0.5  # points
 
 
 def monotone(context: Context) -> Verdict:
     """A larger radius never helps the model; a single step (FGSM) may overshoot and is left out."""
+    lines: dict[tuple[str, str], dict[float | None, dict[int, float]]] = defaultdict(dict)
+    for one in context.attempts:
+        if one.eps is not None and context.shares.get(one) and not is_single_step(one):
+            lines[one.name, one.norm][one.eps] = context.shares[one]
     steps = []
-    for name in (name for name, job in context.attempts.items() if job.attack.name != "FGSM"):
-        for norm in THREATS:
-            radii = sorted(key[2] for key in context.shares if key[:2] == (name, norm) and key[2] is not None)
-            for small, large in zip([None, *radii], radii, strict=False):
-                before = context.shares[(CLEAN, None, None) if small is None else (name, norm, small)]
-                after = context.shares[name, norm, large]
-                lost = np.array([before[image] - after[image] for image in after if image in before])
-                steps.append((name, norm, small, large, lost))
+    for (name, norm), by_radius in lines.items():
+        radii = sorted(by_radius)
+        by_radius[None] = context.shares[context.clean]
+        for small, large in zip([None, *radii], radii, strict=False):
+            before, after = by_radius[small], by_radius[large]
+            lost = np.array([before[image] - after[image] for image in after if image in before])
+            steps.append((name, norm, small, large, lost))
     if not steps:
         raise Skip("no iterative attack of the run has a radius")
     name, norm, small, large, lost = max(steps, key=lambda step: step[-1].mean())
@@ -87,24 +59,21 @@ SAME = 90.0  # percent
 
 def attacks_differ(context: Context) -> Verdict:
     """No two attacks with the same results."""
-    counts: dict[tuple, dict[int, tuple]] = defaultdict(dict)
-    for row in context.rows:
-        if row["attack"] in context.attempts and row["eps"] and sum(row["tp"]):  # all broken is the same for all
-            counts[row["attack"], row["norm"], row["eps"]][row["image"]] = _counts(row)
-    for key in counts.values():
-        for image, clean in {row["image"]: _counts(row) for row in context.rows if row["attack"] == CLEAN}.items():
-            if key.get(image) == clean:  # unharmed is the same for all, too
-                del key[image]
+    clean = {row.image: row.counts for row in context.rows if row.condition == context.clean}
+    counts: dict[Condition, dict[int, Any]] = defaultdict(dict)
+    bounded = {one for one in context.attempts if one.eps}
+    for row in context.rows:  # all broken is the same for all, and so is unharmed
+        if row.condition in bounded and sum(row.counts["tp"]) and row.counts != clean.get(row.image):
+            counts[row.condition][row.image] = row.counts
     compared = []
-    for one, other in combinations(sorted(counts), 2):
+    for one, other in combinations(sorted(counts, key=lambda one: one.order), 2):
         common = counts[one].keys() & counts[other].keys()
         if len(common) >= 3:
             same = 100 * sum(counts[one][image] == counts[other][image] for image in common) / len(common)
-            compared.append((same, one, other, len(common)))
+            compared.append((same, [one.title, other.title], len(common)))
     if not compared:
         raise Skip("no two results with at least three images that are harmed and not wholly broken")
-    same, one, other, images = max(compared)
-    titles = [f"{name} {format_eps(eps, norm)}" for name, norm, eps in (one, other)]
+    same, titles, images = max(compared)
     return verdict(
         graded(same, warn=SAME),
         f"{len(compared)} pairs; most alike are {titles[0]} and {titles[1]}, equal on {same:.0f} % of {images} images",
@@ -118,7 +87,7 @@ def attacks_differ(context: Context) -> Verdict:
 def worst_case_readings(context: Context) -> Verdict:
     """The worst case by image and by the data set's mIoU."""
     readings = []
-    for record in (one for one in context.summary if one["attack"] == WORST_CASE and one["mIoU"] is not None):
+    for record in (one for one in context.summary if one["study"] == WORST_CASE and one["mIoU"] is not None):
         about = {name: record[name] for name in ("norm", "eps")}
         readings.append({**about, "by_image": record["mIoU"], "searched": record["mIoU_greedy"]})
     if not readings:
@@ -138,16 +107,18 @@ HALF_WIDTH = 2.0  # points
 
 def enough_images(context: Context) -> Verdict:
     """Enough different images and labelled pixels, and narrow 95 % intervals of mIoU."""
-    clean = [row for row in context.rows if row["attack"] == CLEAN]
-    pixels = sum(sum(row["tp"]) + sum(row["fn"]) for row in clean)
+    clean = [row for row in context.rows if row.condition == context.clean]
+    judged = [row for row in clean if _labelled(row)]
+    pixels = sum(map(_labelled, judged))
     if not pixels:
         text = f"nothing was measured: no pixel of {len(clean)} images has a label"
         remedy = f"every pixel is void ({context.void}): look at the labels and at how they are read"
         return verdict(FAIL, text, remedy, images=0, labelled_pixels=0)
-    images = _different(context, [row for row in clean if sum(row["tp"]) + sum(row["fn"])])
+    listed = context.folder.images().entries
+    images = len({listed[row.image]["sha256"] for row in judged})
     halves = {}
     for record in context.summary:
-        if record["attack"] in (CLEAN, WORST_CASE) and "mIoU" in record["ci"]:
+        if record["study"] in (CLEAN, WORST_CASE) and "mIoU" in record["ci"]:
             where = "clean" if record["eps"] is None else format_eps(record["eps"], record["norm"])
             low, high = record["ci"]["mIoU"] or (-math.inf, math.inf)
             halves[where] = (high - low) / 2
@@ -165,33 +136,23 @@ def enough_images(context: Context) -> Verdict:
     )
 
 
-def _different(context: Context, rows: list[Row]) -> int:
-    """How many of the images differ; counted no further than to FEWEST where their own counts do not tell."""
-    if len({(row["height"], row["width"], *_counts(row)) for row in rows}) >= FEWEST:
-        return len(rows)
-    seen: set[bytes] = set()
-    for row in rows:
-        pixels = context.source[row["image"]].image.contiguous().numpy()
-        seen.add(hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest())
-        if len(seen) >= FEWEST:
-            return len(rows)
-    return len(seen)
+def _labelled(row: Row) -> int:
+    return sum(row.counts["tp"]) + sum(row.counts["fn"])
 
 
 def cost(context: Context) -> Verdict:
     """What the run took."""
     passes = {
-        f"{one['attack']} {format_eps(one['eps'], one['norm'])}" if one["eps"] is not None else one["attack"]: [
-            one["forwards"], one["backwards"]
-        ]
+        _title(one): [one["forwards"], one["backwards"]]
         for one in context.summary
-        if one["attack"] not in (CLEAN, WORST_CASE)
-    }  # fmt: skip
+        if one["study"] not in (CLEAN, WORST_CASE) and "forwards" in one  # a mean over corruptions has none
+    }
     # one search of a minimum-norm attack, and one call that gives several candidates, count once
-    searches = {job.label for job in context.jobs if job.minimum_norm}
-    timings = (one for one in context.folder.timings() if one["eps"] is None or one["attack"] not in searches)
-    calls = {(one["attack"], one["norm"], one["eps"], one["image"]): one["seconds"] for one in timings}
-    seconds, memory = sum(calls.values()), _peak_memory(context)
+    calls = [one for one in context.conditions if one.eps is None or one.name not in context.searches]
+    known = {one.id for one in calls if not one.candidate}
+    timings = [one for one in context.folder.timings() if one["condition"] in known]
+    costs = {(one["condition"], one["image"]): one["seconds"] for one in timings}
+    seconds, memory = sum(costs.values()), _peak_memory(context)
     dearest = max((sum(one) for one in passes.values()), default=0)
     return verdict(
         INFO,
@@ -203,10 +164,14 @@ def cost(context: Context) -> Verdict:
     )
 
 
+def _title(record: Record) -> str:
+    return Condition(**{name: record.get(name) for name in ("study", "name", "norm", "eps", "severity")}).title
+
+
 def _peak_memory(context: Context) -> int:
     """Bytes: of the GPU, or of the process where there is none."""
-    if context.evaluation.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(context.evaluation.device)
+    if context.bench.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(context.bench.device)
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -214,15 +179,10 @@ def _peak_memory(context: Context) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _counts(row: Row) -> tuple:
-    return tuple(tuple(row[name]) for name in ("classes", "tp", "fp", "fn"))
-
-
 CHECKS = (
-    Check("clean score as declared", clean_score),
-    Check("monotone in the radius", monotone),
-    Check("attacks differ", attacks_differ),
-    Check("worst case by image and by set", worst_case_readings),
+    Check("monotone in the radius", monotone, studies=(ATTACK,)),
+    Check("attacks differ", attacks_differ, studies=(ATTACK,)),
+    Check("worst case by image and by set", worst_case_readings, studies=(ATTACK,)),
     Check("enough images", enough_images, essential=True),
     Check("cost", cost),
 )

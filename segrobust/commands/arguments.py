@@ -1,43 +1,21 @@
-"""What a caller of ``evaluate`` may give: one attack or radius for a list of one; slips are told in one line."""
+"""What a caller of ``evaluate`` may give: what is no model or data set is told in one line."""
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from segrobust.attacks.base import Attack
 from segrobust.attacks.inputs import as_tensor, check_range
 from segrobust.core.errors import UserError
 from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.source import MMSegSource, Sample, Source
 from segrobust.models.segmenter import Segmenter
 
-SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__", "fingerprint")
-
-
-def listed_attacks(attacks: Any) -> list[Any]:
-    """Names, configs, attacks or classes of attacks; a single one is a list of one."""
-    if isinstance(attacks, str | Mapping | Attack | type):
-        return [attacks]
-    return _listed("attacks", attacks, 'a list such as ["TsallisPGD", "CosPGD"]')
-
-
-def listed_radii(eps: Any) -> list[float | str]:
-    """Radii in image units or as text; a single one is a list of one."""
-    if isinstance(eps, str | int | float) or getattr(eps, "ndim", None) == 0:
-        return [eps]
-    return _listed("eps", eps, 'a list such as ["1/255", "4/255"]')
-
-
-def _listed(what: str, given: Any, expected: str) -> list[Any]:
-    if not isinstance(given, Iterable):
-        raise UserError(f"{what}: expected {expected}, got {given!r}")
-    return list(given)
+SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__")
 
 
 def check_segmenter(what: str, model: Any) -> None:

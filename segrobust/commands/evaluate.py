@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from segrobust.analysis.summary import Record
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.commands.data import majority_of_config, source_from_config
-from segrobust.commands.evaluation import evaluate
+from segrobust.commands.evaluation import Origin, evaluate
+from segrobust.commands.inputs import Inputs, model_name
+from segrobust.commands.parsing import parse_cfg_options
 from segrobust.core.errors import RunFailed, UserError
 from segrobust.core.files import replace_file
 from segrobust.datasets.classes import check_class_order
@@ -32,106 +35,66 @@ from segrobust.report.table import print_table
 from segrobust.report.trust import load_trust, print_checks
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.settings import Settings
 
 if TYPE_CHECKING:
     from mmengine import Config
 
 
-def evaluate_command(
-    config: str,
-    checkpoint: str | Path | None,
-    attacks: Sequence[str],
-    eps: Sequence[str],
-    *,
-    work_dir: str | Path,
-    steps: int | None = None,
-    num_images: int | None = None,
-    batch_size: int | str = 4,
-    fresh: bool = False,
-    amp: bool | str = False,
-    channels_last: bool = True,
-    checkpointing: bool = False,
-    save_adversarial: bool = False,
-    pictures: bool = True,
-    trust_checkpoint: bool = False,
-    kind: str | None = None,
-    cfg_options: dict[str, Any] | None = None,
-    seed: int = 0,
-    target: str | None = None,
-    surrogate: tuple[str, str | Path | None] | None = None,
-    eot: int = 1,
-    metric_size: str = "input",
-    mask: Path | None = None,
-    checks: str = "quick",
-    accept_different: Sequence[str] = (),
-) -> Path:
+def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
-
-    ``kind`` of the weights, ``"raw"`` or ``"ema"``, where the checkpoint holds both; the surrogate's too, where its
-    does.
 
     Raises:
         RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
     """
-    cfg = load_config(config, cfg_options)
-    source = source_from_config(cfg, "test", num_images)
-    weights = _weights(config, checkpoint)
-    majority = target and _stored_majority(Path(work_dir), target, fresh)
+    cfg_options = parse_cfg_options(inputs.cfg_options)
+    cfg, work_dir = load_config(inputs.config, cfg_options), inputs.work_dir
+    source = source_from_config(cfg, "test", inputs.num_images)
+    weights = _weights(inputs.config, inputs.checkpoint)
+    target = settings.target
+    majority = target and _stored_majority(work_dir, target, settings.fresh)
     majority = majority or functools.partial(majority_of_config, cfg, source)
-    targets = target and build_target(target, source, majority)
-    loading = {"trust_checkpoint": trust_checkpoint, "checkpointing": checkpointing, "channels_last": channels_last}
-    model = _segmenter(config, weights, cfg, weights=kind, **loading)
-    if not trust_checkpoint:  # such a file may run any program, once is enough
+    target = target and build_target(target, source, majority)
+    model = _segmenter(inputs.config, weights, inputs, cfg, weights=inputs.weights)
+    if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
-    attack = functools.partial(
-        evaluate,
-        model,
-        source,
-        attacks,
-        eps,
-        work_dir=work_dir,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        amp=amp,
-        fresh=fresh,
-        save_adversarial=save_adversarial,
-        pictures=pictures,
+    settings = settings.with_(
+        target=target,
+        surrogate=inputs.surrogate and _surrogate(inputs, source.class_names),
         attack_defaults=cfg.get("attack_defaults"),
-        target=targets,
-        surrogate=surrogate and _surrogate(*surrogate, source.class_names, kind, **loading),
-        eot=eot,
-        metric_size=metric_size,
-        mask=mask,
-        checks=checks,
-        accept_different=accept_different,
         declared=cfg.get("declared"),
-        files={"checkpoint_sha256": Path(weights)},
-        identity={
-            "config": Path(config).stem,
-            "dataset": str(cfg.test_dataloader.dataset.type),
-            "checkpoint": Path(weights).name,
-            "checkpoint_sha256": sha256(weights),
-            "checkpoint_trusted": trust_checkpoint,
-        },
-        about={"options": _options()},
     )
     try:
-        summary = attack()
+        summary = evaluate(model, source, work_dir=work_dir, origin=_origin(inputs, cfg, weights), **vars(settings))
     except (AttackContractError, ModelError) as error:
-        _print_trust(Path(work_dir), checks)
+        _print_trust(work_dir, settings.checks)
         raise RunFailed(f"the run failed: {error}") from error
     if int(os.environ.get("RANK", "0")) == 0:
-        console = Console()
-        trust = load_trust(Path(work_dir))
-        print_table({model.name: summary}, console, {model.name: trust})
-        _print_trust(Path(work_dir), checks)
-        console.print(RunFolder(work_dir).read_json("run.json")["about"].get("sizes", ""), soft_wrap=True, markup=False)
-        _print_accepted(Path(work_dir), console)
-        console.print(f"report: {Path(work_dir) / 'report.html'}", soft_wrap=True, markup=False)
-        if trust and trust.failed:
-            raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {Path(work_dir) / 'report.html'}")
-    return Path(work_dir)
+        _print_results(work_dir, model.name, summary, settings.checks)
+    return work_dir
+
+
+def _origin(inputs: Inputs, cfg: Config, weights: str | Path) -> Origin:
+    identity = {
+        "config": model_name(inputs.config),
+        "dataset": str(cfg.test_dataloader.dataset.type),
+        "checkpoint": Path(weights).name,
+        "checkpoint_sha256": sha256(weights),
+        "checkpoint_trusted": inputs.trust_checkpoint,
+    }
+    return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": Path(weights)})
+
+
+def _print_results(work_dir: Path, name: str, summary: Sequence[Record], checks: str) -> None:
+    """Tables, checks and where the report is; RunFailed: a check says that the results are not trustworthy."""
+    console, trust, report = Console(), load_trust(work_dir), work_dir / "report.html"
+    print_table({name: summary}, console, {name: trust})
+    _print_trust(work_dir, checks)
+    console.print(RunFolder(work_dir).read_json("run.json")["about"].get("sizes", ""), soft_wrap=True, markup=False)
+    _print_accepted(work_dir, console)
+    console.print(f"report: {report}", soft_wrap=True, markup=False)
+    if trust and trust.failed:
+        raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {report}")
 
 
 def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
@@ -142,24 +105,25 @@ def _weights(config: str, checkpoint: str | Path | None) -> str | Path:
     return weights
 
 
-def _segmenter(config: str, checkpoint: str | Path | None, cfg: Config | None = None, **loading: Any) -> Segmenter:
+def _segmenter(
+    config: str, checkpoint: str | Path | None, inputs: Inputs, cfg: Config | None = None, weights: str | None = None
+) -> Segmenter:
     """The model that ``config`` names, read as ``cfg``."""
     cfg = load_config(config) if cfg is None else cfg
-    model = load_segmenter(cfg, _weights(config, checkpoint), device=_device(), **loading)
-    model.name = Path(config).stem
+    given = {name: getattr(inputs, name) for name in ("trust_checkpoint", "checkpointing", "channels_last")}
+    model = load_segmenter(cfg, checkpoint, device=_device(), weights=weights, **given)
+    model.name = model_name(config)
     return model
 
 
-def _surrogate(
-    config: str, checkpoint: str | Path | None, classes: Sequence[str], kind: str | None, **loading: Any
-) -> Segmenter:
+def _surrogate(inputs: Inputs, classes: Sequence[str]) -> Segmenter:
     """The model that is attacked instead, of the same classes; a file with one kind of weights has no other to give."""
-    weights, trusted = _weights(config, checkpoint), loading["trust_checkpoint"]
-    if kind and weights_in(read_checkpoint(weights, trusted), weights).others is None:
+    checkpoint, kind = _weights(inputs.surrogate, inputs.surrogate_checkpoint), inputs.weights
+    if kind and weights_in(read_checkpoint(checkpoint, inputs.trust_checkpoint), checkpoint).others is None:
         kind = None
-    model = _segmenter(config, weights, weights=kind, **loading)
-    if not trusted:
-        check_class_order(classes, stored_class_names(weights), "the --source checkpoint")
+    model = _segmenter(inputs.surrogate, checkpoint, inputs, weights=kind)
+    if not inputs.trust_checkpoint:
+        check_class_order(classes, stored_class_names(checkpoint), "the --surrogate checkpoint")
     return model
 
 

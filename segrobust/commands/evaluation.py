@@ -15,79 +15,80 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from segrobust.analysis.summary import Record, summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.checks.runner import check_run, refuse_unfit
-from segrobust.commands.arguments import (
-    check_segmenter,
-    check_work_dir,
-    checked_source,
-    listed_attacks,
-    listed_radii,
-)
+from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
 from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.files import replace_file
+from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import check_complete
+from segrobust.core.rows import Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import INPUT, survey
+from segrobust.datasets.survey import survey
 from segrobust.datasets.targets import Target, build_target
+from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
-from segrobust.runs.batch_size import AUTO, check_batch_size, settle_batch_size
-from segrobust.runs.differences import check_accepted
+from segrobust.runs.batch_size import settle_batch_size
 from segrobust.runs.environment import about_this_run, environment_of, refuse_unequal
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.identity import identity_of, weights_sha256
-from segrobust.runs.precision import amp_name
-from segrobust.studies.jobs import plan_jobs
-from segrobust.studies.transfer import transferred
+from segrobust.runs.identity import identity_of
+from segrobust.runs.images import Ordered, entries_of
+from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
+from segrobust.studies.clean import Clean
+from segrobust.studies.corruption import plan_corruptions
 
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where model and data come from, as far as the caller knows: more to store in ``run.json``.
+
+    identity: a run with another one is not continued.
+    about: told to a reader, beside date, versions and hardware, which are always there.
+    files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+NOT_TOLD = Origin()
+
+
+@takes(Settings)
 @together()
 def evaluate(
     model: Segmenter,
     dataset: Source,
-    attacks: Any = ("TsallisPGD",),
+    attacks: Any = DEFAULT_ATTACKS,
     eps: float | str | Sequence[float | str] = DEFAULT_EPS,
     *,
     work_dir: str | Path,
-    steps: int | None = None,
-    batch_size: int | str = 4,
-    seed: int = 0,
-    amp: bool | str = False,
-    fresh: bool = False,
-    save_adversarial: bool = False,
-    pictures: bool = True,
-    attack_defaults: dict | None = None,
-    target: str | Target | None = None,
-    surrogate: Segmenter | None = None,
-    eot: int = 1,
-    metric_size: str = INPUT,
-    mask: Any = None,
-    checks: str = "quick",
-    accept_different: str | Sequence[str] = (),
-    declared: Mapping[str, Any] | None = None,
-    files: Mapping[str, Path] | None = None,
-    identity: dict[str, Any] | None = None,
-    about: dict[str, Any] | None = None,
+    origin: Origin = NOT_TOLD,
+    **settings: Any,
 ) -> list[Record]:
     """Attack every image of ``dataset`` and leave rows, summary, pictures and report in ``work_dir``.
 
@@ -96,39 +97,18 @@ def evaluate(
         dataset: a :class:`segrobust.datasets.source.Source`.
         attacks: names, configs or attack objects, or one of them; a bounded one runs at every radius of ``eps``, a
             minimum-norm one once, keeping besides its closest images the worst ones within each radius.
-        steps: overrides the attacks' own number of steps.
-        batch_size: images per batch, or ``"auto"``: the most that fit into memory, found before the rows begin; it is
-            part of ``run.json``, so a run that goes on keeps its size.
-        amp: ``"bf16"`` (or True) or ``"fp16"`` for the attacks' gradients; what is reported is float32 all the same.
-        fresh: discard what ``work_dir`` holds instead of going on with it.
-        save_adversarial: keep the attacked images as ``adversarial/<attack>_<eps>/<image>.npy`` (float32, RGB, [0, 1]).
-        pictures: attack the report's three images once more, each on its own, to show them.
-        target: what targeted attacks are to make of every pixel, such as ``"background"`` or ``"least-likely"``
-            (:func:`segrobust.datasets.targets.build_target`); makes every attack targeted. ``found`` then means 99 %
-            of the pixels at their target; the worst case stays that with the fewest pixels right.
-        surrogate: attack this model and measure the images on ``model``; see ``transfer.py``.
-        eot: for models that draw random numbers: the attacks follow the mean of so many draws, each of which counts as
-            a pass; what is reported is one draw per batch, as in use, the same in every start.
-        metric_size: ``"input"`` compares predictions with labels at the size of the network's input, which is attacked;
-            ``"original"`` resizes logits to the labels as their files have them, as mmseg does.
-        mask: where attacks may write (not 0), ``[H, W]``: a tensor, an array or a PNG's path. Every pixel counts all
-            the same, and all images must have this size.
-        checks: whether the results can be trusted goes into ``checks.json``: ``"quick"`` (cheap, on 16 images),
-            ``"full"`` (runs the strongest attack several times more, on 8 images) or ``"off"``.
-        accept_different: ``"CODE"`` or ``"VERSIONS"``, or both: go on with rows of another segrobust or of other
-            libraries; ``run.json`` then tells of both under ``accepted_different``.
-        declared: the model's published clean score, such as ``{"mIoU": 49.6, "images": 233}``, for the checks.
-        files: paths by the names of the fields of ``identity`` that hold their sha256, for the checks.
-        identity, about: more to store in ``run.json``; a run with another identity is not continued. Date, versions
-            and hardware are always there.
+        eps: radii in image units or as text such as ``"4/255"``.
+        work_dir: for all results; a run that is there goes on.
+        origin: more to store in ``run.json``.
+        settings: any other of :class:`segrobust.runs.settings.Settings`, as listed below.
 
     Returns:
         The records of ``summary.json``; on processes other than the main one as well.
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            memory is full, ``work_dir`` holds a run with other settings,
-            another process is using it, or the processes of this run have other devices, versions or threads.
+            memory is full, ``work_dir`` holds a run with other settings, another process is using it, or the processes
+            of this run have other devices, versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
         FailedElsewhere: another process failed and tells why.
@@ -136,35 +116,91 @@ def evaluate(
     check_segmenter("model", model)
     dataset = checked_source(dataset)
     check_work_dir(work_dir)
-    attacks, eps = listed_attacks(attacks), listed_radii(eps)
+    settings = Settings.of(attacks=attacks, eps=eps, **settings)
+    _check_fit(model, dataset, settings)
+    found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
+    settings = _with_data(settings, dataset)
+    studies = _studies(settings, () if settings.fresh else folder.conditions())
+    state = _processes(model, settings.surrogate)
+    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
+    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
+    bench = Bench(model, dataset, **shown)
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
+            stack.enter_context(folder.held(0))
+        before = _digest(model, settings.surrogate)
+        if settings.batch_size == AUTO:
+            settings = settings.with_(batch_size=settle_batch_size(bench, studies, folder, settings.fresh))
+        order = [None]
+        if state.is_main_process:
+            stored = {**origin.identity, **identity_of(bench, studies, settings)}
+            about = {**about_this_run(bench.device), "sizes": found.sizes, **origin.about}
+            conditions = [condition for study in studies for condition in study.conditions]
+            options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
+            order = [folder.open(stored, conditions, entries_of(dataset), **options)]
+            for warning in found.warnings:
+                _LOG.warning(warning)
+            _keep_target(folder, settings.target, dataset)
+        bench.source = Ordered(dataset, broadcast_object_list(order)[0])
+        stack.enter_context(folder.held(state.process_index))
+        executor = Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
+        error = _run(executor, state)
+        altered = any(gather_object([_digest(model, settings.surrogate) != before]))
+        facts = {"declared": settings.declared, "files": origin.files, "altered": altered}
+        check = functools.partial(check_run, executor, settings.checks, **facts)
+        if state.is_main_process and error:
+            check(error=error)
+        elif state.is_main_process:
+            _finish(executor, check, settings.pictures)
+        state.wait_for_everyone()  # a process that leaves takes the others with it
+    if error:
+        raise error
+    return folder.read_json("summary.json")
+
+
+def _check_fit(model: Segmenter, dataset: Source, settings: Settings) -> None:
+    """UserError: the data set, the model and the surrogate have not the same classes, or a score is none."""
     if model.num_classes != dataset.num_classes:
         hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
     check_class_order(dataset.class_names, model.class_names, "the model")
-    check_batch_size(batch_size)
-    if type(eot) is not int or eot < 1:
-        raise UserError(f"eot: expected a whole number of at least 1, got {eot!r}")
-    refuse_unfit(checks, declared)
-    accept_different = check_accepted(accept_different)
-    if isinstance(target, str):
-        target = build_target(target, dataset)
-    jobs = plan_jobs(attacks, eps, steps, attack_defaults, targeted=target is not None)
-    if surrogate is not None:
+    refuse_unfit(settings.checks, settings.declared)
+    if (surrogate := settings.surrogate) is not None:
         check_segmenter("surrogate", surrogate)
-        jobs = transferred(jobs, surrogate, model)
+        if surrogate.num_classes != model.num_classes:
+            raise UserError(
+                f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
+                f"{surrogate.num_classes} ({surrogate.name})"
+            )
         check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
-    found = survey(dataset, metric_size)
-    mask = None if mask is None else read_mask(mask, dataset)
-    settings = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "amp": amp_name(amp),
-        "target": target,
-        "surrogate": surrogate,
-        "eot": eot,
-        "metric_size": metric_size,
-        "mask": mask,
-    }
+
+
+def _with_data(settings: Settings, dataset: Source) -> Settings:
+    """With the target and the mask as the data set has them."""
+    target, mask = settings.target, settings.mask
+    return settings.with_(
+        target=build_target(target, dataset) if isinstance(target, str) else target,
+        mask=None if mask is None else read_mask(mask, dataset),
+    )
+
+
+def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
+    """What the settings ask for; conditions that are known keep their names."""
+    attacks = plan_attacks(
+        settings.attacks,
+        settings.eps,
+        norm=settings.norm,
+        steps=settings.steps,
+        defaults=settings.attack_defaults,
+        targeted=settings.target is not None,
+        surrogate=settings.surrogate,
+        known=known,
+    )
+    return [Clean(), *attacks, *plan_corruptions(settings.corruptions, settings.severity)]
+
+
+def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:
+    """The processes of this run, each with its model on its own device."""
     # early processes wait for late ones, and an attack may take hours
     state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1:
@@ -172,36 +208,7 @@ def evaluate(
         _leave_group_at_exit()
     if surrogate is not None:
         surrogate.to(next(model.parameters()).device)
-    refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    folder = RunFolder(work_dir)
-    with contextlib.ExitStack() as stack:
-        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
-            stack.enter_context(folder.held(0))
-        evaluation = Evaluation(model, dataset, jobs, folder, **settings, save_adversarial=save_adversarial)
-        before = _state(evaluation)
-        if batch_size == AUTO:
-            evaluation.batch_size = settings["batch_size"] = settle_batch_size(evaluation, fresh)
-        if state.is_main_process:
-            stored = {**(identity or {}), **identity_of(model, dataset, jobs, settings)}
-            more = {**about_this_run(evaluation.device), "sizes": found.sizes, **(about or {})}
-            folder.open(stored, fresh=fresh, about=more, accept_different=accept_different)
-            for warning in found.warnings:
-                _LOG.warning(warning)
-            _keep_target(folder, target, dataset)
-        state.wait_for_everyone()
-        stack.enter_context(folder.held(state.process_index))
-        error = _run(evaluation, state)
-        altered = any(gather_object([_state(evaluation) != before]))
-        facts = {"declared": declared, "files": files, "altered": altered}
-        check = functools.partial(check_run, evaluation, checks, **facts)
-        if state.is_main_process and error:
-            check(error=error)
-        elif state.is_main_process:
-            _finish(evaluation, check, pictures)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
-    if error:
-        raise error
-    return folder.read_json("summary.json")
+    return state
 
 
 @functools.cache
@@ -210,19 +217,19 @@ def _leave_group_at_exit() -> None:
     atexit.register(PartialState().destroy_process_group)
 
 
-def _state(evaluation: Evaluation) -> str:
-    """Digest of the model that is measured and the one that is attacked, which attacks must leave as they were."""
-    return weights_sha256(nn.ModuleList([evaluation.model, evaluation.attacked]))  # what they share counts once
+def _digest(model: Segmenter, surrogate: Segmenter | None) -> str:
+    """Of the model that is measured and the one that is attacked, which attacks must leave as they were."""
+    return weights_sha256(nn.ModuleList([model, surrogate or model]))  # what they share counts once
 
 
-def _run(evaluation: Evaluation, state: PartialState) -> Exception | None:
+def _run(executor: Executor, state: PartialState) -> Exception | None:
     """The work of this process, and what an attack of any process failed with, for every process the same.
 
     The others then stop after their batch, so that the checks of the failed run need not wait for all rows.
     """
     error, failure = None, Signal()
     try:
-        evaluation.run(state.process_index, state.num_processes, failure.is_given)
+        executor.run(state.process_index, state.num_processes, failure.is_given)
     except (AttackContractError, ModelError) as caught:
         error = caught
         failure.give()
@@ -237,17 +244,15 @@ def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> N
         replace_file(folder.path / "target-colours.png", colours)
 
 
-def _finish(evaluation: Evaluation, check: Callable[..., None] | None = None, pictures: bool = True) -> None:
+def _finish(executor: Executor, check: Callable[..., None], pictures: bool = True) -> None:
     """Summary, checks, pictures and report from complete rows."""
-    folder = evaluation.folder
+    folder, source = executor.folder, executor.bench.source
+    asked = [condition for study in executor.studies for condition in study.conditions]
     rows = folder.rows()
-    images = range(len(evaluation.source))
-    check_complete(rows, (key for job in evaluation.jobs for i in images for key in job.keys(i)), folder.path)
-    controls = {job.label for job in evaluation.jobs if job.attack and job.attack.control}
-    summary = summarise(rows, evaluation.source.num_classes, folder.timings(), controls=controls)
+    check_complete(rows, asked, len(source), folder.path)
+    summary = summarise(rows, source.num_classes, folder.timings(), len(source))
     folder.write_json("summary.json", summary)
-    if check:
-        check(summary)
+    check(summary)
     if pictures:
-        write_pictures(evaluation, summary, rows)
+        write_pictures(executor, summary, rows)
     build_report([folder.path])

@@ -1,13 +1,61 @@
-"""Whether a config may bring code of the user's own, told from its text: reading it takes ten times as long."""
+"""Code of the user's own, which registers attacks, models or data: ``--import``, and a config's ``custom_imports``."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from segrobust.core.errors import UserError
+
+
+def see_folder(folder: str | None = None) -> None:
+    """Let Python find modules in a folder, else in the current one as under ``python -m``; last, to hide nothing."""
+    here = os.getcwd()
+    folder = folder or here
+    if not ({"", folder} if folder == here else {folder}) & set(sys.path):
+        sys.path.append(folder)
+
+
+def import_own(names: Iterable[str]) -> None:
+    """Import files such as ``my_attack.py`` and modules such as ``my_package.attacks``.
+
+    Raises:
+        UserError: there is no such file or module, it fails, or Python has another module of a file's name.
+    """
+    see_folder()
+    importlib.invalidate_caches()
+    for name in names:
+        try:
+            importlib.import_module(_module_of(Path(name)) if name.endswith(".py") else name)
+        except UserError as error:
+            raise UserError(f"--import {name}: {error}") from error
+        except (Exception, SystemExit) as error:  # a program may end in any way
+            told = (str(error).strip() or "no message").splitlines()[0]
+            raise UserError(f"--import {name}: cannot be imported: {type(error).__name__}: {told}") from error
+
+
+def _module_of(file: Path) -> str:
+    """The name under which Python finds the file, and a config's ``custom_imports`` too: one file, one module."""
+    if not file.is_file():
+        raise UserError("no such file; name a Python file or a module that Python finds")
+    file = file.resolve()
+    see_folder(str(file.parent))
+    found = importlib.util.find_spec(file.stem)
+    if found is None or found.origin is None or Path(found.origin).resolve() != file:
+        raise UserError(f"Python has another module {file.stem!r}, from {found and found.origin}; rename the file")
+    return file.stem
 
 
 def may_register(config: str | Path) -> bool:
-    """Whether a Python config, or one that it inherits from, has ``custom_imports`` or imports anything itself."""
+    """Whether a Python config, or one that it inherits from, has ``custom_imports`` or imports anything itself.
+
+    Told from its text: reading it takes ten times as long.
+    """
     return _may_register(Path(config).expanduser(), set())
 
 

@@ -3,47 +3,104 @@
 from __future__ import annotations
 
 import argparse
-import ast
+import dataclasses
 import difflib
 import functools
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from segrobust.core.errors import UserError, unknown_name
-from segrobust.core.units import parse_eps
-from segrobust.datasets.target_spec import parse_target
+from segrobust.core.options import Option, Options, existing_file
 
-_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
+_NEGATIVE = re.compile(r"-[\d.]")  # what argparse would take for an option, such as -1/255
+_SPACE = re.compile(r"[^\s,\[\]()'\"] +[^\s,\[\]()'\"]")  # one that is part of a value, not beside a comma
 
 
 class Parser(argparse.ArgumentParser):
     """Raises :class:`UserError` where argparse would print its usage; options cannot be abbreviated."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.flags: list[str] = []
+        self.commands: dict[str, Parser] = {}
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self._negative_number_matcher = re.compile(r"-[\d.]")  # so that --eps -1/255 is a wrong radius, not an option
+
+    def add_argument(self, *names: str, **more: Any) -> argparse.Action:
+        self.flags += [name for name in names if name.startswith("-")]
+        return super().add_argument(*names, **more)
+
+    def add_options(self, cls: type[Options], title: str) -> None:
+        """The options of a dataclass, under a title of their own; :func:`options_from` reads them."""
+        group = self.add_argument_group(title)
+        for field in dataclasses.fields(cls):
+            about: Option = field.metadata["option"]
+            if not about.only_python:
+                names, more = _form(field, about)
+                self.flags += names
+                group.add_argument(*(names or [field.name]), **more)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if self.commands and words and not words[0].startswith("-") and words[0] not in self.commands:
+            raise unknown_name("command", words[0], self.commands)
+        option = ""
+        for word in words:
+            option = word if word.startswith("--") else option
+            if option and _NEGATIVE.match(word):
+                self.error(f"{option}: expected a number >= 0, got {word!r}")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        known_option = message.startswith("argument ")
+        known_option = message.startswith(("argument ", "--"))
         raise UserError(message.removeprefix("argument ") if known_option else f"{message}; see {self.prog} --help")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            raise unknown_name(str(action.metavar or action.dest), str(value), map(str, action.choices))
 
     def refuse(self, leftover: list[str]) -> NoReturn:
         """The error for arguments that no option and no position takes."""
         first = leftover[0]
         if not first.startswith("-"):
             self.error(f"unexpected argument {first!r}: files and names come before the options")
-        known = sorted(self._option_string_actions)
-        near = difflib.get_close_matches(first.split("=")[0], known, n=2, cutoff=0.5)
+        near = difflib.get_close_matches(first.split("=")[0], sorted(self.flags), n=2, cutoff=0.5)
         self.error(f"unknown option {first!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+
+
+def _form(field: dataclasses.Field, about: Option) -> tuple[list[str], dict[str, Any]]:
+    """The flags of a field, and how argparse is to read it."""
+    default, flag = field.default, about.flag
+    if flag is None:
+        flag = f"--{'no-' * (default is True)}{field.name.replace('_', '-')}"
+    more: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(default, about)}
+    more |= {"dest": field.name} if flag else {}
+    if isinstance(default, bool) and about.const is None:
+        return [flag], more | {"action": "store_false" if default else "store_true"}
+    more["metavar"] = about.metavar
+    if about.check:
+        more["type"] = checked(about.check)
+    if about.many:
+        more |= {"nargs": "+", "action": "extend" if default == () else "store"}
+    elif about.const is not None:
+        more |= {"nargs": "?", "const": about.const}
+    elif not flag and default is not dataclasses.MISSING:
+        more |= {"nargs": "?", "default": default}
+    return [flag] if flag else [], more
+
+
+def _help(default: Any, about: Option) -> str:
+    if default is True:
+        return f"leave out {about.help}"
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    silent = isinstance(default, bool) or default in (None, (), dataclasses.MISSING) or "(default" in about.help
+    return about.help if silent else f"{about.help} (default: {shown})"
+
+
+def options_from(cls: type[Options], parsed: argparse.Namespace) -> Any:
+    """The options of a dataclass that were given; all others are at their defaults."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: value for name, value in vars(parsed).items() if name in names})
 
 
 def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -59,69 +116,22 @@ def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return converted
 
 
-@checked
-def eps(text: str) -> str:
-    """A radius such as ``1/255``, checked and kept as it was written."""
-    parse_eps(text)
-    return text
-
-
-@checked
-def target(text: str) -> str:
-    """A target such as ``class:road``, checked as far as it can be without data."""
-    parse_target(text)
-    return text
-
-
-@checked
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    return _integer(text, 1)
-
-
-@checked
-def batch_size(text: str) -> int | str:
-    """An integer of at least 1, or ``auto``."""
-    return text if text == "auto" else _integer(text, 1, " or auto")
-
-
-@checked
-def seed(text: str) -> int:
-    """An integer of at least 0."""
-    return _integer(text, 0)
-
-
-def _integer(text: str, lowest: int, otherwise: str = "") -> int:
-    if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < lowest:
-        raise UserError(f"expected an integer >= {lowest}{otherwise}, got {text!r}")
-    return int(text)
-
-
-@checked
-def work_dir(text: str) -> Path:
+def work_dir(text: str | Path) -> Path:
     """A folder that exists or can be made, and can be written to."""
     path = Path(text)
     if path.exists() and not path.is_dir():
-        raise UserError(f"expected a folder, got the file {text!r}; name a folder, it need not exist")
+        raise UserError(f"expected a folder, got the file {str(text)!r}; name a folder, it need not exist")
     nearest = path.absolute()
     while not nearest.exists():
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise UserError(f"cannot make the folder {text!r}: {str(nearest)!r} is a file")
+        raise UserError(f"cannot make the folder {str(text)!r}: {str(nearest)!r} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {str(nearest)!r}; name another folder or ask for the right to write there")
     return path
 
 
-@checked
-def file(text: str) -> Path:
-    """A file that exists."""
-    path = Path(text)
-    if path.is_dir():
-        raise UserError(f"expected a file, got the folder {text!r}")
-    if not path.is_file():
-        raise UserError(f"no such file: {text!r}")
-    return path
+file = checked(existing_file)
 
 
 @checked
@@ -130,50 +140,30 @@ def out_file(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         raise UserError(f"expected a file to write, got the folder {text!r}")
-    work_dir.__wrapped__(str(path.parent))
+    work_dir(path.parent)
     return path
 
 
-@checked
-def cfg_option(text: str) -> tuple[str, Any]:
-    """``key.path=value`` with a Python literal, a list such as ``a,b`` or plain text as value."""
+def cfg_option(text: str) -> str:
+    """``key.path=value``, kept as text: :func:`parse_cfg_options` reads the value."""
     key, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(key):
         raise UserError(f"expected key=value such as model.decode_head.num_classes=11, got {text!r}")
-    return key, parse_value(value)
+    if _SPACE.search(value):  # mmengine would leave it out, and name another file
+        raise UserError(f"mmengine takes no space within a value, got {text!r}; set it in a config that inherits yours")
+    return text
 
 
-def parse_value(text: str) -> Any:
-    """``1`` as int, ``[1,2]`` and ``1,2`` as list, ``true`` as bool, ``8/255`` and other text as text; runs no code."""
-    text = text.strip()
-    if text.lower() in _CONSTANTS:
-        return _CONSTANTS[text.lower()]
-    parts = _split(text)
-    if len(parts) > 1:
-        return [parse_value(part) for part in parts if part.strip()]
-    if text[:1] + text[-1:] in ("[]", "()"):
-        items = [parse_value(part) for part in _split(text[1:-1]) if part.strip()]
-        return items if text[0] == "[" else tuple(items)
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
+def parse_cfg_options(words: Sequence[str]) -> dict[str, Any]:
+    """Keys and values as mmengine's own ``DictAction`` reads them: numbers, truth values, lists and plain text."""
+    if not words:
+        return {}
+    from mmengine.config import DictAction
 
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand in no bracket and no quotation."""
-    parts, depth, quote = [""], 0, ""
-    for char in text:
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char in "[({":
-            depth += 1
-        elif char in "])}":
-            depth -= 1
-        if char == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
+    parsed = argparse.Namespace()
+    for word in words:
+        try:
+            DictAction(["--cfg-options"], "cfg_options")(None, parsed, [word])
+        except AssertionError as error:
+            raise UserError(f"--cfg-options: the brackets of {word!r} do not close") from error
+    return parsed.cfg_options

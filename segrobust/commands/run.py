@@ -5,15 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-import segrobust
-from segrobust.commands.own_code import may_register
+from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
+from segrobust.commands.inputs import Inputs, shipped_name
+from segrobust.commands.own_code import import_own, may_register, see_folder
+from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
-from segrobust.models.shipped import config_file, shipped_model
-
-
-def version() -> str:
-    """The package's version."""
-    return segrobust.__version__
+from segrobust.core.units import parse_eps
+from segrobust.runs.settings import Settings
 
 
 def demo(options: Namespace) -> None:
@@ -28,7 +26,8 @@ def demo(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train what the config describes."""
-    shipped = _shipped(options.config)
+    shipped = shipped_name(options.config)
+    see_folder()
     from segrobust.commands.training import train
 
     train(
@@ -36,74 +35,48 @@ def train(options: Namespace) -> None:
         work_dir=options.work_dir,
         resume=options.resume,
         amp=options.amp,
-        cfg_options=dict(options.cfg_options),
+        cfg_options=parse_cfg_options(options.cfg_options),
         launcher=options.launcher,
     )
 
 
 def evaluate(options: Namespace) -> None:
     """Attack a checkpoint and leave rows, summary and report in the work dir."""
-    shipped = _shipped(options.config)
-    if options.checkpoint is None and shipped is None:
-        raise UserError("a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights")
-    if options.source_checkpoint and not options.source:
-        raise UserError("--source-checkpoint needs the --source config that it belongs to")
-    _check_attacks(options)
+    inputs, settings = options_from(Inputs, options), options_from(Settings, options)
+    import_own(inputs.imports)
+    _check_attacks(inputs, settings)
     from segrobust.commands.evaluate import evaluate_command
 
-    evaluate_command(
-        config=shipped or options.config,
-        checkpoint=options.checkpoint,
-        attacks=options.attack,
-        eps=options.eps,
-        steps=options.steps,
-        num_images=options.num_images,
-        batch_size=options.batch_size,
-        work_dir=options.work_dir or Path("work_dirs") / (shipped or Path(options.config).stem) / "evaluation",
-        fresh=options.fresh,
-        amp=options.amp,
-        channels_last=options.channels_last,
-        checkpointing=options.checkpointing,
-        save_adversarial=options.save_adversarial,
-        pictures=not options.no_pictures,
-        trust_checkpoint=options.trust_checkpoint,
-        kind=options.weights,
-        cfg_options=dict(options.cfg_options),
-        seed=options.seed,
-        target=options.target,
-        surrogate=options.source and (_shipped(options.source) or options.source, options.source_checkpoint),
-        eot=options.eot,
-        metric_size=options.metric_size,
-        mask=options.mask,
-        checks=options.checks,
-        accept_different=options.accept_different,
-    )
+    evaluate_command(inputs, settings)
 
 
-def _check_attacks(options: Namespace) -> None:
+def _check_attacks(inputs: Inputs, settings: Settings) -> None:
     """Tell what is wrong with the attacks now, before mmseg and the data are loaded.
 
     A name that is not ours may be one that the config's own modules register: then they are read first.
     """
-    from segrobust.attacks.registry import build_attack, is_attack
-
-    if not all(map(is_attack, options.attack)) and may_register(options.config):
+    if not all(map(in_catalogue, settings.attacks)) and may_register(inputs.config):
         from segrobust.models.mm import load_config
 
-        load_config(options.config)
-    targeted = {"targeted": True} if options.target else {}
-    for name in options.attack:
-        build_attack(name, **targeted)
+        load_config(inputs.config)
+    check_specs(settings.attacks)
+    for norm in {norm_of(spec, settings.norm) for spec in settings.attacks}:  # a forgotten /255
+        for radius in settings.eps:
+            parse_eps(radius, norm, "--eps")
+    from segrobust.studies.attack import built
+
+    for name in settings.attacks:
+        built(name, settings.norm, targeted=settings.target is not None)
 
 
 def targets(options: Namespace) -> None:
     """Write the majority map of the training labels."""
     if options.out.suffix != ".png":
         raise UserError(f"expected a name that ends in .png for --out, got {str(options.out)!r}")
-    shipped = _shipped(options.config)
+    shipped = shipped_name(options.config)
     from segrobust.commands.evaluate import targets_command
 
-    for path in targets_command(shipped or options.config, options.out, dict(options.cfg_options)):
+    for path in targets_command(shipped or options.config, options.out, parse_cfg_options(options.cfg_options)):
         print(path)
 
 
@@ -118,10 +91,10 @@ def report(options: Namespace) -> None:
 
 
 def attacks(options: Namespace) -> None:
-    """List the attacks."""
-    from segrobust.commands.listing import print_attacks
+    """List the attacks, or what can be set of one."""
+    from segrobust.commands.listing import print_attacks, print_fields
 
-    print_attacks()
+    print_fields(options.name) if options.name else print_attacks()
 
 
 def models(options: Namespace) -> None:
@@ -149,10 +122,3 @@ def convert(options: Namespace) -> None:
 
     convert_checkpoint(options.file, target, half=options.half, weights=options.weights)
     print(target)
-
-
-def _shipped(config: str) -> str | None:
-    """Name of the shipped model that ``config`` means; anything else must be a config, or is refused now."""
-    config_file(config)
-    entry = shipped_model(config)
-    return entry and entry.name

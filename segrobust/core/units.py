@@ -1,4 +1,4 @@
-"""Radii: floats in image units ([0, 1]) or strings such as ``"8/255"``."""
+"""Radii: floats in image units ([0, 1]) or strings such as ``"8/255"``; and from where on an image counts as broken."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from segrobust.core.errors import UserError
 
 DEFAULT_EPS = "4/255"  # the one radius wherever none is given
+FOUND_SHARE = 0.99  # of the pixels of an image that count; with so many at the goal it is found, that is broken
 _FRACTION = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?)\s*$")
 
 

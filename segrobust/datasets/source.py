@@ -50,10 +50,6 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def fingerprint(self) -> str:
-        """A hash that changes with any image or label used, and with how they are loaded."""
-        ...
-
 
 class MMSegSource:
     """A `Source` over an mmseg dataset: what its pipeline packs, as the network sees it, before normalisation.
@@ -61,7 +57,7 @@ class MMSegSource:
     Args:
         dataset: an mmseg dataset whose pipeline loads labels and ends in ``PackSegInputs``.
         indices: which of its images, in which order.
-        recipe: digest of how they are loaded (resized, relabelled, ...), for the fingerprint.
+        recipe: digest of how they are loaded (resized, relabelled, ...), for a run's identity.
         steps: names of the pipeline's steps, for labels at the size of their files.
     """
 
@@ -134,15 +130,13 @@ class MMSegSource:
             raise UserError("the test pipeline loads no labels; add LoadAnnotations (or use LoadPair) before packing")
         return packed
 
-    def fingerprint(self) -> str:
-        """sha256 over names and bytes of the images and labels used, in order, how they are loaded, and the classes."""
-        digest = hashlib.sha256("\n".join((*self.class_names, self.recipe)).encode())
-        for index in self.indices:
-            info = self.dataset.get_data_info(index)
-            for path in (Path(info[key]) for key in ("img_path", "seg_map_path") if key in info):
-                digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
-                digest.update(path.read_bytes())
-        return digest.hexdigest()
+    def sha256(self, index: int) -> tuple[str, str]:
+        """The image's name, and a digest of the bytes of its file and its label's; see ``recipe`` for the rest."""
+        info, digest = self.dataset.get_data_info(self.indices[index]), hashlib.sha256()
+        for path in (Path(info[key]) for key in ("img_path", "seg_map_path") if key in info):
+            digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+        return Path(info["img_path"]).stem, digest.hexdigest()
 
 
 def evenly_spaced(total: int, count: int | None) -> list[int]:

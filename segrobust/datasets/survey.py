@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from segrobust.core.errors import UserError
+from segrobust.core.rows import INPUT, METRIC_SIZES, ORIGINAL
 from segrobust.datasets.source import Sample, Source, evenly_spaced
 
 LOOKED_AT = 8
-INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")
 
 
 @dataclass(frozen=True)

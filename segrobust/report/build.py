@@ -14,16 +14,30 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from segrobust.analysis.summary import WORST_CASE
-from segrobust.checks.base import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
+from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.checks.verdicts import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.core.files import clear_io_errors, replace_file
+from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
-from segrobust.report.cost import cost_lines, count, passes
+from segrobust.report.corruption import below_clean, corruption_view
+from segrobust.report.cost import cost_lines
 from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
-from segrobust.report.distances import holdout_figures, median_8bit, median_cell
-from segrobust.report.pairs import as_data, bounds, difference, paired_runs
+from segrobust.report.pairs import as_data, bounds, paired_runs
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
+from segrobust.report.survival import survival_figures
+from segrobust.report.texts import (
+    count,
+    format_distance,
+    interval,
+    median_8bit,
+    median_cell,
+    passes,
+    percent,
+    points,
+    shown_name,
+)
+from segrobust.report.universal import universal_view
 
 _HEAD = {
     "Model": ("model",),
@@ -31,9 +45,9 @@ _HEAD = {
     "Checkpoint": ("checkpoint",),
     "Checkpoint sha256": ("checkpoint_sha256", "weights_sha256"),
     "Data": ("dataset",),
-    "Data fingerprint": ("dataset_fingerprint",),
+    "Data fingerprint": ("data_fingerprint",),
     "Target": ("target.spec",),
-    "Attacked in its place": ("surrogate.model",),
+    "Attacked in its place": ("surrogates",),
     "Images": ("images",),
     "Date": ("date",),
     "segrobust": ("versions.segrobust",),
@@ -79,13 +93,13 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "count": count, "passes": passes}
+    environment.filters |= {"percent": percent, "interval": interval, "count": count, "passes": passes}
+    environment.filters |= {"points": points, "bounds": bounds, "below_clean": below_clean}
     environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
-    environment.filters |= {"radius": format_eps, "change": lambda value: f"{255 * value:.3g}/255"}
-    environment.filters |= {"difference": difference, "bounds": bounds}
+    environment.filters |= {"radius": format_eps, "change": lambda value: format_distance(value, "Linf")}
     pairs = paired_runs(runs)
     data = [
-        {"run": run.label, "facts": run.facts, "attacks": run.attacks, "records": run.records}
+        {"run": run.label, "facts": run.facts, "settings": run.settings, "records": run.records}
         | ({"trust": run.trust.level, "checks": run.trust.checks} if run.trust else {})
         | as_data(pairs, run.label)
         for run in runs
@@ -98,11 +112,13 @@ def render(runs: Sequence[Run]) -> str:
         trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
         norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
         targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
-        surrogates=[(run.label, run.facts["surrogate.model"]) for run in runs if "surrogate.model" in run.facts],
+        surrogates=[(run.label, run.facts["surrogates"]) for run in runs if "surrogates" in run.facts],
         pairs=pairs,
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
         costs=[(run, lines) for run in runs if (lines := cost_lines(run.records))],
-        holdouts=[(norm, view) for norm in _all_norms(runs) if (view := _holdout_view(runs, norm))],
+        corruptions=[view for run in runs if (view := corruption_view(run))],
+        universals=[view for run in runs if (view := universal_view(run))],
+        survival=[(norm, view) for norm in _all_norms(runs) if (view := _marked(survival_figures(runs, norm)))],
         classes=[view for run in runs if (view := _class_view(run))],
         grids=[(run, grid) for run in runs if (grid := _grid(run))],
         kinds=_TITLES,
@@ -151,22 +167,21 @@ def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
         figures.append((run.label, svg))
     return {
         "name": norm,
-        "figures": [(title, Markup(svg)) for title, svg in figures],  # noqa: S704  (made by draw, labels escaped there)
-        "radii": sorted({r["eps"] for run in mine for r in run.records if r["norm"] == norm and r["eps"] is not None}),
+        "figures": _marked(figures),
+        "radii": sorted({r["eps"] for run in mine for r in run.attacked(norm) if r["eps"] is not None}),
         "blocks": [(run, _attack_views(run, norm)) for run in mine],
         "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
-        "greedy": [(run, _shown(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
+        "greedy": [(run, shown_name(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
         "in_words": _IN_WORDS.get(norm, ""),
     }
 
 
+def _marked(figures: Sequence[tuple[str, str]]) -> list[tuple[str, Markup]]:
+    return [(title, Markup(svg)) for title, svg in figures]  # noqa: S704  (made by sketch, labels escaped there)
+
+
 def _all_norms(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(record["norm"] for run in runs for record in run.records if record["norm"] is not None))
-
-
-def _holdout_view(runs: Sequence[Run], norm: str) -> list[tuple[str, Markup]]:
-    figures = holdout_figures(runs, norm)
-    return [(title, Markup(svg)) for title, svg in figures]  # noqa: S704  (made by draw, labels escaped there)
+    return _merged(record["norm"] for run in runs for record in run.of_study(ATTACK))
 
 
 _IN_WORDS = {
@@ -186,18 +201,14 @@ def _attack_views(run: Run, norm: str) -> list[dict[str, Any]]:
 def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
     records = run.at_radius(norm, name)
     seconds = [record["seconds"] for record in records if record["seconds"] is not None]
-    once = name in {record["attack"] for record in run.distances(norm)}  # one search, whatever the number of radii
+    once = name in {record["name"] for record in run.distances(norm)}  # one search, whatever the number of radii
     return {
-        "name": _shown(name),
+        "name": shown_name(name),
         "worst": name == WORST_CASE,
         "cells": {record["eps"]: record for record in records},
         "passes": _merged(passes(record) for record in records),
         "seconds": (max(seconds) if once else sum(seconds)) if seconds else None,
     }
-
-
-def _shown(name: str) -> str:
-    return name.replace("_", " ") if name == WORST_CASE else name
 
 
 def _class_view(run: Run) -> dict[str, Any] | None:
@@ -216,7 +227,7 @@ def _class_view(run: Run) -> dict[str, Any] | None:
 
 def _grid(run: Run) -> list[dict[str, Any]]:
     """The entries of the picture grid, with the norm of their attack."""
-    norms = {record["attack"]: record["norm"] for record in run.records}
+    norms = {record["name"]: record["norm"] for record in run.of_study(ATTACK)}
     return [{**entry, "norm": norms.get(entry["attack"], "Linf")} for entry in read_grid(run.path / "images")]
 
 
@@ -229,11 +240,3 @@ def _printable(value: Any) -> Any:
 
 def _css(colour: Sequence[int]) -> str:
     return "rgb({}, {}, {})".format(*colour)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.1f}\N{EN DASH}{bounds[1]:.1f}"

@@ -19,8 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from segrobust.analysis.summary import WORST_CASE
+from segrobust.analysis.summary import Record
+from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.report.runs import Run
+from segrobust.report.texts import shown_name, unit
 
 PANELS = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -42,7 +44,7 @@ _STYLE = {
     "axes.spines.right": False,
 }
 # wide and behind, so that it hides no attack
-WORST_STYLE = {"color": _INK, "alpha": 0.3, "linewidth": 6, "zorder": 1.5}
+_WORST_STYLE = {"color": _INK, "alpha": 0.3, "linewidth": 6, "zorder": 1.5}
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Line:
     """One curve: the clean record (if any) and the records by growing radius."""
 
     label: str
-    records: Sequence[dict[str, Any]]
-    clean: dict[str, Any] | None
+    records: Sequence[Record]
+    clean: Record | None
     style: dict[str, Any] = field(default_factory=dict)
 
     def points(self, metric: str) -> list[tuple[float, float, tuple[float, float] | None]]:
@@ -62,28 +64,28 @@ class Line:
 
 def attack_lines(run: Run, norm: str, names: Sequence[str]) -> list[Line]:
     """One line per attack of a run; ``names`` are those of all runs, so that an attack keeps its colour."""
-    numbers = {name: number for number, name in enumerate(name for name in names if name != WORST_CASE)}
+    style = styles(names)
     return [
-        Line(
-            name.replace("_", " ") if name == WORST_CASE else name,
-            run.at_radius(norm, name),
-            run.clean,
-            WORST_STYLE if name == WORST_CASE else nth_style(numbers[name]),
-        )
-        for name in run.attack_names(norm)
+        Line(shown_name(name), run.at_radius(norm, name), run.clean, style[name]) for name in run.attack_names(norm)
     ]
 
 
 def run_lines(runs: Sequence[Run], norm: str) -> list[Line]:
     """The worst case of each run, to compare models; runs without one are left out."""
     return [
-        Line(run.label, records, run.clean, {**nth_style(i), "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2})
+        Line(run.label, records, run.clean, {**_nth_style(i), "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2})
         for i, run in enumerate(runs)
         if (records := run.at_radius(norm, WORST_CASE))
     ]
 
 
-def nth_style(number: int) -> dict[str, Any]:
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the attacks with these names are drawn, and the worst case."""
+    attacks = [name for name in names if name != WORST_CASE]
+    return {name: _nth_style(number) for number, name in enumerate(attacks)} | {WORST_CASE: _WORST_STYLE}
+
+
+def _nth_style(number: int) -> dict[str, Any]:
     """Colour and marker of the attack or run with that number."""
     marker = _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)]
     return {"color": _COLOURS[number % len(_COLOURS)], "marker": marker, "linewidth": 1.6, "markersize": 5}
@@ -135,7 +137,7 @@ def sketch(
 
 
 def _draw_line(axis: Axes, line: Line, metric: str, norm: str) -> None:
-    scale = 255 if norm == "Linf" else 1
+    scale = unit(norm)
     points = line.points(metric)
     axis.plot([scale * eps for eps, *_ in points], [value for _, value, _ in points], clip_on=False, **line.style)
     banded = [(scale * eps, *interval) for eps, _, interval in points if interval]
@@ -145,17 +147,17 @@ def _draw_line(axis: Axes, line: Line, metric: str, norm: str) -> None:
 
 def radius_axis(axis: Axes, radii: Sequence[float], norm: str, end: float = 0.0) -> None:
     """Ticks at the growing, positive ``radii``, and at ``end`` (all in image units) if it lies beyond them."""
-    scale = 255 if norm == "Linf" else 1
+    scale = unit(norm)
     places = [scale * eps for eps in radii] + [scale * end] * (end > max(radii, default=0.0))
-    unit = "eps, in 1/255" if norm == "Linf" else f"{_plain(norm)} radius, images in [0, 1]"
+    label = "eps, in 1/255" if norm == "Linf" else f"{_plain(norm)} radius, images in [0, 1]"
     if places and places[-1] > 8 * places[0]:
         # Published grids double the radius each time; on a linear axis the small ones would lie on each other.
         axis.set_xscale("function", functions=(_root, _square))
-        unit += " (square-root scale)"
+        label += " (square-root scale)"
     axis.set_xticks([0, *places], ["0", *(f"{place:.3g}" for place in places)])
     axis.set_xticks([], minor=True)
     axis.set_xlim(0, places[-1] if places else 1)
-    axis.set_xlabel(unit)
+    axis.set_xlabel(label)
 
 
 def _root(values):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from segrobust.analysis.metrics import finite
 from segrobust.analysis.statistics import paired_difference
-from segrobust.analysis.summary import CLEAN, WORST_CASE
-from segrobust.analysis.worst_case import lowest_accuracy
+from segrobust.analysis.worst_case import WORST_CASE, lowest_accuracy
 from segrobust.core.errors import UserError
-from segrobust.core.rows import Row
+from segrobust.core.rows import CLEAN, Row
 from segrobust.report.runs import Run
 from segrobust.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Condition:
+class Difference:
     """``norm`` and ``eps`` of a worst case (None: the clean images), ``scores`` as ``paired_difference`` gives them."""
 
     norm: str | None
@@ -31,7 +31,7 @@ class Pair:
 
     first: str
     second: str
-    conditions: tuple[Condition, ...] = ()
+    differences: tuple[Difference, ...] = ()
     reason: str = ""
 
 
@@ -43,7 +43,7 @@ def paired_runs(runs: Sequence[Run]) -> list[Pair]:
     """
     if len(runs) < 2:
         return []
-    rows = [RunFolder(run.path).rows() for run in runs]
+    rows = [RunFolder(run.path).complete_rows() for run in runs]
     return [_pair(*one, *other) for one, other in itertools.combinations(zip(runs, rows, strict=True), 2)]
 
 
@@ -51,26 +51,39 @@ def _pair(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> Pair
     labels = first.label, second.label
     if reason := _unpaired(first, rows_a, second, rows_b):
         return Pair(*labels, reason=reason)
-    conditions = []
+    in_first = places(first.images, second.images)
+    rows_b = [replace(row, image=in_first[row.image]) for row in rows_b]
+    differences = []
     for norm, eps in [(None, None), *_common_radii(first, second)]:
         chosen = [_rows_of(rows, _classes(run), norm, eps) for run, rows in ((first, rows_a), (second, rows_b))]
         try:
             scores = paired_difference(*chosen, _classes(first))
         except UserError as error:
             return Pair(*labels, reason=str(error).removeprefix("not paired: "))
-        conditions.append(Condition(norm, eps, {name: [*map(_finite, values)] for name, values in scores.items()}))
-    return Pair(*labels, tuple(conditions))
+        differences.append(Difference(norm, eps, {name: [*map(finite, values)] for name, values in scores.items()}))
+    return Pair(*labels, tuple(differences))
 
 
 def _unpaired(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> str:
-    """Why two runs have no common images, as far as that shows without comparing them."""
+    """Why two runs have no common images, as far as that shows without comparing their rows."""
     for run, rows in ((first, rows_a), (second, rows_b)):
-        if not any(row["attack"] == CLEAN for row in rows):
+        if not any(row.condition.study == CLEAN for row in rows):
             return f"no rows in the folder of {run.label}"
-    data = [run.facts.get("dataset_fingerprint") for run in (first, second)]
-    if None not in data and data[0] != data[1]:
-        return "other data"
+    if first.facts.get("data_recipe") != second.facts.get("data_recipe"):
+        return "data that are loaded in another way"
+    if sorted(first.images) != sorted(second.images):
+        return f"{len(first.images)} and {len(second.images)} images that are not the same ones"
     return "" if _classes(first) == _classes(second) else "another number of classes"
+
+
+def places(first: Sequence[tuple[str, str]], second: Sequence[tuple[str, str]]) -> list[int]:
+    """For each image of the second list its place in the first, by name and digest; the same images in both."""
+    order = {place: n for n, place in zip(_sorted(first), _sorted(second), strict=True)}
+    return [order[place] for place in range(len(second))]
+
+
+def _sorted(images: Sequence[tuple[str, str]]) -> list[int]:
+    return sorted(range(len(images)), key=images.__getitem__)
 
 
 def _classes(run: Run) -> int:
@@ -78,29 +91,20 @@ def _classes(run: Run) -> int:
 
 
 def _common_radii(first: Run, second: Run) -> list[tuple[str, float]]:
-    of_each = [{(r["norm"], r["eps"]) for r in run.records if r["attack"] == WORST_CASE} for run in (first, second)]
+    of_each = [{(r["norm"], r["eps"]) for r in run.of_study(WORST_CASE)} for run in (first, second)]
     return sorted(of_each[0] & of_each[1])
 
 
 def _rows_of(rows: list[Row], num_classes: int, norm: str | None, eps: float | None) -> list[Row]:
     if eps is None:
-        return [row for row in rows if row["attack"] == CLEAN]
+        return [row for row in rows if row.condition.study == CLEAN]
     return lowest_accuracy(rows, num_classes, norm, eps)
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 4) if value == value else None
 
 
 def as_data(pairs: Sequence[Pair], label: str) -> dict[str, Any]:
     """What the run ``label`` has more than earlier ones, as JSON values."""
     mine = [asdict(pair) for pair in pairs if pair.second == label and not pair.reason]
-    return {"paired": [{"minus": pair["first"], "conditions": pair["conditions"]} for pair in mine]} if mine else {}
-
-
-def difference(values: Sequence[float | None]) -> str:
-    """``+1.23``; a dash where there is none."""
-    return "-" if values[0] is None else f"{values[0]:+.2f}"
+    return {"paired": [{"minus": pair["first"], "differences": pair["differences"]} for pair in mine]} if mine else {}
 
 
 def bounds(values: Sequence[float | None]) -> str:

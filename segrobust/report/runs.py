@@ -3,57 +3,75 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.analysis.summary import Record
+from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.checks.basis import digest_of
 from segrobust.core.errors import UserError
+from segrobust.core.rows import ATTACK, CLEAN, Condition
 from segrobust.core.units import format_eps
+from segrobust.report.records import checked_records
+from segrobust.report.texts import with_norm
 from segrobust.report.trust import Trust, load_trust
-from segrobust.runs.folder import RunFolder
+from segrobust.runs.folder import FORMAT, RunFolder
 
-_NUMBERS = ("eps", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
-_READINGS = ("mIoU_greedy", "mIoU_per_image", "mIoU_gap")
-_COST = ("images_per_second", "peak_bytes")
-_DISTANCES = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
-_OPTIONAL = (*_DISTANCES, *_READINGS, *_COST)
 _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
-_LONG = ("class_names", "palette", "attacks")
+_LONG = ("class_names", "palette")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluated model: ``facts`` are the flattened fields of ``run.json``, ``records`` of ``summary.json``."""
+    """One evaluated model.
+
+    facts: the flattened fields of ``run.json``; settings: what was done to the images, as text by condition; records:
+    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows.
+    """
 
     label: str
     path: Path
     facts: dict[str, str]
-    attacks: dict[str, str]
-    records: list[dict[str, Any]]
+    settings: dict[str, str]
+    records: list[Record]
+    images: list[tuple[str, str]]
     class_names: list[str]
     palette: list[tuple[int, int, int]]
     trust: Trust | None = None
 
     @property
-    def clean(self) -> dict[str, Any] | None:
-        return next((record for record in self.records if record["attack"] == CLEAN), None)
+    def clean(self) -> Record | None:
+        return next(iter(self.of_study(CLEAN)), None)
 
-    def at_radius(self, norm: str, attack: str) -> list[dict[str, Any]]:
+    @property
+    def norms(self) -> list[str]:
+        """Those with attacks at radii."""
+        return list({r["norm"]: None for r in self.of_study(ATTACK) if r["eps"] is not None})
+
+    def of_study(self, *studies: str) -> list[Record]:
+        return [record for record in self.records if record["study"] in studies]
+
+    def attacked(self, norm: str) -> list[Record]:
+        """The records of the attacks under one norm, and of their worst cases."""
+        return [record for record in self.of_study(ATTACK, WORST_CASE) if record["norm"] == norm]
+
+    def at_radius(self, norm: str, name: str) -> list[Record]:
         """The records of one attack under one norm, by growing radius."""
-        mine = [r for r in self.records if r["attack"] == attack and r["norm"] == norm and r["eps"] is not None]
+        mine = [r for r in self.attacked(norm) if r["name"] == name and r["eps"] is not None]
         return sorted(mine, key=lambda record: record["eps"])
 
     def attack_names(self, norm: str) -> list[str]:
         """The attacks with radii under a norm, the worst case last."""
-        names = {r["attack"]: None for r in self.records if r["norm"] == norm and r["eps"] is not None}
+        names = {r["name"]: None for r in self.attacked(norm) if r["eps"] is not None}
         return [name for name in names if name != WORST_CASE] + [WORST_CASE] * (WORST_CASE in names)
 
-    def greedy(self, norm: str) -> dict[str, dict[float, dict[str, Any]]]:
+    def greedy(self, norm: str) -> dict[str, dict[float, Record]]:
         """Records by attack and radius whose mIoU differs with the reading (see ``summarise``) at any radius."""
         found = {name: self.at_radius(norm, name) for name in self.attack_names(norm)}
         return {
@@ -62,20 +80,13 @@ class Run:
             if any(abs(record.get("mIoU_gap") or 0) >= 0.005 for record in records)
         }
 
-    def of_norm(self, norm: str) -> list[dict[str, Any]]:
-        return [record for record in self.records if record["norm"] == norm]
-
-    def distances(self, norm: str) -> list[dict[str, Any]]:
+    def distances(self, norm: str) -> list[Record]:
         """The results of minimum-norm attacks under one norm."""
-        return [record for record in self.of_norm(norm) if "median_distance" in record]
+        return [record for record in self.attacked(norm) if "median_distance" in record]
 
     def all_names(self, norm: str) -> list[str]:
         """``attack_names``, and the minimum-norm attacks that have no radius at all."""
-        return list(dict.fromkeys([*self.attack_names(norm), *(one["attack"] for one in self.distances(norm))]))
-
-    @property
-    def norms(self) -> list[str]:
-        return list({r["norm"]: None for r in self.records if r["eps"] is not None})
+        return list(dict.fromkeys([*self.attack_names(norm), *(one["name"] for one in self.distances(norm))]))
 
 
 def load_runs(paths: list[Path]) -> list[Run]:
@@ -106,19 +117,28 @@ def _load(path: Path, label: str) -> Run:
         if not (path / name).is_file():
             raise UserError(f"{path} has no {name}: not the folder of a finished run; run the evaluation (again)")
     run = folder.read_json("run.json")
+    if isinstance(run, dict) and run.get("format") != FORMAT:
+        raise UserError(f"{path}/run.json: not written by this version of segrobust; evaluate again with --fresh")
     if not isinstance(run, dict) or not isinstance(run.get("identity"), dict) or not isinstance(run.get("about"), dict):
         raise UserError(f"{path}/run.json: expected the fields identity and about, as segrobust writes them")
     fields = run["about"] | run["identity"]
     if isinstance(all_versions := run["about"].get("versions"), dict):  # the identity has those that decide rows
         fields["versions"] = all_versions
     class_names, palette = _classes(fields, path)
-    attacks = fields.get("attacks")
+    conditions = folder.conditions()
+    if surrogates := sorted({one.surrogate for one in conditions if one.surrogate}):
+        fields["surrogates"] = surrogates
+    images = [(str(entry["name"]), str(entry["sha256"])) for entry in folder.images().entries]
+    if images:
+        of_all = digest_of(sorted(sha256 for _, sha256 in images))
+        fields |= {"images": len(images), "data_fingerprint": of_all}
     return Run(
         label=label,
         path=path,
         facts=facts(fields),
-        attacks={name: _settings(value) for name, value in attacks.items()} if isinstance(attacks, dict) else {},
-        records=_records(folder.read_json("summary.json"), path),
+        settings=_settings(conditions),
+        records=checked_records(folder.read_json("summary.json"), path),
+        images=images,
         class_names=class_names,
         palette=palette,
         trust=load_trust(path),
@@ -138,59 +158,6 @@ def is_colour(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)
 
 
-def _records(content: Any, path: Path) -> list[dict[str, Any]]:
-    if not isinstance(content, list) or not content:
-        raise UserError(f"{path}/summary.json: expected a list of records, as segrobust writes it")
-    return [_record(record, f"{path}/summary.json, record {i}") for i, record in enumerate(content, start=1)]
-
-
-def _record(record: Any, where: str) -> dict[str, Any]:
-    if not isinstance(record, dict) or not isinstance(record.get("attack"), str):
-        raise UserError(f"{where}: expected the name of an attack")
-    norm = record.get("norm")
-    checked = {"attack": record["attack"], "norm": None if norm is None else str(norm)}
-    for name in (*_NUMBERS, *(key for key in _OPTIONAL if key in record)):
-        checked[name] = _number(record.get(name), f"{where}, {name}")
-    iou = record.get("iou") or []
-    intervals = record.get("ci") or {}
-    if not isinstance(iou, list) or not isinstance(intervals, dict):
-        raise UserError(f"{where}: expected iou as a list and ci as a table")
-    checked["iou"] = [_number(value, f"{where}, iou") for value in iou]
-    names = ("aAcc", "mAcc", "mIoU", *(["mIoU_greedy"] if "mIoU_greedy" in checked else []))
-    checked["ci"] = {name: _interval(intervals.get(name), f"{where}, ci") for name in names}
-    return checked | (_distances(record, where) if "median_distance" in checked else {})
-
-
-def _distances(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """What only the result of a minimum-norm attack has; its interval may be open, a distance null."""
-    distances, quantiles = record.get("distances") or [], record.get("quantiles") or {}
-    if not isinstance(distances, list) or not isinstance(quantiles, dict):
-        raise UserError(f"{where}: expected distances as a list and quantiles as a table")
-    intervals = record.get("ci") or {}
-    names = ("aAcc", "mAcc", "mIoU", "median_distance")
-    return {
-        "distances": [_number(value, f"{where}, distances") for value in distances],
-        "quantiles": {str(name): _number(value, f"{where}, quantiles") for name, value in quantiles.items()},
-        "ci": {name: _interval(intervals.get(name), f"{where}, ci", name == names[-1]) for name in names},
-    }
-
-
-def _interval(value: Any, where: str, may_be_open: bool = False) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or (None in value and not may_be_open):
-        raise UserError(f"{where}: expected a lower and an upper bound, got {value!r}")
-    return _number(value[0], where), _number(value[1], where)
-
-
-def _number(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: expected a number, got {value!r}")
-    return value
-
-
 def facts(fields: Any, prefix: str = "") -> dict[str, str]:
     """All fields as ``{"versions.torch": "2.14.1"}``; machine and user names left out, paths cut to their last part."""
     if isinstance(fields, dict):
@@ -205,13 +172,19 @@ def facts(fields: Any, prefix: str = "") -> dict[str, str]:
     return {} if fields is None else {prefix: shorten_paths(fields if isinstance(fields, str) else json.dumps(fields))}
 
 
-def _settings(value: Any) -> str:
-    if not isinstance(value, dict):
-        return shorten_paths(str(value))
-    fields = {key: field for key, field in value.items() if key != "type"}
-    if isinstance(radii := fields.get("eps"), list) and all(type(eps) in (int, float) for eps in radii):
-        fields["eps"] = " ".join(format_eps(eps, fields.get("norm", "Linf")) for eps in radii)
-    return ", ".join(f"{key}={shorten_paths(str(field))}" for key, field in fields.items())
+def _settings(conditions: Sequence[Condition]) -> dict[str, str]:
+    """``{"CEPGD (Linf)": "steps=100, eps=1/255 4/255"}``: the fields of the conditions, without those of candidates."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for one in conditions:
+        radius = {} if one.eps is None else {"eps": format_eps(one.eps, one.norm)}
+        severity = {} if one.severity is None else {"severity": one.severity}
+        fields = {name: value for name, value in one.fields.items() if name != "type"} | radius | severity
+        for name, value in fields.items() if not one.candidate else ():
+            found[with_norm(one.name, one.norm)][name].append(shorten_paths(str(value)))
+    return {
+        name: ", ".join(f"{field}={' '.join(dict.fromkeys(values))}" for field, values in fields.items())
+        for name, fields in found.items()
+    }
 
 
 def shorten_paths(text: str) -> str:

@@ -10,14 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segrobust.analysis.summary import CLEAN, WORST_CASE
+from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.units import format_eps
+from segrobust.report.corruption import below_clean, mean_lines
 from segrobust.report.cost import CostLine, cost_lines
-from segrobust.report.distances import median_8bit, median_cell
+from segrobust.report.texts import median_8bit, median_cell, percent, shown_name, with_norm
 from segrobust.report.trust import Trust
+from segrobust.report.universal import ring_table, universal_lines
 
 _RADII_BESIDE = 5
-_GAP = 2
+_SPACE = 2
 
 
 def print_table(
@@ -31,7 +34,7 @@ def print_table(
         trust: by the same names; stands above the numbers, None for a run without checks.
     """
     for number, (name, records) in enumerate(summaries.items()):
-        clean = next((record for record in records if record["attack"] == CLEAN), None)
+        clean = next((record for record in records if record["study"] == CLEAN), None)
         title = Text("\n" * bool(number) + str(name), style="bold")
         if clean:
             parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
@@ -40,33 +43,35 @@ def print_table(
         if trust is not None and name in trust:
             said = trust[name].sentence if trust[name] else "unknown, no checks were made"
             console.print(Text(f"trust: {said}", style="bold"))
-        bounded = [record for record in records if record["eps"] is not None]
+        bounded = [one for one in records if one["study"] in (ATTACK, WORST_CASE) and one["eps"] is not None]
         for norm in {record["norm"]: None for record in bounded}:
             _print_norm([record for record in bounded if record["norm"] == norm], str(norm), console)
         _print_distances([record for record in records if "median_distance" in record], console)
+        _print_corruptions(records, console)
+        _print_universal(records, console)
         _print_costs(cost_lines(records), console)
 
 
 def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Console) -> None:
     radii = sorted({record["eps"] for record in records})
-    cells = {(record["attack"], record["eps"]): cell(record) for record in records}
-    worst = [record for record in records if record["attack"] == WORST_CASE]
-    greedy = {record["eps"]: _percent(record["mIoU_greedy"]) for record in worst if record.get("mIoU_gap")}
-    names = list({record["attack"]: None for record in records})
-    width = max(map(len, [*cells.values(), *(format_eps(eps, norm) for eps in radii)])) + _GAP
-    longest = max(map(len, [*names, norm])) + _GAP
+    cells = {(record["name"], record["eps"]): cell(record) for record in records}
+    worst = [record for record in records if record["study"] == WORST_CASE]
+    greedy = {record["eps"]: percent(record["mIoU_greedy"]) for record in worst if record.get("mIoU_gap")}
+    names = list({record["name"]: None for record in records})
+    width = max(map(len, [*cells.values(), *(format_eps(eps, norm) for eps in radii)])) + _SPACE
+    longest = max(map(len, [*names, norm])) + _SPACE
     name_width = max(14, min(longest, console.width - width * min(_RADII_BESIDE, len(radii))))
     fitting = max(1, (console.width - name_width) // width)
     for start in range(0, len(radii), fitting):
         shown = radii[start : start + fitting]
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+        table = _plain_table()
         whole = any("@" in name for name in names)  # an ellipsis must not hide that an attack saw another model
         overflow = "fold" if whole else "ellipsis"
-        table.add_column(Text(norm), max_width=name_width - _GAP, overflow=overflow, no_wrap=not whole)
+        table.add_column(Text(norm), max_width=name_width - _SPACE, overflow=overflow, no_wrap=not whole)
         for eps in shown:
             table.add_column(Text(format_eps(eps, norm)), justify="right", no_wrap=True)
         for name in names:
-            label = Text(name.replace("_", " ") if name == WORST_CASE else name)
+            label = Text(shown_name(name))
             row = [Text(cells.get((name, eps), "-")) for eps in shown]
             table.add_row(label, *row, style="bold" if name == WORST_CASE else None)
         if any(eps in greedy for eps in shown):
@@ -77,39 +82,62 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
 
 def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Minimum-norm results: median with 95 % interval over images, failures counting as infinitely far."""
-    if not records:
-        return
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", "8 bits")
-    for number, title in enumerate(titles):
-        table.add_column(Text(title), justify="right" if number else "left", overflow="fold")
+    lines = []
     for record in records:
-        shares = [_percent(record.get(name)) for name in ("found", "apsr", "apsr_correct")]
-        cells = (f"{record['attack']} ({record['norm']})", *median_cell(record), *shares, median_8bit(record))
-        table.add_row(*(Text(text) for text in cells))
-    console.print(table)
+        shares = [percent(record.get(name)) for name in ("found", "apsr", "apsr_correct")]
+        name = with_norm(record["name"], record["norm"])
+        lines.append((name, *median_cell(record), *shares, median_8bit(record)))
+    _print_lines(titles, lines, console)
+
+
+def _print_corruptions(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Means over the types at each severity, and over all."""
+    titles = ("corruptions", "types", "aAcc / mIoU", "below clean", "% of clean lost")
+    lines = []
+    for title, record in mean_lines(records):
+        below = " / ".join(below_clean(record, name) for name in ("aAcc", "mIoU"))
+        relative = record.get("degradation", {}).get("relative", {})
+        lost = " / ".join(percent(relative.get(name)) for name in ("aAcc", "mIoU"))
+        lines.append((title, str(record["types"]), cell(record), below, lost))
+    _print_lines(titles, lines, console)
+
+
+def _print_universal(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Scores under one change for all images, and of patches how much is right in each ring around them."""
+    lines = universal_lines(records)
+    scores = [(name, cell(record), f"{more['aAcc']} / {more['mIoU']}") for name, record, more in lines]
+    _print_lines(("universal", "aAcc / mIoU", "against clean"), scores, console)
+    rings, patches = ring_table(records)
+    shares = [(name, *map(percent, rights)) for name, rights in patches]
+    _print_lines(("% right from the patch's edge", *rings), shares, console)
 
 
 def _print_costs(lines: Sequence[CostLine], console: Console) -> None:
     """Passes per image, and what was measured; no memory where none was."""
+    memory = any(line.memory != "-" for line in lines)
+    titles = ("cost", "forward + backward", "images/s", *(["peak memory"] if memory else []))
+    cells = [(with_norm(line.name, line.norm), line.passes, line.rate, line.memory)[: len(titles)] for line in lines]
+    _print_lines(titles, cells, console)
+
+
+def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
+    """A table of texts, the first column to the left; nothing without lines."""
     if not lines:
         return
-    memory = any(line.memory != "-" for line in lines)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for number, title in enumerate(("cost", "forward + backward", "images/s", *(["peak memory"] if memory else []))):
+    table = _plain_table()
+    for number, title in enumerate(titles):
         table.add_column(Text(title), justify="right" if number else "left", overflow="fold")
     for line in lines:
-        name = f"{line.attack} ({line.norm})" if line.norm else line.attack
-        cells = (name, line.passes, line.rate, *([line.memory] if memory else []))
-        table.add_row(*(Text(text) for text in cells))
+        table.add_row(*map(Text, line))
     console.print(table)
+
+
+def _plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _SPACE - 1, 0, 0))
 
 
 def cell(record: Mapping[str, Any]) -> str:
     """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target."""
     names = ("aAcc", "mIoU", *(("apsr",) if "apsr" in record else ()))
-    return " / ".join(_percent(record[name]) for name in names)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return " / ".join(percent(record[name]) for name in names)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segrobust.checks.base import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
 from segrobust.checks.basis import FILE, doubt, outdated
+from segrobust.checks.verdicts import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
 from segrobust.core.errors import UserError
 from segrobust.runs.folder import RunFolder
 

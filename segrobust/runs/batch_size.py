@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from accelerate.utils.memory import clear_device_cache
+from torch import nn
 
 from segrobust.core.errors import UserError
+from segrobust.datasets.source import Source
 from segrobust.models.failures import out_of_memory
-from segrobust.studies.jobs import Job
+from segrobust.runs.folder import RunFolder
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
 
-AUTO = "auto"
 LARGEST = 64
 LARGEST_ON_CPU = 4  # more gains nothing there, and a full memory kills the process instead of raising an error
 SPARE = 8  # tried with an eighth more images: a long run scatters its memory, and some attacks need more later on
@@ -27,35 +29,28 @@ PASSES = 6  # after so many calls of the model an attack holds all that it keeps
 _LOG = logging.getLogger(__name__)
 
 
-def check_batch_size(batch_size: int | str) -> None:
-    """Refuse what is neither a whole number of at least 1 nor ``"auto"``."""
-    if batch_size != AUTO and (type(batch_size) is not int or batch_size < 1):
-        raise UserError(f"batch_size: expected a whole number of at least 1 or {AUTO!r}, got {batch_size!r}")
-
-
-def settle_batch_size(evaluation: Any, fresh: bool) -> int:
+def settle_batch_size(bench: Bench, studies: Sequence[Study], folder: RunFolder, fresh: bool) -> int:
     """The size that the run in the folder was begun with or, in a new run, the largest that every process can take.
 
     All processes must call it, and all get the same answer, which depends on their memory and not on their number.
 
     Args:
-        evaluation: the run; its own ``batch_size`` is not looked at.
         fresh: a run that is in the folder already will be discarded.
 
     Raises:
         UserError: not even one image fits.
     """
     state = PartialState()
-    stored = [None if fresh or not state.is_main_process else _stored(evaluation.folder)]
+    stored = [None if fresh or not state.is_main_process else _stored(folder)]
     if (size := broadcast_object_list(stored)[0]) is not None:
         return size
-    image = _largest_image(evaluation, state.process_index, state.num_processes)
-    size = min(gather_object([_largest_size(evaluation, image)]))
+    image = _largest_image(bench.source, state.process_index, state.num_processes)
+    size = min(gather_object([_largest_size(bench, studies, image)]))
     _LOG.info("batch size %d, found automatically", size)
     return size
 
 
-def _stored(folder: Any) -> int | None:
+def _stored(folder: RunFolder) -> int | None:
     if not (folder.path / "run.json").is_file() or not folder.has_results():
         return None
     run = folder.read_json("run.json")
@@ -63,19 +58,18 @@ def _stored(folder: Any) -> int | None:
     return size if type(size) is int and size > 0 else None
 
 
-def _largest_image(evaluation: Any, rank: int, world: int) -> int:
+def _largest_image(source: Source, rank: int, world: int) -> int:
     """The image with the most pixels, for which each process looks through its share of them."""
-    source = evaluation.source
     own = ((source[i].label.numel(), -i) for i in range(rank, len(source), world))
     return -max(gather_object([max(own, default=(0, 0))]))[1]
 
 
-def _largest_size(evaluation: Any, image: int) -> int:
-    most = LARGEST_ON_CPU if evaluation.device.type == "cpu" else LARGEST
-    size = 1 << (min(most, len(evaluation.source)).bit_length() - 1)
-    while (failed := _fails(evaluation, image, size)) is not None:
+def _largest_size(bench: Bench, studies: Sequence[Study], image: int) -> int:
+    most = LARGEST_ON_CPU if bench.device.type == "cpu" else LARGEST
+    size = 1 << (min(most, len(bench.source)).bit_length() - 1)
+    while (failed := _fails(bench, studies, image, size)) is not None:
         if size == 1:
-            height, width = evaluation.source[image].label.shape
+            height, width = bench.source[image].label.shape
             raise UserError(
                 f"{failed}: one image of {height}x{width} does not fit into memory; try --checkpointing, --amp or a "
                 "config with slide inference"
@@ -84,11 +78,11 @@ def _largest_size(evaluation: Any, image: int) -> int:
     return size
 
 
-def _fails(evaluation: Any, image: int, size: int) -> str | None:
-    """The first attack that runs out of memory with batches of this size."""
-    for label, job in {job.label: job for job in evaluation.jobs}.items():
+def _fails(bench: Bench, studies: Sequence[Study], image: int, size: int) -> str | None:
+    """The first study that runs out of memory with batches of this size; one of each name is tried."""
+    for name, study in {study.conditions[0].name: study for study in studies}.items():
         try:
-            _try(evaluation, job, image, size)
+            _try(bench, study, image, size)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -97,7 +91,7 @@ def _fails(evaluation: Any, image: int, size: int) -> str | None:
             fits = True
         clear_device_cache(garbage_collection=True)  # only here, where the error no longer holds its frames' tensors
         if not fits:
-            return label
+            return name
     return None
 
 
@@ -105,24 +99,26 @@ class _Enough(Exception):
     pass
 
 
-def _try(evaluation: Any, job: Job, image: int, size: int) -> None:
-    """The first passes of an attack on ``size`` copies of an image, and on some more."""
+def _try(bench: Bench, study: Study, image: int, size: int) -> None:
+    """The first passes of a study on ``size`` copies of an image, and on some more."""
     size += -(-size // SPARE) if size > 1 else 0
-    calls = iter(range(PASSES))
+    calls = iter(range(PASSES * bench.eot))
 
     def count(*_: object) -> None:
         if next(calls, None) is None:
             raise _Enough
 
-    group = evaluation.group([image] * size, [evaluation.source[image]] * size)
-    handle = evaluation.attacked.register_forward_pre_hook(count)
+    group = bench.group([image] * size, [bench.source[image]] * size)
+    networks = [bench.model, *(part for part in study.made_of if isinstance(part, nn.Module))]
+    handles = [network.register_forward_pre_hook(count) for network in networks]
     try:
-        for outcome in evaluation.outcomes(job, group):
-            evaluation.measured(outcome.points, group)
+        for made in study.perturbed(bench, group):
+            bench.measured(made.images, group)
     except _Enough:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -7,37 +7,46 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError
 
 # fields of an identity by the name under which another value is accepted; that of any other field never is
 ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
 MOST_SHOWN = 6
 
 
-def check_accepted(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        UserError: one that is not in ``ACCEPTABLE``.
-    """
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in ACCEPTABLE:
-            raise unknown_name("difference to accept", str(name), ACCEPTABLE)
-    return names
-
-
-def newly_accepted(
+def continued(
     run: Mapping[str, Any], identity: Mapping[str, Any], accept: Sequence[str], about: Mapping[str, Any], path: Path
-) -> list[dict[str, Any]]:
-    """What an identity may have otherwise than the stored ``run``, as ``{what, stored, now, date}``.
+) -> dict[str, Any] | None:
+    """The content of ``run.json`` for a run that goes on under this identity; None where it stays as it is.
 
-    What an earlier start accepted, ``run["accepted_different"]``, needs no word any more.
+    What is accepted now is added to ``run["accepted_different"]`` as ``{what, stored, now, date}``; what an earlier
+    start accepted needs no word any more. Modules of a user's own (``users_code``) may be added.
 
     Raises:
         UserError: what differs besides.
     """
-    stored, known, new = _stored_identity(run, identity), run.get("accepted_different") or [], []
+    stored = _stored_identity(run, identity)
+    modules = {**(identity.get("users_code") or {}), **(stored.get("users_code") or {})}
+    if modules:
+        both = (stored, identity)
+        stored, identity = ({**one, "users_code": modules | (one.get("users_code") or {})} for one in both)
+    new = _newly_accepted(run, stored, identity, accept, about, path)
+    grown = modules != (run["identity"].get("users_code") or {})
+    if not new and not grown:
+        return None
+    changed = {**run, "identity": {**run["identity"], **({"users_code": stored["users_code"]} if modules else {})}}
+    return {**changed, **({"accepted_different": [*run.get("accepted_different", []), *new]} if new else {})}
+
+
+def _newly_accepted(
+    run: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    accept: Sequence[str],
+    about: Mapping[str, Any],
+    path: Path,
+) -> list[dict[str, Any]]:
+    known, new = run.get("accepted_different") or [], []
     same: set[str] = set()
     for what, fields in ACCEPTABLE.items():
         then, now = ({field: one.get(field) for field in fields} for one in (stored, identity))

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-import segrobust
 from segrobust.core.errors import UserError
 
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
@@ -29,7 +28,7 @@ NO_ROWS = ("__main__.py", "analysis", "checks", "cli.py", "commands", "hooks", "
 
 
 @functools.cache
-def code_sha256(root: Path = Path(segrobust.__file__).parent, leave_out: tuple[str, ...] = NO_ROWS) -> str:
+def code_sha256(root: Path = Path(__file__).parents[1], leave_out: tuple[str, ...] = NO_ROWS) -> str:
     """Digest of the names and contents of all Python files below ``root`` but those that decide no row."""
     digest = hashlib.sha256()
     names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}

@@ -1,14 +1,15 @@
-"""The run folder: an identity, append-only rows of integers, and what is derived from them.
+"""The run folder: an identity, conditions and images that may grow, append-only rows, and what is derived from them.
 
     folder = RunFolder("work_dirs/mine")
     with folder.held(rank=0):                                       # no other run gets in before the end of this one
-        folder.open({"checkpoint_sha256": "...", "attacks": {...}})
+        order = folder.open({"weights_sha256": "..."}, conditions, entries_of(source))
         with folder.writer(rank=0) as writer:
             writer.append(rows_of_one_batch, seconds_per_row)       # on disk when this returns
-        folder.write_json("summary.json", summarise(folder.rows(), num_classes=11))
+        folder.write_json("summary.json", summarise(folder.complete_rows(), num_classes=11))
 
 Kill it at any moment and open it again: what was appended is there, what was being appended is cut off. Rows of another
-identity are refused. Layout: ``run.json``, ``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
+identity are refused. Layout: ``run.json`` (identity and date, versions, ...), ``conditions.json``, ``images.json``,
+``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segrobust.analysis.conditions import complete
 from segrobust.core.errors import UserError
 from segrobust.core.files import AppendFile, clear_io_errors, only_process, read_lines, replace_file
-from segrobust.core.rows import Key, Row, decode, encode, row_key, title
-from segrobust.runs.differences import newly_accepted
+from segrobust.core.rows import Condition, Row, decode, encode
+from segrobust.runs.differences import continued
+from segrobust.runs.images import RunImages
 
-FORMAT = 1
+FORMAT = 2  # 1 had rows by attack, norm and radius
 _DERIVED = (
     "summary.json", "checks.json", "report.html", "target.png", "target-colours.png", "images/grid.json",
-    "images/*.png", "adversarial/*/*.npy",
+    "images/*.png", "adversarial/*/*.npy", "conditions.json", "images.json",
 )  # fmt: skip
 _LOG = logging.getLogger(__name__)
 
@@ -66,20 +69,26 @@ class RunFolder:
     def open(
         self,
         identity: dict[str, Any],
+        conditions: Sequence[Condition],
+        images: Sequence[Mapping[str, Any]],
         fresh: bool = False,
         about: dict[str, Any] | None = None,
         accept_different: Sequence[str] = (),
-    ) -> RunFolder:
+    ) -> list[int]:
         """Create the folder, or go on with the run in it; with several processes, in the main one alone.
 
-        ``identity`` is everything the rows depend on and must be the same on every start, but for what
-        ``accept_different`` names, ``"CODE"`` or ``"VERSIONS"``, which ``run.json`` then tells of. ``about`` (date,
-        versions, command line) is kept from the first start; only its versions are compared. ``fresh`` discards the
-        rows and the derived files, and nothing else that lies in the folder; so does any start after one that failed
-        before its first row.
+        ``identity`` is everything that decides rows whatever their condition and image. It must be the same on every
+        start, but for what ``accept_different`` names, ``"CODE"`` or ``"VERSIONS"``, which ``run.json`` then tells of.
+        ``conditions`` and ``images`` (their entries) are added to those of the run. ``about`` (date, versions, command
+        line) is kept from the first start; only its versions are compared. ``fresh`` discards the rows and the derived
+        files, and nothing else that lies in the folder; so does any start after one that failed before its first row.
+
+        Returns:
+            For each image of the run, its place in ``images``.
 
         Raises:
-            UserError: another identity, rows without identity, or a folder that cannot be written.
+            UserError: another identity, rows without identity, an image of the run that is not in ``images``, or a
+                folder that cannot be written.
         """
         identity = json.loads(json.dumps(identity, allow_nan=False))
         with contextlib.ExitStack() as stack:
@@ -89,14 +98,31 @@ class RunFolder:
                 stack.enter_context(only_process(lock))
             stored = None if fresh else self._stored()
             if stored and self.has_results():
-                if new := newly_accepted(stored, identity, accept_different, about or {}, self.path):
-                    stored["accepted_different"] = [*stored.get("accepted_different", []), *new]
-                    self.write_json("run.json", stored)
+                changed = continued(stored, identity, accept_different, about or {}, self.path)
             else:
                 if stored or fresh:
                     self._discard()
-                self.write_json("run.json", {"format": FORMAT, "identity": identity, "about": about or {}})
-        return self
+                changed = {"format": FORMAT, "identity": identity, "about": about or {}}
+            known, order = self.images().grown(images, self.path)
+            together = {one.id: one for one in (*conditions, *self.conditions())}
+            self.write_json("images.json", known.content())
+            self.write_json("conditions.json", [one.description() for one in sorted(together.values(), key=_order)])
+            if changed:
+                self.write_json("run.json", changed)
+        return order
+
+    def conditions(self) -> list[Condition]:
+        """Those of the run, sorted; none where there is no run."""
+        path = self.path / "conditions.json"
+        content = self.read_json(path.name) if path.exists() else []
+        if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+            raise UserError(f"{path}: expected a list of conditions, as segrobust writes it; start anew with --fresh")
+        return [Condition.from_description(one, path) for one in content]
+
+    def images(self) -> RunImages:
+        """Those of the run; none where there is no run."""
+        path = self.path / "images.json"
+        return RunImages.from_content(self.read_json(path.name), path) if path.exists() else RunImages()
 
     def has_results(self) -> bool:
         """Whether there is a row or, where somebody removed these, what was derived from them."""
@@ -130,24 +156,30 @@ class RunFolder:
         """All complete rows of all processes, sorted.
 
         Raises:
-            UserError: two rows for the same image, attack and radius, or a damaged file.
+            UserError: two rows for the same image and condition, or a damaged file.
         """
-        found: dict[Key, tuple[Row, Path]] = {}
+        found: dict[tuple[str, int], tuple[Row, Path]] = {}
+        conditions = {one.id: one for one in self.conditions()}
         for path in sorted(self._rows.glob("rank-*.jsonl")):
             for record in read_lines(path)[0]:
-                row = decode(record, path)
-                if (key := row_key(row)) in found:
-                    first, other = found[key]
-                    fields = ", ".join(field for field in first | row if first.get(field) != row.get(field))
+                row = decode(record, conditions, path)
+                if row.key in found:
+                    first, other = found[row.key]
+                    fields = ", ".join(_differing(first, row))
+                    how = f"they disagree on {fields}" if fields else "the same"
                     raise UserError(
-                        f"{self._rows} has {title(key)} twice, in {other.name} and in {path.name} "
-                        f"({f'they disagree on {fields}' if fields else 'the same'}); start anew with --fresh"
+                        f"{self._rows} has image {row.image} under {row.condition.title} twice, in {other.name} and in "
+                        f"{path.name} ({how}); start anew with --fresh"
                     )
-                found[key] = row, path
-        return [found[key][0] for key in sorted(found)]
+                found[row.key] = row, path
+        return sorted((row for row, _ in found.values()), key=lambda row: row.order)
+
+    def complete_rows(self) -> list[Row]:
+        """The rows of the conditions that have one for every image of the run, from which results are made."""
+        return complete(self.rows(), len(self.images()))
 
     def timings(self) -> list[dict[str, Any]]:
-        """Cost per row, ``{attack, norm, eps, image, seconds, peak_bytes}``, kept apart since it differs between runs.
+        """Cost per row, ``{condition, image, seconds, peak_bytes}``, kept apart since it differs between runs.
 
         A row may have two, where its batch was computed, killed before it was stored, and computed again.
         """
@@ -178,6 +210,16 @@ class RunFolder:
             raise UserError(f"{path}: not valid JSON ({error})") from error
 
 
+def _order(condition: Condition) -> tuple:
+    return (*condition.order, condition.candidate, condition.id)
+
+
+def _differing(first: Row, second: Row) -> list[str]:
+    """Fields that two rows do not share; the passes of a search grow with its radii, and say nothing of its result."""
+    one, other = ({**row.counts, **row.extra} for row in (first, second))
+    return [name for name in one | other if one.get(name) != other.get(name) and name not in ("forwards", "backwards")]
+
+
 class RowWriter:
     """Appends the rows of one process, batch by batch; only one process may hold a rank of a folder (``held``)."""
 
@@ -189,7 +231,7 @@ class RowWriter:
             stack.callback(self._file.close)
             self._timing = AppendFile(rows / f"timing-{rank}.jsonl")
             stack.callback(self._timing.close)
-            self._stored = {row_key(row): row for row in folder.rows()}
+            self._stored = {row.key: row for row in folder.rows()}
             self._resources = stack.pop_all()
 
     def append(
@@ -206,19 +248,19 @@ class RowWriter:
         """
         new = [index for index, row in enumerate(rows) if not self._known(row)]
         if seconds is not None:  # before the rows: a kill between the two leaves no row without its cost
-            names = [{field: rows[index][field] for field in ("attack", "norm", "eps", "image")} for index in new]
+            names = [{"condition": rows[index].condition.id, "image": rows[index].image} for index in new]
             memory = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
             costs = [{**key, "seconds": round(seconds[n], 6), **memory} for key, n in zip(names, new, strict=True)]
             self._timing.append(costs, durable=False)
         self._file.append([encode(rows[index]) for index in new])
 
     def _known(self, row: Row) -> bool:
-        stored = self._stored.get(row_key(row))
-        if stored is not None and stored != row:
+        stored = self._stored.get(row.key)
+        if stored is not None and _differing(stored, row):
             _LOG.warning(
-                "image %s under %s at eps %s: computed again with another result; the stored one is kept. "
+                "image %s under %s: computed again with another result; the stored one is kept. "
                 "This device does not compute the same numbers twice.",
-                row["image"], row["attack"], row["eps"],
+                row.image, row.condition.title,
             )  # fmt: skip
         return stored is not None
 

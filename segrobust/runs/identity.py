@@ -1,68 +1,34 @@
-"""What a run depends on: two starts with the same identity give the same rows."""
+"""What decides rows whatever their condition and image: starts with the same identity may share a folder."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from segrobust.core.version import __version__
-from segrobust.datasets.source import Source
-from segrobust.datasets.survey import INPUT
-from segrobust.models.segmenter import Segmenter
+from segrobust.models.digests import model_identity, tensor_sha256
 from segrobust.runs.environment import environment_of, memory_format_of
+from segrobust.runs.settings import Settings
 from segrobust.runs.users_code import users_code
-from segrobust.studies.jobs import Job
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Digest of all parameters and buffers, with their names and types."""
-    return hashlib.sha256(repr(sorted(state_digests(model).items())).encode()).hexdigest()
-
-
-def state_digests(model: torch.nn.Module) -> dict[str, str]:
-    """sha256 of every parameter and buffer, those that checkpoints leave out (mean and std, say) included."""
-    return {name: _digest(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def identity_of(model: Segmenter, dataset: Source, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, data, attacks, ``settings`` and what computes, as JSON values."""
-    device = next(model.parameters()).device
-    attacks: dict[str, Any] = {}
-    for job in jobs[1:]:
-        attacks.setdefault(job.label, {**job.attack.fields(), "eps": []})["eps"] += job.budgets
-    surrogate = settings.get("surrogate")
-    code = users_code([model, *([surrogate] if surrogate else [])], [job.attack for job in jobs[1:]])
+def identity_of(bench: Bench, studies: Sequence[Study], settings: Settings) -> dict[str, Any]:
+    """Model, data, ``settings`` of the run and what computes, as JSON values."""
+    model, source = bench.model, bench.source
+    code = users_code([model, *(part for study in studies for part in study.made_of)])
     return {
         "segrobust": __version__,
-        **environment_of(device),
+        **environment_of(bench.device),
         **({"users_code": code} if code else {}),
-        **_named(model),
+        **model_identity(model),
         "num_classes": model.num_classes,
-        "class_names": list(dataset.class_names),
-        "palette": [list(colour) for colour in dataset.palette],
-        "images": len(dataset),
-        "dataset_fingerprint": dataset.fingerprint(),
-        "attacks": attacks,
-        **{name: settings[name] for name in ("batch_size", "seed", "amp")},
+        "class_names": list(source.class_names),
+        "palette": [list(colour) for colour in source.palette],
+        "data_recipe": getattr(source, "recipe", ""),
         "memory_format": memory_format_of(model),
-        **({"target": target.identity()} if (target := settings["target"]) else {}),
-        **({"mask_sha256": _digest(mask)} if (mask := settings.get("mask")) is not None else {}),
-        **({"metric_size": size} if (size := settings.get("metric_size", INPUT)) != INPUT else {}),
-        **({"eot": eot} if (eot := settings.get("eot", 1)) > 1 else {}),
-        **({"surrogate": _named(surrogate)} if surrogate else {}),
+        **settings.identity(),
+        **({"target": bench.target.identity()} if bench.target else {}),
+        **({"mask_sha256": tensor_sha256(bench.mask)} if bench.mask is not None else {}),
     }
-
-
-def _named(model: Segmenter) -> dict[str, str]:
-    """Its name, its state and, where a config describes it, a digest of that: a mode of inference is in no weight."""
-    config = {"config_sha256": model.config_sha256} if model.config_sha256 else {}
-    return {"model": model.name, "weights_sha256": weights_sha256(model), **config}

@@ -11,22 +11,19 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from segrobust.attacks.base import Attack
-
 # the identity has their versions, and a digest of segrobust's own code
 KNOWN = {"segrobust", "torch", "torchvision", "timm", "mmcv", "mmengine", "mmseg", "numpy", *sys.stdlib_module_names}
 
 
-def users_code(models: Iterable[nn.Module], attacks: Iterable[Attack]) -> dict[str, str]:
-    """sha256 by the name of every module that holds a class of these networks and attacks."""
-    parts = [part for model in models for part in model.modules()]
-    parts += [one for attack in attacks for one in _with_members(attack)]
+def users_code(made_of: Iterable[Any]) -> dict[str, str]:
+    """sha256 by the name of every module that holds a class of these objects and, of networks, of their parts."""
+    parts = [part for one in made_of for part in (one.modules() if isinstance(one, nn.Module) else [one])]
     sources: dict[str, set[str]] = {}
     for cls in {base for kind in map(type, parts) for base in kind.__mro__}:
         if cls.__module__.partition(".")[0] not in KNOWN:
@@ -34,17 +31,6 @@ def users_code(models: Iterable[nn.Module], attacks: Iterable[Attack]) -> dict[s
     return {
         name: hashlib.sha256("".join(sorted(found)).encode()).hexdigest() for name, found in sorted(sources.items())
     }
-
-
-def _with_members(attack: Any) -> Iterator[Attack]:
-    """The attack and, of an ensemble, those it is made of."""
-    if not isinstance(attack, Attack):
-        own = [one for one in (attack.attack, attack.few) if one]
-    else:
-        yield attack
-        own = attack.members() if hasattr(attack, "members") else []
-    for member in own:
-        yield from _with_members(member)
 
 
 @functools.cache  # a file that is edited while this process runs, is not what runs

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from segrobust.analysis.metrics import class_iou, confusion_counts, pooled
+from segrobust.analysis.metrics import class_iou, pooled
+from segrobust.attacks.counting import confusion_counts
 
 VOID = 255
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from segrobust.analysis.statistics import (
     resampled_scores,
 )
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition, Row
+
+CLEAN = Condition("clean", "clean")
 
 
 def random_counts(rng, images, classes=4, shape=2.0):
@@ -123,11 +127,11 @@ def test_samples_without_a_rare_class_do_not_lift_the_interval():
 
 def rows_of(tp, fp, fn):
     order = reversed(range(len(tp)))  # neither rows nor the two runs need an order
+    counts = {"tp": tp, "fp": fp, "fn": fn}
     return [
-        {"image": n, "name": f"{n}.png", "classes": list(range(tp.shape[1])), "tp": tp[n].tolist(),
-         "fp": fp[n].tolist(), "fn": fn[n].tolist()}
+        Row(n, CLEAN, {"classes": list(range(tp.shape[1]))} | {name: of[n].tolist() for name, of in counts.items()})
         for n in order
-    ]  # fmt: skip
+    ]
 
 
 def worse_by(tp, fp, fn, lost):
@@ -179,7 +183,7 @@ class TestPairedDifference:
         with pytest.raises(UserError, match="not the same ones"):
             paired_difference(rows, rows[1:], 4)
         with pytest.raises(UserError, match="not the same ones"):
-            paired_difference(rows, [{**row, "name": "x"} for row in rows], 4)
+            paired_difference(rows, [replace(row, image=row.image + 1) for row in rows], 4)
         with pytest.raises(UserError, match="not the same ones"):
             paired_difference([], [], 4)
         with pytest.raises(UserError, match="one row per image"):

@@ -1,23 +1,39 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from segrobust.analysis.metrics import pooled
 from segrobust.analysis.summary import per_image_accuracy, summarise
+from segrobust.core.rows import Condition, Row
+
+PASSES = {"forwards": 10, "backwards": 9}
 
 
-def row(image, attack="clean", eps=None, tp=(0, 0), fp=(0, 0), fn=(0, 0), norm="Linf", **more):
+def condition(name="clean", eps=None, norm="Linf", candidate=""):
+    """Of the clean images, or of an attack whose name is all that sets it apart."""
+    if name == "clean":
+        return Condition("clean", name)
+    control = name == "UniformNoise"
+    return Condition("attack", name, norm, eps, candidate=candidate, control=control, fields={"type": name})
+
+
+def row(image, attack="clean", eps=None, tp=(0, 0), fp=(0, 0), fn=(0, 0), norm="Linf", candidate="", **more):
     classes = [c for c in range(len(tp)) if tp[c] + fp[c] + fn[c]]
-    fields = {name: [field[c] for c in classes] for name, field in (("tp", tp), ("fp", fp), ("fn", fn))}
-    base = {"image": image, "name": f"{image}.png", "attack": attack, "norm": norm if attack != "clean" else None}
-    rest = {"height": 1, "width": 100, "distance": eps or 0.0, "found": True, "forwards": 10, "backwards": 9}
-    return base | {"eps": eps, "classes": classes} | fields | rest | more
+    counts = {name: [field[c] for c in classes] for name, field in (("tp", tp), ("fp", fp), ("fn", fn))}
+    extra = PASSES | {"distance": eps or 0.0} | more
+    return Row(image, condition(attack, eps, norm, candidate), {"classes": classes} | counts, extra)
 
 
 def accuracies(values, attack, eps, **more):
     """One row per value: that many of 100 pixels right, all of class 0."""
     return [row(i, attack, eps, (v, 0), (0, 100 - v), (100 - v, 0), **more) for i, v in enumerate(values)]
+
+
+def adding(rows, *extras):
+    """The rows with more in their ``extra``, one mapping each."""
+    return [replace(one, extra={**one.extra, **extra}) for one, extra in zip(rows, extras, strict=True)]
 
 
 @pytest.fixture
@@ -33,7 +49,7 @@ def rows():
 
 def test_records_are_in_order_and_complete(rows):
     records = summarise(rows[::-1], 3)
-    assert [(r["attack"], r["eps"]) for r in records] == [
+    assert [(r["name"], r["eps"]) for r in records] == [
         ("clean", None),
         ("CEPGD", 0.01),
         ("TsallisPGD", 0.01),
@@ -78,28 +94,29 @@ def test_worst_case_equals_a_loop_over_random_rows():
             rows.append(row(image, attack, 0.5, tp.tolist(), np.roll(fn, 1).tolist(), fn.tolist()))
     summed = np.zeros((3, 4), dtype=int)
     for image in range(20):
-        mine = [r for r in rows if r["image"] == image]
-        worst = min(mine, key=lambda r: sum(r["tp"]) / (sum(r["tp"]) + sum(r["fn"])))
+        mine = [r for r in rows if r.image == image]
+        worst = min(mine, key=lambda r: sum(r.counts["tp"]) / (sum(r.counts["tp"]) + sum(r.counts["fn"])))
         for field, name in enumerate(("tp", "fp", "fn")):
-            for c, n in zip(worst["classes"], worst[name], strict=True):
+            for c, n in zip(worst.counts["classes"], worst.counts[name], strict=True):
                 summed[field, c] += n
     record = summarise(rows, 4)[-1]
-    assert record["attack"] == "worst_case"
+    assert record["name"] == "worst_case"
     assert [record["aAcc"], record["mAcc"], record["mIoU"]] == pytest.approx(list(pooled(*summed)), abs=1e-4)
     assert record["aAcc"] < min(r["aAcc"] for r in summarise(rows, 4)[:-1])
 
 
 def test_other_controls_and_norms_are_kept_apart(rows):
     rows += accuracies([10, 10, 10], "CEPGD", 0.01, norm="L2")
-    worst = [r for r in summarise(rows, 3, controls=()) if r["attack"] == "worst_case"]
+    rows = [replace(one, condition=replace(one.condition, control=False)) for one in rows]
+    worst = [r for r in summarise(rows, 3) if r["name"] == "worst_case"]
     assert [(r["norm"], r["eps"]) for r in worst] == [("L2", 0.01), ("Linf", 0.01), ("Linf", 0.02)]
     assert worst[0]["aAcc"] == 10.0
 
 
 def test_seconds_are_summed_and_repeated_entries_count_once(rows):
-    timing = [{"attack": "CEPGD", "norm": "Linf", "eps": 0.01, "image": i, "seconds": 1.5} for i in (0, 1, 2, 2)]
-    timing += [{"attack": "TsallisPGD", "norm": "Linf", "eps": 0.01, "image": 0, "seconds": 4.0}]
-    seconds = {(r["attack"], r["eps"]): r["seconds"] for r in summarise(rows, 3, timing)}
+    timing = [{"condition": condition("CEPGD", 0.01).id, "image": i, "seconds": 1.5} for i in (0, 1, 2, 2)]
+    timing += [{"condition": condition("TsallisPGD", 0.01).id, "image": 0, "seconds": 4.0}]
+    seconds = {(r["name"], r["eps"]): r["seconds"] for r in summarise(rows, 3, timing)}
     assert seconds["CEPGD", 0.01] == 4.5
     assert seconds["worst_case", 0.01] == 8.5
     assert seconds["clean", None] is None
@@ -107,11 +124,11 @@ def test_seconds_are_summed_and_repeated_entries_count_once(rows):
 
 def test_images_per_second_and_peak_memory(rows):
     def timing(row, seconds, **more):
-        return {name: row[name] for name in ("attack", "norm", "eps", "image")} | {"seconds": seconds, **more}
+        return {"condition": row.condition.id, "image": row.image, "seconds": seconds, **more}
 
-    costs = [timing(row, 0.5, peak_bytes=10**9 + row["image"]) for row in rows if row["attack"] == "CEPGD"]
-    costs += [timing(row, 0.25) for row in rows if row["attack"] == "TsallisPGD"]
-    records = {record["attack"]: record for record in summarise(rows, 3, costs)}
+    costs = [timing(row, 0.5, peak_bytes=10**9 + row.image) for row in rows if row.condition.name == "CEPGD"]
+    costs += [timing(row, 0.25) for row in rows if row.condition.name == "TsallisPGD"]
+    records = {record["name"]: record for record in summarise(rows, 3, costs)}
     assert [records["CEPGD"][name] for name in ("images_per_second", "peak_bytes")] == [2.0, 10**9 + 2]
     assert [records["TsallisPGD"][name] for name in ("images_per_second", "peak_bytes")] == [4.0, None]
     assert [records["clean"][name] for name in ("images_per_second", "peak_bytes")] == [None, None]
@@ -130,22 +147,20 @@ def test_images_without_labels_are_no_worst_case_trouble():
 
 
 def test_minimum_norm_attacks_have_distances_and_no_worst_case():
-    rows = accuracies([1, 2, 0], "ALMAProx", None)
-    for each, (distance, found) in zip(rows, [(0.002, True), (0.001, True), (0.0001, False)], strict=True):
-        each.update(distance=distance, found=found)
+    known = [(0.002, True), (0.001, True), (0.0001, False)]
+    extras = [{"distance": distance, "found": found} for distance, found in known]
+    rows = adding(accuracies([1, 2, 0], "ALMAProx", None), *extras)
     (record,) = summarise(rows, 2)
     assert record["median_distance"] == 0.002
     assert record["found"] == pytest.approx(66.6667)
     assert record["apsr"] == 99.0
-    rows[0]["found"] = False
+    rows = adding(rows, {"found": False}, {}, {})
     assert summarise(rows, 2)[0]["median_distance"] is None
 
 
 def smallest(distances, **more):
     rows = accuracies([0] * len(distances), "ALMAProx", None, **more)
-    for each, distance in zip(rows, distances, strict=True):
-        each.update(distance=0.5 if distance is None else distance, found=distance is not None)
-    return rows
+    return adding(rows, *({"distance": 0.5 if one is None else one, "found": one is not None} for one in distances))
 
 
 def test_a_median_of_an_even_number_is_finite_only_if_both_in_the_middle_are():
@@ -161,9 +176,9 @@ def test_a_median_of_an_even_number_is_finite_only_if_both_in_the_middle_are():
 
 
 def test_eight_bits_and_initially_correct_pixels():
-    rows = smallest([0.1, 0.2, 0.3])
-    for each, rounded, share in zip(rows, [0.2, np.inf, 0.4], [1.0, 0.5, 0.75], strict=True):
-        each.update(distance_8bit=rounded, error_of_correct=share)
+    known = [(0.2, 1.0), (np.inf, 0.5), (0.4, 0.75)]
+    extras = [{"distance_8bit": rounded, "error_of_correct": share} for rounded, share in known]
+    rows = adding(smallest([0.1, 0.2, 0.3]), *extras)
     record = summarise(rows, 2)[0]
     assert record["median_distance_8bit"] == 0.4
     assert (record["found_8bit"], record["apsr_correct"]) == (66.6667, 75.0)
@@ -184,8 +199,8 @@ def test_what_is_broken_stays_broken_at_larger_radii():
     rows = accuracies([90, 90, 90, 1], "clean", None)  # the last image needs no attack
     for (attack, eps), flags in found.items():
         attacked = accuracies([50] * 4, attack, eps)
-        rows += [{**one, "found": bool(flag)} for one, flag in zip(attacked, flags, strict=True)]
-    broken = {(r["attack"], r["eps"]): r["broken"] for r in summarise(rows, 2)}
+        rows += adding(attacked, *({"found": bool(flag)} for flag in flags))
+    broken = {(r["name"], r["eps"]): r["broken"] for r in summarise(rows, 2)}
     assert broken == {
         ("clean", None): 25.0, ("A", 0.1): 50.0, ("A", 0.2): 75.0, ("B", 0.2): 50.0,
         ("worst_case", 0.1): 50.0, ("worst_case", 0.2): 100.0,
@@ -197,8 +212,27 @@ def test_targeted_runs_count_pixels_at_their_target():
     rows += accuracies([40, 20], "A", 0.1, at_target=60, target_pixels=80)
     rows += accuracies([10, 90], "B", 0.1, at_target=20, target_pixels=80)
     rows += smallest([0.2, None], at_target=76, target_pixels=80)
-    records = {(r["attack"], r["eps"]): r for r in summarise(rows, 2)}
+    records = {(r["name"], r["eps"]): r for r in summarise(rows, 2)}
     assert {key: r["apsr"] for key, r in records.items()} == {
         ("clean", None): 12.5, ("A", 0.1): 75.0, ("B", 0.1): 25.0, ("ALMAProx", None): 95.0, ("worst_case", 0.1): 50.0,
     }  # fmt: skip
     assert records["worst_case", 0.1]["aAcc"] == 15.0  # still by what is right: B on the first, A on the second image
+
+
+def test_a_condition_without_all_images_is_left_out_and_named(rows, caplog):
+    """A run that was given another radius, and then killed: what it has of it is in no record and no worst case."""
+    rows = [*rows, *accuracies([0, 0], "CEPGD", 0.02), *accuracies([0], "SEA", 0.02, candidate="b")]
+    records = summarise(rows, 3)
+    assert [(r["name"], r["eps"]) for r in records if r["eps"] == 0.02] == [("UniformNoise", 0.02)]
+    (warning,) = caplog.messages
+    assert "CEPGD 5.1/255 (2 of 3 images), SEA 5.1/255 (1 of 3 images)" in warning
+    caplog.clear()
+    assert summarise(rows[:-3], 3) == records and not caplog.messages
+    assert summarise(rows[:-3], 3, images=4) == [] and "clean (3 of 4 images)" in caplog.text
+
+
+def test_conditions_of_one_name_and_other_settings_have_records_of_their_own(rows):
+    longer = replace(condition("CEPGD", 0.01), fields={"type": "CEPGD", "steps": 500})
+    rows += [replace(one, condition=longer) for one in accuracies([0, 0, 90], "CEPGD", 0.01)]
+    of_name = [r for r in summarise(rows, 3) if r["name"] == "CEPGD"]
+    assert sorted((r["aAcc"], r["broken"]) for r in of_name) == [(30.0, 66.6667), (40.0, 0.0)]

@@ -11,9 +11,10 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.alma_prox import ALMAProx
-from segrobust.attacks.duals import penalty_slope
-from segrobust.attacks.gradient import Engine, Goal
-from segrobust.attacks.margins import pull_margins
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.margins import margin_gradient
+from segrobust.attacks.penalty import penalty_derivative
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
@@ -73,7 +74,7 @@ def test_the_reference_is_worse_on_the_same_problem():
     assert (ours.distance < 0.9 * distance).all()
 
 
-def test_penalty_slope_is_the_derivative_of_the_penalty():
+def test_penalty_derivative_is_that_of_the_penalty():
     def penalty(constraint, rho, mu):
         above = mu * constraint + mu * rho * constraint**2 + rho**2 * constraint**3 / 6
         return torch.where(constraint >= 0, above, mu * constraint / (1 - rho * constraint.clamp_max(0)))
@@ -84,7 +85,7 @@ def test_penalty_slope_is_the_derivative_of_the_penalty():
     mu = torch.rand(200, generator=generator, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda c: penalty(c, rho, mu), constraint)
     (exact,) = torch.autograd.grad(penalty(constraint, rho, mu).sum(), constraint)
-    factor, offset = penalty_slope(constraint.detach(), rho)
+    factor, offset = penalty_derivative(constraint.detach(), rho)
     torch.testing.assert_close(factor * mu + offset, exact, rtol=1e-12, atol=1e-12)
 
 
@@ -96,21 +97,21 @@ def test_margins_and_their_gradient_equal_autograd(classes, targeted):
     valid = labels != 255
     goal = Goal(labels.masked_fill(~valid, 0), valid, targeted)
     slope = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
-    gradient, margins = pull_margins(Engine(model, goal), images, lambda _: slope, spread=True)
+    gradient, margins = margin_gradient(Engine(model, goal), images, lambda _: slope, normaliser=True)
     points = images.clone().requires_grad_()
     logits = model(points)
     own = logits.gather(1, goal.labels.unsqueeze(1)).squeeze(1)
     rival = logits.scatter(1, goal.labels.unsqueeze(1), -1e9).amax(1)
-    gap = rival - own if targeted else own - rival
-    (exact,) = torch.autograd.grad((slope * gap * valid).sum(), points)
+    margin = rival - own if targeted else own - rival
+    (exact,) = torch.autograd.grad((slope * margin * valid).sum(), points)
     torch.testing.assert_close(gradient, exact)
-    torch.testing.assert_close(margins.gap, gap.detach())
+    torch.testing.assert_close(margins.margin, margin.detach())
     top = logits.detach().topk(min(classes, 4), dim=1).values
     if classes >= (4 if targeted else 3):
-        spread = top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])
-        torch.testing.assert_close(margins.spread, spread)
+        normaliser = top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])
+        torch.testing.assert_close(margins.normaliser, normaliser)
     else:
-        assert (margins.spread == 1).all()
+        assert (margins.normaliser == 1).all()
 
 
 def test_the_cap_holds_and_the_passes_are_fixed():

@@ -1,8 +1,7 @@
-"""SEA and Standard: what their members give alone, what an active set costs and changes, and whose books count."""
+"""SEA and Standard: what their members give alone, what an active set costs and changes, and which points are kept."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
-from segrobust.attacks.inputs import goal_of
 from segrobust.attacks.sea import LOSSES
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
 from segrobust.core.errors import UserError
@@ -29,7 +28,7 @@ def test_passes():
     assert backwards == 450 and forwards <= 462
     for steps in (1, 7, 100, 901):
         assert build_attack("Standard", steps=steps).passes()[1] == steps
-    assert [member.attack.steps for member in build_attack("Standard", steps=90, attacks=CHAIN).members()] == [60, 30]
+    assert [search.attack.steps for search in build_attack("Standard", steps=90, attacks=CHAIN).plan()] == [60, 30]
 
 
 @pytest.mark.parametrize("version", LOSSES)
@@ -40,8 +39,9 @@ def test_sea_is_the_worst_of_its_members_alone(version, counts):
     sea = build_attack("SEA", eps=EPS, steps=12, losses=version, class_counts=counts)
     result = sea(model, images, labels, seeds=[3, 4, 5])
     best = torch.full((3,), -1.0)
-    assert sea.candidate_names() == LOSSES[version] == tuple(one.name for one in result.candidates)
-    for name, candidate in zip(LOSSES[version], result.candidates, strict=True):
+    names = tuple(loss.__name__ for loss in LOSSES[version])
+    assert sea.candidate_names() == names == tuple(one.name for one in result.candidates)
+    for name, candidate in zip(names, result.candidates, strict=True):
         more = {"class_counts": counts} if name == "BalancedPGD" else {}
         alone = build_attack(name, eps=EPS, steps=12, **more)(model, images, labels, seeds=[3, 4, 5])
         assert torch.equal(alone.images, candidate.images) and candidate.eps == EPS
@@ -73,7 +73,7 @@ def test_an_image_gets_the_same_among_others_and_alone():
             assert mine.name == theirs.name and torch.equal(mine.images[0], theirs.images[n])
 
 
-def test_images_leave_as_soon_as_enough_of_them_is_wrong_and_the_others_stay_to_the_end():
+def test_images_leave_as_soon_as_all_of_them_is_wrong_and_the_others_stay_to_the_end():
     model = PixelLinear(num_classes=3)
     images, labels = easy_and_hard(model)
     members = [{"type": "CEPGD"}] * 4
@@ -83,12 +83,9 @@ def test_images_leave_as_soon_as_enough_of_them_is_wrong_and_the_others_stay_to_
     assert done.any() and not done.all()
     assert (result.backwards[done] < 40).all() and (result.backwards[~done] == 40).all()
     assert (result.forwards[~done] == attack.passes()[0]).all()
-    earlier = dataclasses.replace(attack, enough=float(result.pixel_error.min()))(model, images, labels)
-    assert (earlier.backwards < 40).all() and (earlier.pixel_error >= result.pixel_error.min()).all()
-    assert earlier.backwards.sum() < result.backwards.sum()
-    left = earlier.candidates[-1]
-    assert left.name == "4 CEPGD by worth"
-    torch.testing.assert_close(share_wrong(model, earlier.candidates[-2].images, labels), earlier.pixel_error)
+    last = result.candidates[-2]
+    assert last.name == "4 CEPGD or MaskedPGD" and torch.equal(last.images[done], result.images[done])
+    torch.testing.assert_close(share_wrong(model, last.images, labels)[done], result.pixel_error[done])
 
 
 def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
@@ -98,30 +95,30 @@ def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
     first = build_attack("SegPGD", eps=EPS, steps=20)(model, images, labels, seeds=[1, 2, 3])
     by_name = {one.name: one.images for one in result.candidates}
     assert torch.equal(by_name["1 SegPGD"], first.images)
-    after = share_wrong(model, by_name["2 SharpPGD"], labels)
+    after = share_wrong(model, by_name["2 SharpPGD or MaskedPGD"], labels)
     assert (after >= first.pixel_error).all() and (after > first.pixel_error).any()
-    assert torch.equal(result.images, by_name["2 SharpPGD"])
+    assert torch.equal(result.images, by_name["2 SharpPGD or MaskedPGD"])
     with torch.no_grad():
-        goal = goal_of(images, labels, None, targeted=False, ignore_index=255)
+        goal = Segmentation(ignore_index=255).goal(images, labels, None, targeted=False)
         problem = Problem(Engine(model.eval(), goal), images, (1, 2, 3))
         again = build_attack("SharpPGD", eps=EPS, steps=10, radius_reduction=False).search(problem, first.images)
     assert torch.equal(again.by_error.points, result.images)
 
 
-def test_few_right_pixels_are_left_to_another_attack():
+def test_few_right_pixels_are_left_to_masked_cross_entropy():
     model = SmallNet()
     images, labels = batch(model, size=16)
 
     def search(share=0.0, **last):
-        last = {"start": "error", "radius_reduction": False, **last}
-        attack = build_attack("Standard", eps=EPS, steps=30, few=share, attacks=["CEPGD", last])
+        last = {"start": "error", "radius_reduction": False, "first_step": 0.5, **last}
+        attack = build_attack("Standard", eps=EPS, steps=30, masked_below=share, attacks=["CEPGD", last])
         return attack, attack(model, images, labels, seeds=[1, 2, 3])
 
-    sharp, masked = search(type="SharpPGD")[1], search(type="MaskedPGD")[1]
+    (alone, sharp), (_, masked) = search(type="SharpPGD"), search(type="MaskedPGD")
+    assert alone.candidate_names()[2] == "2 SharpPGD"
     right = 1 - share_wrong(model, sharp.candidates[0].images, labels)  # before the last member
-    few = {"type": "MaskedPGD", "radius_reduction": False}
-    attack, result = search(float(right.median()), type="SharpPGD", few=few)
-    assert attack.candidate_names()[2:] == ("2 SharpPGD or MaskedPGD", "2 SharpPGD or MaskedPGD by worth")
+    attack, result = search(float(right.median()), type="SharpPGD")
+    assert attack.candidate_names()[2:] == ("2 SharpPGD or MaskedPGD", "2 SharpPGD or MaskedPGD by balanced error")
     is_few = right <= right.median()
     assert is_few.any() and not is_few.all()
     for n in range(3):
@@ -137,7 +134,7 @@ def test_random_members_start_from_different_noise():
     model = PixelLinear()
     images, labels = batch(model)
     attack = build_attack("Standard", eps=EPS, steps=2, attacks=[{"type": "CEPGD"}, {"type": "CEPGD"}])
-    first, second = (one.images for one in attack(model, images, labels).candidates if "worth" not in one.name)
+    first, second = (one.images for one in attack(model, images, labels).candidates if "balanced" not in one.name)
     assert not torch.equal(first, second)
 
 
@@ -155,18 +152,20 @@ class Seesaw(torch.nn.Module):
         return torch.cat([first, -first], 1)
 
 
-def test_points_by_error_break_the_common_class_and_points_by_worth_the_rare_one():
+def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the_rare_one():
     images = torch.full((1, 3, 10, 10), 0.5)
     images[:, 1] = 0.2
     images[:, 1, 0] = 0.8
     labels = (images[:, 1] > 0.5).long()  # ten of a hundred pixels
-    members = [{"type": "SharpPGD"}, {"type": "BalancedSharpPGD", "start": "worth", "radius_reduction": False}]
+    members = [{"type": "SharpPGD"}, {"type": "BalancedSharpPGD", "start": "balanced error", "radius_reduction": False}]
     attack = build_attack("Standard", eps=0.05, steps=80, class_counts=(1000.0, 1.0), attacks=members)
     result = attack(Seesaw(), images, labels)
     assert result.pixel_error == pytest.approx(0.9)
     wrong = {one.name: float(share_wrong(Seesaw(), one.images, labels)) for one in result.candidates}
-    assert wrong["1 SharpPGD"] == wrong["1 SharpPGD by worth"] == pytest.approx(0.9)  # it never saw the other side
-    assert wrong["2 BalancedSharpPGD by worth"] == pytest.approx(0.1)
+    assert (
+        wrong["1 SharpPGD"] == wrong["1 SharpPGD by balanced error"] == pytest.approx(0.9)
+    )  # it never saw the other side
+    assert wrong["2 BalancedSharpPGD or MaskedPGD by balanced error"] == pytest.approx(0.1)
 
 
 def test_spherical_gradient_is_that_of_autograd():
@@ -186,17 +185,19 @@ def test_spherical_gradient_is_that_of_autograd():
 def test_the_members_are_part_of_the_identity():
     standard = build_attack("Standard")
     listed = json.loads(json.dumps(standard.fields()))["attacks"]
-    assert [one["type"] for one in listed] == [one["type"] for one in MEMBERS]
+    assert [one["type"] for one in listed] == [one.attack.name for one in MEMBERS]
     other = build_attack("Standard", attacks=[{**listed[0], "share": 5}, *listed[1:]])
     assert other != standard and build_attack(other.fields()) == other
-    assert build_attack("SEA", losses="v1").fields()["losses"] == LOSSES["v1"]
+    assert [one["type"] for one in build_attack("SEA", losses="v1").fields()["losses"]] == [
+        one.__name__ for one in LOSSES["v1"]
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
         ("SEA", {"losses": "v3"}, "unknown SEA losses"),
-        ("SEA", {"losses": ["JSPGD", "JSPGD"]}, "different names"),
+        ("SEA", {"losses": ["JSPGD", "JSPGD"]}, "different losses"),
         ("SEA", {"losses": ["FGSM"]}, "follow a gradient"),
         ("SEA", {"steps": 0}, "whole number steps"),
         ("Standard", {"attacks": []}, "expected attacks="),
@@ -207,11 +208,11 @@ def test_the_members_are_part_of_the_identity():
         ("Standard", {"attacks": ["CEPGD", {"type": "SharpPGD", "start": "best"}]}, "unknown Standard start"),
         ("Standard", {"attacks": [{"type": "SharpPGD", "start": "error"}]}, "no points to start from"),
         ("Standard", {"attacks": [{"share": 2}]}, "with type="),
-        ("SEA", {"losses": [{"type": "JSPGD"}]}, "different names"),
-        ("Standard", {"attacks": [{"type": "CEPGD", "few": {"type": "MaskedPGD", "steps": 2}}]}, "few: .*sets steps"),
-        ("Standard", {"attacks": [{"type": "CEPGD", "few": {}}]}, "with type="),
-        ("Standard", {"enough": 1.5}, "0 < enough <= 1"),
-        ("Standard", {"few": -0.1}, "0 <= few <= 1"),
+        ("SEA", {"losses": [{"type": "JSPGD", "steps": 5}]}, "the ensemble sets steps"),
+        ("SEA", {"losses": []}, "expected losses="),
+        ("SEA", {"losses": [3]}, "follow a gradient within a radius, got 3"),
+        ("Standard", {"attacks": ["FMN"]}, "follow a gradient within a radius, got FMN"),
+        ("Standard", {"masked_below": -0.1}, "0 <= masked_below <= 1"),
         ("Standard", {"class_counts": "many"}, "one per class"),
     ],
 )

@@ -225,7 +225,6 @@ def test_steps_without_a_gradient_lead_nowhere_and_harm_nothing(name):
         ("DDN", {"norm": "Linf"}, "no Linf form"),
         ("DDN", {"step_size": None}, "step_size to be a number"),
         ("DDN", {"first_eps": 0}, "first_eps > 0"),
-        ("PGDBisection", {"growth": 1}, "growth > 1"),
         ("PGDBisection", {"inner_steps": 0}, "inner_steps >= 1"),
         ("PGDBisection", {"start_eps": 2}, '"2/255"'),
         ("PGDBisection", {"loss": "l2"}, "PGDBisection loss"),

@@ -11,10 +11,10 @@ import torch
 from segrobust.attacks.alma_cls import ALMACls
 from segrobust.attacks.asma import ASMA, mean_iou
 from segrobust.attacks.bounded import CosPGD
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.min_norm_ensemble import MinNormEnsemble
 from segrobust.attacks.primal_dual import PDGD, PDPGD
 from segrobust.attacks.registry import build_attack
+from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.core.threats import THREATS
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
@@ -74,7 +74,7 @@ ATTACKS = [PDPGD(norm=norm, steps=120) for norm in THREATS] + [
     PDGD(steps=15),
     ASMA(steps=15),
     *(ALMACls(norm=norm, steps=15) for norm in ("L2", "L1")),
-    MinNormEnsemble(attacks=("FMN", "CosPGD"), radii=("8/255", "32/255"), steps=12),
+    build_attack("MinNormEnsemble", attacks=("FMN", "CosPGD"), radii=("8/255", "32/255"), steps=12),
 ]
 
 
@@ -172,7 +172,9 @@ class TestEnsemble:
         model, images, labels = scene(classes=4)
         members = [dict(type="PDPGD", steps=40), dict(type="FMN", steps=60), dict(type="CosPGD", steps=9)]
         radii = (4 / 255, 30 / 255, 60 / 255)
-        whole = MinNormEnsemble(attacks=members, radii=radii, apsr=0.9)(model, images, labels, seeds=[1, 2, 3])
+        whole = build_attack("MinNormEnsemble", attacks=members, radii=radii, apsr=0.9)(
+            model, images, labels, seeds=[1, 2, 3]
+        )
         norms = []
         for member in members[:2]:
             result = build_attack(member, apsr=0.9)(model, images, labels, seeds=[1, 2, 3])
@@ -189,7 +191,7 @@ class TestEnsemble:
         images[1] = 0.5 + (images[1] - 0.5) / 20  # near the boundaries
         with torch.no_grad():
             labels[1] = model(images[1:2]).argmax(1)[0].where(labels[1] != 255, 255)
-        attack = MinNormEnsemble(attacks=("FMN", "CosPGD"), radii=(0.05, 0.1, 0.3), steps=50, apsr=0.9)
+        attack = build_attack("MinNormEnsemble", attacks=("FMN", "CosPGD"), radii=(0.05, 0.1, 0.3), steps=50, apsr=0.9)
         result = attack(model, images, labels)
         assert result.distance[1] < 0.05 < result.distance[0]
         assert result.backwards[1] == 50 < result.backwards[0] <= attack.passes()[1] == 200
@@ -197,7 +199,7 @@ class TestEnsemble:
 
     def test_all_passes_are_counted_where_nothing_is_found(self):
         model, images, labels = scene()
-        attack = MinNormEnsemble(attacks=("FMN", "CosPGD"), radii=(1e-4, 2e-4), steps=2)
+        attack = build_attack("MinNormEnsemble", attacks=("FMN", "CosPGD"), radii=(1e-4, 2e-4), steps=2)
         result = attack(model, images, labels)
         assert not result.found.any()
         assert (result.forwards[0], result.backwards[0]) == attack.passes()
@@ -211,7 +213,7 @@ class TestEnsemble:
                 build_attack(member, steps=20)(model, images, labels, budgets=(0.02, 0.1)).candidates
             ):
                 worst[n] = torch.maximum(worst[n], share_wrong(model, budget.images, labels))
-        attack = MinNormEnsemble(attacks=members, radii=(0.02, 0.1), steps=20)
+        attack = build_attack("MinNormEnsemble", attacks=members, radii=(0.02, 0.1), steps=20)
         bounded = CosPGD(steps=20, eps=0.02)(model, images, labels)
         worst[0] = torch.maximum(worst[0], share_wrong(model, bounded.images, labels))
         for n, budget in enumerate(attack(model, images, labels, budgets=(0.02, 0.1)).candidates):
@@ -220,7 +222,9 @@ class TestEnsemble:
 
     def test_configs_come_back_from_json(self):
         members = [PDPGD(steps=9), dict(type="BalancedPGD", class_counts=[1, 2, 3]), "CosPGD:published"]
-        attack = MinNormEnsemble(attacks=[*members, dict(type="MinNormEnsemble", attacks=["FMN", {"type": "DAG"}])])
+        attack = build_attack(
+            "MinNormEnsemble", attacks=[*members, dict(type="MinNormEnsemble", attacks=["FMN", {"type": "DAG"}])]
+        )
         again = build_attack(json.loads(json.dumps(attack.fields())))
         assert again == attack and hash(again) == hash(attack) and again.fields() == attack.fields()
         assert attack.fields()["attacks"][0]["type"] == "PDPGD" and attack.fields()["attacks"][0]["steps"] == 9
@@ -229,7 +233,7 @@ class TestEnsemble:
 
     @pytest.mark.parametrize("norm", THREATS)
     def test_members_take_the_ensembles_settings(self, norm):
-        for member in MinNormEnsemble(norm=norm, targeted=True, apsr=0.7, steps=11).members():
+        for member in build_attack("MinNormEnsemble", norm=norm, targeted=True, apsr=0.7, steps=11).members():
             assert member.norm == norm and member.targeted and member.steps == 11
             assert getattr(member, "apsr", 0.7) == 0.7
 
@@ -240,20 +244,25 @@ class TestEnsemble:
         (lambda: ASMA(targeted=False), "ASMA has no untargeted form"),
         (lambda: ASMA(step_size=0.0), "step_size > 0"),
         (lambda: PDGD(norm="Linf"), "PDGD has no Linf form"),
-        (lambda: PDPGD(average=1.0), "average < 1"),
         (lambda: PDPGD(lr=-1.0), "lr and dual_lr > 0"),
         (lambda: ALMACls(norm="Linf"), "ALMACls has no Linf form"),
         (lambda: ALMACls(init_lr_distance=0.0), "init_lr_distance > 0"),
-        (lambda: ALMACls(largest_tolerance=0.0), "largest_tolerance >= 0.0001"),
-        (lambda: MinNormEnsemble(attacks=["PDGD"]), "PDGD has no Linf form; set norm to L2"),
-        (lambda: MinNormEnsemble(attacks=["FNM"]), "did you mean fmn"),
-        (lambda: MinNormEnsemble(attacks=[3]), "a name or a config with type=..., got 3"),
-        (lambda: MinNormEnsemble(attacks=[]), r"expected attacks=\["),
-        (lambda: MinNormEnsemble(attacks="FMN"), r"expected attacks=\["),
-        (lambda: MinNormEnsemble(attacks=[{"type": "FMN", "apsr": 0.5}]), "sets apsr of its members itself"),
-        (lambda: MinNormEnsemble(attacks=["FMN"], radii=(0.2, 0.1)), "radii above 0 that rise"),
-        (lambda: MinNormEnsemble(attacks=["FMN"], radii=("8",)), '"8/255"'),
-        (lambda: MinNormEnsemble(attacks=["ASMA"], norm="L2"), "ASMA has no untargeted form"),
+        (lambda: build_attack("MinNormEnsemble", attacks=["PDGD"]), "PDGD has no Linf form; set norm to L2"),
+        (lambda: build_attack("MinNormEnsemble", attacks=["FNM"]), "did you mean fmn"),
+        (
+            lambda: build_attack("MinNormEnsemble", attacks=[3]),
+            "expected attacks, which build_attack makes of names, got 3",
+        ),
+        (lambda: MinNormEnsemble(attacks=["FMN"]), "expected attacks, which build_attack makes of names, got 'FMN'"),
+        (lambda: build_attack("MinNormEnsemble", attacks=[]), r"expected attacks=\["),
+        (lambda: build_attack("MinNormEnsemble", attacks="FMN"), r"expected attacks=\["),
+        (
+            lambda: build_attack("MinNormEnsemble", attacks=[{"type": "FMN", "apsr": 0.5}]),
+            "sets apsr of its members itself",
+        ),
+        (lambda: build_attack("MinNormEnsemble", attacks=["FMN"], radii=(0.2, 0.1)), "radii above 0 that rise"),
+        (lambda: build_attack("MinNormEnsemble", attacks=["FMN"], radii=("8",)), '"8/255"'),
+        (lambda: build_attack("MinNormEnsemble", attacks=["ASMA"], norm="L2"), "ASMA has no untargeted form"),
     ],
 )
 def test_wrong_values_are_named_in_one_line(make, message):

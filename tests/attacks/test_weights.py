@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from segrobust.attacks import build_attack
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.weights import peak_to_q
 from segrobust.core.errors import UserError
 

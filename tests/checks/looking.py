@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segrobust.analysis.summary import summarise
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.evaluation import evaluate
 from segrobust.models.segmenter import Segmenter
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.environment import about_this_run
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.studies.jobs import plan_jobs
+from segrobust.runs.identity import identity_of
+from segrobust.runs.images import entries_of
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.base import Study
+from segrobust.studies.bench import Bench
+from segrobust.studies.clean import Clean
 from tests.runs.toy_run import ToySource
 
 # names of checks
@@ -58,16 +66,36 @@ def levels(found: dict[str, dict[str, Any]], *wanted: str) -> set[str]:
     return {name for name, check in found.items() if check["verdict"] in wanted}
 
 
-def context(model: Segmenter, folder: Path, source: ToySource | None = None, **more: Any) -> Context:
+def context(
+    model: Segmenter,
+    folder: Path,
+    source: ToySource | None = None,
+    studies: Sequence[Study] | None = None,
+    **more: Any,
+) -> Context:
     """A finished run of ``RUN``, looked at without the runner, and so without what it refuses."""
-    source = source or ToySource()
-    jobs = plan_jobs(RUN["attacks"], RUN["eps"], RUN["steps"])
-    settings = {"batch_size": RUN["batch_size"], "seed": 0, "amp": False, "save_adversarial": True}
-    evaluation = Evaluation(model, source, jobs, RunFolder(folder), **settings)
-    return Context(evaluation, json.loads((folder / "summary.json").read_text()), **more)
+    bench = Bench(model, source or ToySource())
+    studies = [Clean(), *plan_attacks(RUN["attacks"], RUN["eps"], steps=RUN["steps"])] if studies is None else studies
+    executor = Executor(bench, studies, RunFolder(folder), RUN["batch_size"], save_adversarial=True)
+    return Context(executor, json.loads((folder / "summary.json").read_text()), **more)
 
 
 def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
     """The verdicts on what is in the folder now."""
     run_checks(context(model, folder, **more))
     return verdicts(folder)
+
+
+def finished(model: Segmenter, folder: Path, source: ToySource, studies: Sequence[Study]) -> Executor:
+    """A run of any studies, or one more start of it, with its summary."""
+    run, batch_size = RunFolder(folder), 30
+    bench = Bench(model, source)
+    settings = {"batch_size": batch_size, "seed": 0, "amp": False}
+    conditions = [condition for study in studies for condition in study.conditions]
+    about = about_this_run(bench.device)
+    run.open(identity_of(bench, studies, settings), conditions, entries_of(source), about=about)
+    executor = Executor(bench, studies, run, batch_size)
+    executor.run()
+    rows = run.complete_rows()
+    run.write_json("summary.json", summarise(rows, source.num_classes, run.timings()))
+    return executor

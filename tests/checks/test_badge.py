@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from segrobust.attacks.bounded import CEPGD
-from segrobust.checks.provenance import one_version
+from segrobust.checks.integrity import one_version
 from segrobust.checks.results import enough_images
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
@@ -103,7 +103,8 @@ def test_one_image_many_times(tmp_path):
 def test_equal_counts_are_no_equal_images(folder):
     """Images without an error all have the same row, and differ."""
     looked = context(segmenter("small"), folder, Scenes())
-    looked.rows = [{**row, "classes": [0], "tp": [256], "fp": [0], "fn": [0]} for row in looked.rows]
+    counts = {"classes": [0], "tp": [256], "fp": [0], "fn": [0]}
+    looked.rows = [replace(row, counts=counts) for row in looked.rows]
     assert enough_images(looked).numbers["images"] == 60
 
 
@@ -139,7 +140,7 @@ def test_another_runs_checks(folder, tmp_path):
     shutil.copy(folder / "checks.json", other / "checks.json")
     trust = load_trust(other)
     assert trust.level == "not trustworthy" and "belongs to another run" in trust.failed
-    assert "run.json, rows and summary.json" in trust.why
+    assert "rows, images.json and summary.json" in trust.why
     assert look(segmenter("small"), other, ToySource(), **HONEST)[FEW]["numbers"]["images"] == 7  # made anew
 
 

@@ -14,10 +14,11 @@ import torch
 
 from segrobust.attacks.bounded import CEPGD
 from segrobust.attacks.gradient import ModelError
-from segrobust.checks.base import trust_of
+from segrobust.checks.again import call
 from segrobust.checks.gradient import correct
-from segrobust.checks.registry import CHECKS
+from segrobust.checks.runner import CHECKS
 from segrobust.checks.strength import planted_found
+from segrobust.checks.verdicts import trust_of
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
@@ -212,11 +213,16 @@ class Meddles(CEPGD):
         return super().run(problem)
 
 
-def test_an_attack_that_changes_the_model(tmp_path):
-    meddling = {"attacks": [Meddles(eps="8/255", steps=5)]}
-    found = look(segmenter("small"), tmp_path, **meddling)
-    assert found[STATE]["verdict"] == "fail" and "during the run" in found[STATE]["evidence"]
-    assert look(segmenter("small"), tmp_path, **meddling)[STATE]["verdict"] == "fail"  # the rows are the same
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_attack_that_changes_the_model(channels_last, tmp_path):
+    def judged():
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        model = segmenter("small").to(memory_format=form)
+        return look(model, tmp_path, attacks=[Meddles(eps="8/255", steps=5)])[STATE]
+
+    found = judged()
+    assert found["verdict"] == "fail" and "during the run" in found["evidence"]
+    assert judged()["verdict"] == "fail"  # the rows are the same
 
 
 def test_transfer_proves_nothing_and_is_no_failure(tmp_path):
@@ -233,8 +239,8 @@ def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
     assert {REPEATS, PLAIN} <= levels(found, "warn") and {BEST, PLANTED} <= levels(found, "skipped")
     assert levels(found, "fail") == set()
     looked = context(segmenter("noisy"), tmp_path)
-    looked.evaluation.eot = 2
-    assert looked.call(CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
+    looked.bench.eot = 2
+    assert call(looked, CEPGD(eps="8/255", steps=2), looked.singles(1)[0]).backwards.tolist() == [4]
 
 
 def test_every_start_says_the_same_of_a_randomised_model(tmp_path):
@@ -297,8 +303,13 @@ def test_too_few_steps_and_a_random_result(tmp_path):
     assert {name: found[name]["verdict"] for name in ("converged", SEEDS)} == {"converged": "warn", SEEDS: "warn"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Twin(CEPGD):
+    """The same under another name."""
+
+
 def test_the_same_attack_under_two_names(tmp_path):
-    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", {"type": "CEPGD"}])
+    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", Twin()])
     assert found[DIFFER]["verdict"] == "warn" and found[DIFFER]["numbers"]["most_equal_percent"] == 100
 
 
@@ -345,8 +356,8 @@ def test_weights_that_change_during_the_run(tmp_path):
     with torch.no_grad():
         model.net.last.bias[0] += 1e-3
     looked = context(model, tmp_path)
-    from segrobust.checks.contract import unchanged
-    from segrobust.checks.provenance import traceable
+    from segrobust.checks.integrity import traceable
+    from segrobust.checks.model import unchanged
 
     assert unchanged(looked).level == "fail" and traceable(looked).numbers["changed"] == ["weights_sha256"]
     assert RunFolder(tmp_path).read_json("run.json")["identity"]["model"] == "small"

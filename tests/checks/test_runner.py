@@ -12,11 +12,10 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.checks import runner
-from segrobust.checks.base import Check, NotApplicable, Skip, graded, trust_of, verdict
-from segrobust.checks.context import Context, shortened
-from segrobust.checks.registry import CHECKS
-from segrobust.checks.runner import HERE, run_checks
-from segrobust.checks.trace import Recorder
+from segrobust.checks.again import Recorder, shortened
+from segrobust.checks.context import Context
+from segrobust.checks.runner import CHECKS, HERE, run_checks
+from segrobust.checks.verdicts import Check, NotApplicable, Skip, graded, trust_of, verdict
 from segrobust.core.errors import UserError
 from segrobust.report.trust import load_trust
 from segrobust.runs.environment import code_sha256
@@ -44,7 +43,7 @@ def folder(tmp_path):
 
 
 class Counted:
-    """Four checks (three looks longer, four is of the full tier) that count how often each is made."""
+    """Four checks (four is of the full tier) that count how often each is made."""
 
     def __init__(self, stop_at: str | None = None) -> None:
         self.made: list[str] = []
@@ -52,8 +51,8 @@ class Counted:
         self.checks = (
             Check("one", self.check("one")),
             Check("two", self.check("two")),
-            Check("three", self.check("three"), longer=True),
-            Check("four", self.check("four"), tier="full"),
+            Check("three", self.check("three")),
+            Check("four", self.check("four"), full=True),
         )
 
     def check(self, name):
@@ -84,10 +83,10 @@ def test_an_interrupted_run_goes_on_with_the_next_check(folder):
     assert again.run(folder) == content and again.made == []
 
 
-def test_the_full_tier_makes_only_what_it_does_differently(folder):
+def test_the_full_tier_looks_longer_and_serves_the_quick_one(folder):
     Counted().run(folder)
     full = Counted()
-    assert full.run(folder, full=True)["tier"] == "full" and full.made == ["three", "four"]
+    assert full.run(folder, full=True)["tier"] == "full" and full.made == ["one", "two", "three", "four"]
     quick = Counted()
     content = quick.run(folder)
     assert quick.made == [] and content["checks"][3]["verdict"] == "pass"
@@ -114,7 +113,7 @@ def test_a_mended_check_is_made_anew(folder, tmp_path_factory, monkeypatch):
     again.run(folder)
     assert first.made == ["one", "two", "three"] and again.made == []
     code_sha256.cache_clear()  # as in another start
-    (code / "steps.py").write_text((code / "steps.py").read_text() + "\n")
+    (code / "strength.py").write_text((code / "strength.py").read_text() + "\n")
     mended.run(folder)
     assert mended.made == first.made
     assert all(Path(inspect.getfile(check.run)).is_relative_to(HERE) for check in CHECKS)
@@ -195,7 +194,7 @@ def test_an_essential_check_that_cannot_be_made_is_left_open(folder):
 
 
 def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
-    look(segmenter("small"), tmp_path, ToySource(7), checks="off")
+    look(segmenter("small"), tmp_path, ToySource(60), checks="off", attacks=["FGSM"])
     looked = context(segmenter("small"), tmp_path, ToySource(60))
     assert [batch.start for batch in looked.batches] == [3, 15, 24, 33, 45, 54]
     assert len(looked.ids) == 18 and [group.ids[0] for group in looked.singles(2)] == [looked.ids[4], looked.ids[13]]
@@ -204,11 +203,11 @@ def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
 def test_the_recorder_notes_what_an_attack_saw(folder):
     looked = context(segmenter("small"), folder)
     group = looked.singles(1)[0]
-    recorder = Recorder(looked.model, group, looked.void, looked.own)
+    recorder = Recorder(looked.model, group, looked.bench.task, looked.own)
     points = torch.cat([group.images, (group.images + 0.1).clamp(0, 1)])
     recorder(points)
     valid = group.labels != looked.void
-    wrong = (looked.evaluation.predict(points) != group.labels) & valid
+    wrong = (looked.bench.predict(points) != group.labels) & valid
     assert recorder.shares == pytest.approx([100 * float(one.sum() / valid.sum()) for one in wrong])
     assert recorder.distances == pytest.approx([0, 0.1], abs=1e-6)
 

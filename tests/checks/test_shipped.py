@@ -57,8 +57,8 @@ def test_every_shipped_model_declares_its_score():
 def test_relatives_are_the_shipped_models_of_the_same_classes_however_written():
     def relatives(names):
         source = SimpleNamespace(num_classes=len(names), class_names=names)
-        evaluation = SimpleNamespace(device=torch.device("cpu"))
-        return set(_relatives(SimpleNamespace(identity={"weights_sha256": ""}, source=source, evaluation=evaluation)))
+        bench = SimpleNamespace(device=torch.device("cpu"))
+        return set(_relatives(SimpleNamespace(identity={"weights_sha256": ""}, source=source, bench=bench)))
 
     names = load_segmenter(next(iter(zoo())), device="cpu").class_names
     assert relatives([name.title().replace("_", " ") for name in names]) == set(zoo())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from segrobust.attacks.bounded import CEPGD, MaskedPGD
-from segrobust.checks.base import NotApplicable
-from segrobust.checks.context import Context
-from segrobust.checks.steps import _gain, _stored, enough_steps
+from segrobust.checks.again import call
+from segrobust.checks.strength import _gain, _stored, enough_steps
+from segrobust.checks.verdicts import NotApplicable
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.clean import Clean
 from tests.checks.looking import context, look
 from tests.checks.models import segmenter
 from tests.runs.toy_run import ToySource
@@ -17,11 +19,8 @@ SLOW = {"optimiser": "pgd", "radius_reduction": False, "keep": "last"}
 
 def judged(folder, attack, **run):
     look(segmenter("small"), folder, ToySource(8), **{"attacks": [attack], "eps": ["8/255"], "checks": "off", **run})
-    looked = context(segmenter("small"), folder, ToySource(8))
-    from segrobust.studies.jobs import plan_jobs
-
-    looked.jobs = plan_jobs([attack], run.get("eps", ["8/255"]), run.get("steps", 10))
-    return enough_steps(looked)
+    studies = [Clean(), *plan_attacks([attack], run.get("eps", ["8/255"]), steps=run.get("steps", 10))]
+    return enough_steps(context(segmenter("small"), folder, ToySource(8), studies))
 
 
 def test_small_steps_are_too_few(tmp_path):
@@ -44,14 +43,14 @@ def test_three_steps_are_too_few_whatever_an_image_shows(tmp_path):
 def test_no_verdict_stands_on_one_image_and_the_cost_is_bounded(
     attack, steps, compared_with, images, tmp_path, monkeypatch
 ):
-    spent, call = [], Context.call
+    spent = []
 
     def counted(*args, **more):
         result = call(*args, **more)
         spent.append(int(result.forwards + result.backwards))
         return result
 
-    monkeypatch.setattr(Context, "call", counted)
+    monkeypatch.setattr("segrobust.checks.strength.call", counted)
     found = judged(tmp_path, attack, steps=steps)
     assert (found.numbers["compared_with"], found.numbers["images"]) == (compared_with, images)
     assert found.evidence.endswith(f"({attack}, {images} images)")
@@ -66,7 +65,7 @@ def test_an_attack_that_has_come_to_rest_on_the_first_image_alone(tmp_path, monk
         looked_at.append(args)
         return _stored(*args) - 4 * (len(looked_at) > 1)
 
-    monkeypatch.setattr("segrobust.checks.steps._stored", worse)
+    monkeypatch.setattr("segrobust.checks.strength._stored", worse)
     found = judged(tmp_path, CEPGD(), steps=12)
     assert found.level == "warn" and found.numbers["gain"] == pytest.approx(3, abs=0.5)
 

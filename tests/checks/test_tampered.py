@@ -10,9 +10,9 @@ import pytest
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError
-from segrobust.checks.integrity import every_image_once, within_budget
-from segrobust.checks.provenance import repeatable, traceable
+from segrobust.checks.integrity import every_image_once, repeatable, traceable, within_budget
 from segrobust.checks.results import monotone
+from segrobust.runs.folder import RunFolder
 from tests.checks.looking import WITHIN, context, levels, look, look_again, verdicts
 from tests.checks.models import segmenter
 from tests.runs.toy_run import ToySource
@@ -36,6 +36,12 @@ def folder(finished, tmp_path):
 
 def rows_of(folder):
     return [json.loads(line) for line in (folder / "rows" / "rank-0.jsonl").read_text().splitlines()]
+
+
+def of(folder, rows, name):
+    """The rows of a condition's name."""
+    known = {one.id for one in RunFolder(folder).conditions() if one.name == name}
+    return [row for row in rows if row["condition"] in known]
 
 
 def change(folder, rows):
@@ -64,8 +70,7 @@ def test_a_lost_and_a_foreign_row(folder):
 
 def test_a_row_that_counts_other_labels(folder):
     rows = rows_of(folder)
-    row = next(row for row in rows if row["attack"] == "CEPGD")
-    row["tp"][0] += 1
+    of(folder, rows, "CEPGD")[0]["counts"]["tp"][0] += 1
     change(folder, rows)
     found = every_image_once(context(segmenter("small"), folder))
     assert found.level == "fail"
@@ -74,9 +79,9 @@ def test_a_row_that_counts_other_labels(folder):
 
 def test_a_row_with_a_better_result_than_it_had(folder):
     rows = rows_of(folder)
-    row = next(row for row in rows if row["attack"] == "clean" and row["fn"][0])
-    row["tp"][0] += 1
-    row["fn"][0] -= 1
+    counts = next(row["counts"] for row in of(folder, rows, "clean") if row["counts"]["fn"][0])
+    counts["tp"][0] += 1
+    counts["fn"][0] -= 1
     change(folder, rows)
     assert every_image_once(context(segmenter("small"), folder)).level == "pass"  # the labels are the same
     found = repeatable(context(segmenter("small"), folder))
@@ -85,10 +90,10 @@ def test_a_row_with_a_better_result_than_it_had(folder):
 
 def test_an_attacked_row_is_computed_again_in_the_full_tier(folder):
     rows = rows_of(folder)
-    for row in rows:
-        if row["attack"] == "CEPGD" and row["fn"][0]:
-            row["tp"][0] += 1
-            row["fn"][0] -= 1
+    for counts in (row["counts"] for row in of(folder, rows, "CEPGD")):
+        if counts["fn"][0]:
+            counts["tp"][0] += 1
+            counts["fn"][0] -= 1
     change(folder, rows)
     assert repeatable(context(segmenter("small"), folder)).level == "info"
     assert repeatable(context(segmenter("small"), folder, full=True)).level == "fail"
@@ -96,7 +101,7 @@ def test_an_attacked_row_is_computed_again_in_the_full_tier(folder):
 
 def test_a_row_outside_its_radius(folder):
     rows = rows_of(folder)
-    next(row for row in rows if row["attack"] == "CEPGD")["distance"] += 2e-6
+    of(folder, rows, "CEPGD")[0]["extra"]["distance"] += 2e-6
     change(folder, rows)
     found = within_budget(context(segmenter("small"), folder))
     assert (found.level, found.numbers["rows_outside"]) == ("fail", 1)
@@ -131,9 +136,9 @@ def test_an_attack_that_leaves_its_radius_fails_the_run_and_is_reported(tmp_path
 
 def test_results_filed_under_the_wrong_radius(folder):
     rows = rows_of(folder)
-    radii = {2 / 255: 8 / 255, 8 / 255: 2 / 255}
+    small, large = (one.id for one in RunFolder(folder).conditions() if one.name == "CEPGD")
     for row in rows:
-        row["eps"] = next((radii[eps] for eps in radii if row["eps"] == eps), row["eps"])
+        row["condition"] = {small: large, large: small}.get(row["condition"], row["condition"])
     change(folder, rows)
     assert monotone(context(segmenter("small"), folder)).level == "fail"
 
@@ -155,7 +160,7 @@ def test_another_checkpoint_another_hash(folder, tmp_path):
 
 def test_other_data_and_a_stripped_identity(folder):
     found = traceable(context(segmenter("small"), folder, ToySource(salt=1)))
-    assert found.level == "fail" and found.numbers["changed"] == ["dataset_fingerprint"]
+    assert found.level == "fail" and found.numbers["changed"] == ["images"]
     run = json.loads((folder / "run.json").read_text())
     del run["identity"]["seed"]
     run["about"] = {}

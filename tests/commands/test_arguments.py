@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.bounded import FGSM
-from segrobust.commands.arguments import listed_attacks, listed_radii
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample
 from segrobust.models.segmenter import Segmenter
+from segrobust.runs.settings import Settings
 from tests.runs.toy_run import ToySource, lines, toy_model
 
 QUIET = {"checks": "off", "pictures": False}
@@ -33,9 +33,9 @@ def test_one_attack_and_one_radius_are_lists_of_one(tmp_path):
 
 def test_lists_stay_lists():
     attacks = ["FGSM", build_attack("CEPGD")]
-    assert listed_attacks(attacks) == listed_attacks(iter(attacks)) == attacks
-    assert listed_radii(["1/255", 0.1]) == ["1/255", 0.1] and listed_radii(np.array([0.1, 0.2])) == [0.1, 0.2]
-    assert listed_radii(0) == [0]
+    assert Settings(attacks=attacks).attacks == Settings(attacks=iter(attacks)).attacks == tuple(attacks)
+    for given, kept in ((["1/255", 0.1], ("1/255", 0.1)), (np.array([0.1, 0.2]), (0.1, 0.2)), (0, (0,))):
+        assert Settings(eps=given).eps == kept
 
 
 def loader() -> DataLoader:
@@ -48,7 +48,7 @@ SLIPS = {
     "no weights": (dict(model=Segmenter.wrap(torch.nn.Identity(), num_classes=4)), "Identity has no parameters"),
     "a raw surrogate": (dict(surrogate=torch.nn.Conv2d(3, 4, 1)), "surrogate: expected a Segmenter, got Conv2d"),
     "a path as data": (dict(dataset="data/camvid"), "dataset: expected a Source, got str, which lacks num_classes, "),
-    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*fingerprint; source_from_config\(config\)"),
+    "a list as data": (dict(dataset=[1, 2]), r"got list, which lacks .*; source_from_config\(config\)"),
     "a loader": (dict(dataset=loader()), "dataset: expected a Source, got DataLoader, which lacks num_classes"),
     "no folder": (dict(work_dir=None), 'work_dir: expected a folder such as "work_dirs/mine", got None'),
     "an empty folder": (dict(work_dir=""), "work_dir: expected a folder such as"),
@@ -57,6 +57,15 @@ SLIPS = {
     "no radii": (dict(eps=None), "eps: expected a list such as"),
     "a radius in words": (dict(eps="small"), "eps: expected a number or a fraction such as .*got 'small'"),
     "a forgotten /255": (dict(eps=8), 'did you mean "8/255"'),
+    "an unknown option": (dict(atacks=["FGSM"]), "unknown option 'atacks'; did you mean attacks"),
+    "an unknown setting": (dict(batchsize=2), "unknown option 'batchsize'; did you mean batch_size"),
+    "half a step": (dict(steps=2.5), "steps: expected a whole number >= 1, got 2.5"),
+    "a truth value as seed": (dict(seed=True), "seed: expected a whole number >= 0, got True"),
+    "an unknown norm": (dict(norm="L3"), "norm: unknown value 'L3'; did you mean L2 or L1"),
+    "a norm that it lacks": (dict(attacks=["CEPGD", "Square"], norm="L2"), "Square has no L2 form; set norm to Linf"),
+    "an unknown corruption": (dict(corruptions="fogg"), "corruptions: unknown corruption 'fogg'; did you mean fog"),
+    "severity 6": (dict(severity=[1, 6]), "severity: expected 1, 2, 3, 4 or 5, got 6"),
+    "no universal one": (dict(universal="pach"), "universal: unknown universal attack 'pach'; did you mean patch"),
     "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
 }
 

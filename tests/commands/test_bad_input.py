@@ -86,6 +86,19 @@ COMMAND_LINE = [
     Case("num-images 0", lambda w, t: w.evaluate(t, "--num-images", 0), "--num-images", ">= 1"),
     Case("batch-size 0", lambda w, t: w.evaluate(t, "--batch-size", 0), "--batch-size", ">= 1"),
     Case("negative seed", lambda w, t: w.evaluate(t, "--seed", -1), "--seed", ">= 0"),
+    Case("negative eps after another", lambda w, t: w.evaluate(t, "--eps", "1/255", "-1/255"), "--eps", "'-1/255'"),
+    Case("L2 eps without a norm", lambda w, t: w.evaluate(t, "--eps", "1.5"), "--eps", "'1.5'", "--norm L2"),
+    Case("unknown norm", lambda w, t: w.evaluate(t, "--norm", "l3"), "--norm", "'l3'", "did you mean L2 or L1?"),
+    Case("unknown corruption", lambda w, t: w.evaluate(t, "--corruptions", "fogg"), "'fogg'", "did you mean fog"),
+    Case("severity 6", lambda w, t: w.evaluate(t, "--severity", 1, 6), "--severity", "'6'", "1, 2, 3, 4 or 5"),
+    Case("unknown universal", lambda w, t: w.evaluate(t, "--universal", "pach(k=3)"), "'pach'", "did you mean patch?"),
+    Case("unknown amp", lambda w, t: w.evaluate(t, "--amp", "fp8"), "--amp", "'fp8'", "did you mean fp16?"),
+    Case("unknown checks", lambda w, t: w.evaluate(t, "--checks", "ful"), "--checks", "'ful'", "did you mean full"),
+    Case("unknown action", lambda w, t: ["checkpoint", "inspekt", w.weights], "'inspekt'", "did you mean inspect?"),
+    Case("missing surrogate", lambda w, t: w.evaluate(t, "--surrogate", t / "o.py"), "o.py", "segrobust models"),
+    Case("weights of no surrogate", lambda w, t: w.evaluate(t, "--surrogate-checkpoint", w.weights), "--surrogate "),
+    Case("import of nothing", lambda w, t: w.evaluate(t, "--import", "mine.py"), "--import mine.py", "no such file"),
+    Case("import of no module", lambda w, t: w.evaluate(t, "--import", "no_mod"), "--import no_mod", "ModuleNotFound"),
     Case("work-dir is a file", lambda w, t: w.evaluate(w.config), "--work-dir", "tiny.py"),
     Case("work-dir below a file", lambda w, t: w.evaluate(w.config / "run"), "--work-dir", "tiny.py"),
     Case("cfg-option without =", lambda w, t: w.evaluate(t, "--cfg-options", "model"), "--cfg-options", "key=value"),
@@ -105,6 +118,12 @@ COMMAND_LINE = [
 ]
 ATTACKS = [
     Case("unknown attack", lambda w, t: w.evaluate(t / "run", "--attack", "tsalis-pgd"), "'tsalis-pgd'", "tsallis-pgd"),
+    Case(
+        "a norm that an attack lacks",
+        lambda w, t: w.evaluate(t / "run", "--attack", "cepgd", "square", "--norm", "L2"),
+        "Square has no L2 form",
+        "set norm to Linf",
+    ),
     Case("unknown preset", lambda w, t: w.evaluate(t / "run", "--attack", "cepgd:publised"), "'publised'", "published"),
 ]
 NO_TEST_DATA = CONFIG.replace("test_dataloader", "train_dataloader").replace("DATA_ROOT", "'.'")
@@ -128,6 +147,18 @@ CONFIGS = [
     Case("no test data", lambda w, t: w.evaluate(t / "run", config=config_of(t, NO_TEST_DATA)), "test_dataloader"),
     Case("nothing to train on", lambda w, t: ["train", w.config, "--work-dir", t / "run"], "tiny", "train_dataloader"),
     Case("unknown model type", lambda w, t: w.evaluate(t, "--cfg-options", "model.type=Nothing"), "Nothing"),
+    Case(
+        "cfg-option with a space",
+        lambda w, t: w.evaluate(t, "--cfg-options", "data_root=/my data"),
+        "--cfg-options",
+        "no space",
+    ),
+    Case(
+        "cfg-option with an open bracket",
+        lambda w, t: w.evaluate(t, "--cfg-options", "model.a=[(1,2]"),
+        "'model.a=[",
+        "brackets",
+    ),
     Case(
         "unknown cfg-option",
         lambda w, t: w.evaluate(t / "run", "--cfg-options", "modle.test_cfg.mode=slide"),
@@ -179,7 +210,8 @@ CHECKPOINTS = [
 WEIGHTS = [
     Case("averaged weights of a file without", lambda w, t: w.evaluate(t / "run", "--weights", "ema"),
          "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
-    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "weights 'avg'", "ema, raw"),
+    Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "--weights", "'avg'",
+         "ema, raw"),
     Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
          t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
     Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {

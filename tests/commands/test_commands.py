@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from safetensors.torch import load_file
 
 from segrobust.cli import main, one_line
 from segrobust.commands import run
+from segrobust.commands.inputs import model_name
 from segrobust.core.errors import UserError
+from segrobust.models.shipped import zoo
 from tests.studies.sign_bisection import register
 
+NAME = next(iter(zoo()))
 LIGHT = """
 import sys
 from segrobust.cli import main
@@ -30,11 +34,23 @@ sys.exit(f"imported {{heavy}}" if heavy else status)
 """
 
 
-def test_wrong_input_is_told_before_anything_heavy_is_imported():
-    code = LIGHT.format(argv=["evaluate", "none.py", "--eps", "1/255"])
+REFUSED = {
+    "no such config file": ["evaluate", "none.py", "--eps", "1/255"],
+    "unknown option '--num-image'": ["evaluate", "none.py", "--num-image", "3"],
+    "--corruptions: unknown corruption": ["evaluate", "none.py", "--corruptions", "mist"],
+    "--eps: images lie in [0, 1]": ["evaluate", NAME, "--eps", "8"],
+    "--import mine.py: no such file": ["evaluate", NAME, "--import", "mine.py"],
+    "unknown command 'attaks'": ["attaks"],
+}
+
+
+@pytest.mark.parametrize("told", REFUSED)
+def test_wrong_input_is_told_before_anything_heavy_is_imported(told):
+    code, started = LIGHT.format(argv=REFUSED[told]), time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no such config file" in done.stderr
+    assert told in done.stderr
+    assert time.monotonic() - started < 5  # 0.15 s; torch alone takes longer on a busy machine
 
 
 def test_interrupt(monkeypatch, capsys):
@@ -103,12 +119,12 @@ def test_a_shipped_name_brings_its_weights(world, tmp_path, monkeypatch, capsys)
     entry.config_path.write_text("{}")
     monkeypatch.setattr(segrobust.models.shipped, "zoo", lambda: {entry.name: entry})
     calls = []
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda **call: calls.append(call))
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: calls.append(inputs))
     for name in ("tiny-1.5", str(entry.config_path)):
         assert main(["evaluate", name]) == 0
     for call in calls:
-        assert (call["config"], call["checkpoint"]) == ("tiny-1.5", None)
-        assert call["work_dir"] == Path("work_dirs/tiny-1.5/evaluation")
+        assert (model_name(call.config), call.checkpoint) == ("tiny-1.5", None)
+        assert call.work_dir == Path("work_dirs/tiny-1.5/evaluation")
     assert main(["evaluate", "tiny-1.4"]) == 2
     assert "did you mean the shipped model tiny-1.5?" in capsys.readouterr().err
 
@@ -194,10 +210,18 @@ def test_the_kind_of_weights_reaches_the_model_and_the_run(world, kinds, tmp_pat
 
 def test_the_kind_of_weights_is_the_surrogates_too_where_it_has_both(world, kinds, tmp_path):
     digest = {}
-    for source in kinds:
-        options = ("--no-pictures", "--weights", "ema", "--source", world.config, "--source-checkpoint", kinds[source])
-        assert main(world.evaluate(tmp_path / source, *options, weights=kinds["both"])) == 0
-        digest[source] = identity_in(tmp_path / source)["surrogate"]["weights_sha256"]
+    for kind in kinds:
+        options = (
+            "--no-pictures",
+            "--weights",
+            "ema",
+            "--surrogate",
+            world.config,
+            "--surrogate-checkpoint",
+            kinds[kind],
+        )
+        assert main(world.evaluate(tmp_path / kind, *options, weights=kinds["both"])) == 0
+        digest[kind] = identity_in(tmp_path / kind)["surrogate"]["weights_sha256"]
     model = identity_in(tmp_path / "raw")["weights_sha256"]
     assert digest["both"] == digest["ema"] == model != digest["raw"]
 
@@ -205,9 +229,9 @@ def test_the_kind_of_weights_is_the_surrogates_too_where_it_has_both(world, kind
 def test_a_surrogate_that_was_trained_on_classes_in_another_order_is_refused(world, tmp_path, capsys):
     meta = {"dataset_meta": {"classes": ["bright", "grey", "dark"]}}
     torch.save({"state_dict": load_file(world.weights), "meta": meta}, tmp_path / "reversed.pth")
-    options = ("--source", world.config, "--source-checkpoint", tmp_path / "reversed.pth")
+    options = ("--surrogate", world.config, "--surrogate-checkpoint", tmp_path / "reversed.pth")
     assert main(world.evaluate(tmp_path / "run", *options)) == 2
-    assert "are those of the --source checkpoint reversed" in capsys.readouterr().err
+    assert "are those of the --surrogate checkpoint reversed" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -10,13 +10,14 @@ from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.commands.pictures import choose
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition, Row
 from segrobust.core.seeds import image_seeds
 from segrobust.models.segmenter import Segmenter
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.studies.jobs import plan_jobs
+from segrobust.studies.attack import plan_attacks
 from tests.attacks.toys import SmallNet
-from tests.runs.toy_run import RUN, K, ToySource, toy_model
+from tests.runs.toy_run import RUN, K, ToySource, flat_rows, toy_model
 
 
 def run(folder, **changes):
@@ -31,14 +32,14 @@ def finished(tmp_path_factory):
 
 def test_every_image_once_under_every_attack_and_radius(finished):
     rows = RunFolder(finished[0]).rows()
-    keys = [(row["attack"], row["eps"], row["image"]) for row in rows]
+    keys = [row.key for row in rows]
     assert len(keys) == len(set(keys)) == 7 * (1 + 2 * 2)
     assert {"run.json", "summary.json", "report.html", "images", "rows"} <= {p.name for p in finished[0].iterdir()}
 
 
 def test_rows_are_what_a_fresh_forward_counts(finished):
     model, source = toy_model(), ToySource()
-    rows = {(row["attack"], row["eps"], row["image"]): row for row in RunFolder(finished[0]).rows()}
+    rows = {(row["name"], row["eps"], row["image"]): row for row in flat_rows(finished[0])}
     attack = build_attack("TsallisPGD", eps="8/255", steps=5)
     for ids in ([0], [1, 2]):  # the groups of equal size in the first batch
         images = torch.stack([source[i].image for i in ids])
@@ -54,7 +55,7 @@ def test_rows_are_what_a_fresh_forward_counts(finished):
 
 
 def test_the_attack_hurts_more_than_noise_and_more_at_a_larger_radius(finished):
-    scores = {(r["attack"], r["eps"]): r["aAcc"] for r in finished[1]}
+    scores = {(r["name"], r["eps"]): r["aAcc"] for r in finished[1]}
     small, large = 2 / 255, 8 / 255
     assert scores["TsallisPGD", large] < scores["TsallisPGD", small] < scores["clean", None]
     assert scores["TsallisPGD", large] < scores["UniformNoise", large] - 3
@@ -63,15 +64,15 @@ def test_the_attack_hurts_more_than_noise_and_more_at_a_larger_radius(finished):
 
 def test_a_run_cut_short_goes_on_without_computing_anything_twice(finished, tmp_path, monkeypatch):
     computed = []
-    original = Evaluation.attack_batch
+    original = Executor.rows
 
-    def counting(self, job, batch):
-        computed.append((job.title(job.radii[0]), tuple(batch)))
+    def counting(self, study, batch):
+        computed.append((study.title, tuple(batch)))
         if len(computed) == 6:
             raise KeyboardInterrupt
-        return original(self, job, batch)
+        return original(self, study, batch)
 
-    monkeypatch.setattr(Evaluation, "attack_batch", counting)
+    monkeypatch.setattr(Executor, "rows", counting)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     run(tmp_path)
@@ -84,9 +85,9 @@ def test_a_run_cut_short_goes_on_without_computing_anything_twice(finished, tmp_
 
 
 def test_another_identity_is_refused_and_named(finished):
-    with pytest.raises(UserError, match="steps is 5 there and 6 here"):
-        run(finished[0], steps=6)
-    with pytest.raises(UserError, match="dataset_fingerprint"):
+    with pytest.raises(UserError, match="seed is 0 there and 6 here"):
+        run(finished[0], seed=6)
+    with pytest.raises(UserError, match="its image 'scene <0>' is another one in these data"):
         evaluate(toy_model(), ToySource(salt=1), work_dir=finished[0], **RUN)
     with pytest.raises(UserError, match="weights_sha256"):
         model = toy_model()
@@ -121,18 +122,15 @@ def test_model_and_data_must_agree_on_the_classes(tmp_path):
         evaluate(toy_model(), source, work_dir=tmp_path, **RUN)
 
 
-def test_lost_rows_are_an_error(tmp_path):
+def test_lost_rows_are_an_error(tmp_path, monkeypatch):
+    """As on processes that do not write to the same folder."""
     run(tmp_path, attacks=["UniformNoise"])
     rows = tmp_path / "rows" / "rank-0.jsonl"
-    evaluation = Evaluation(
-        toy_model(), ToySource(8), plan_jobs(["UniformNoise"], RUN["eps"]), RunFolder(tmp_path),
-        batch_size=3, seed=0, amp=False, save_adversarial=False,
-    )  # fmt: skip
-    from segrobust.commands.evaluation import _finish
-
-    assert rows.exists()
-    with pytest.raises(UserError, match="3 of 24 rows are missing, the first that of image 7 under UniformNoise at"):
-        _finish(evaluation)
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-2]))
+    monkeypatch.setattr(Executor, "run", lambda *_: None)
+    told = "2 of 21 rows are missing, the first that of image 5 under UniformNoise 8/255; do all"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, attacks=["UniformNoise"])
 
 
 def test_adversarial_images_are_kept_on_request(tmp_path):
@@ -182,9 +180,9 @@ def test_half_precision_gradients_with_float32_verification(tmp_path, amp, name)
     assert rows[0] != rows[1]
     assert abs(summary[1]["aAcc"] - exact[1]["aAcc"]) < 10
     model, source = toy_model(), ToySource()
-    for row in rows[0]:
-        if row["attack"] != "clean":  # what is reported is what a float32 forward says of the image that is kept
-            title = "FMN" if row["eps"] is None else f"{row['attack']}_8-255"
+    for row in flat_rows(tmp_path):
+        if row["name"] != "clean":  # what is reported is what a float32 forward says of the image that is kept
+            title = "FMN" if row["eps"] is None else f"{row['name']}_8-255"
             point = torch.from_numpy(np.load(tmp_path / "adversarial" / title / f"{row['image']:06d}.npy"))
             label = source[row["image"]].label
             with torch.no_grad():
@@ -193,28 +191,38 @@ def test_half_precision_gradients_with_float32_verification(tmp_path, amp, name)
 
 
 def test_unknown_half_precision_is_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown amp 'fp8'; did you mean fp16"):
+    with pytest.raises(UserError, match="amp: unknown value 'fp8'; did you mean fp16"):
         run(tmp_path, amp="fp8")
     run(tmp_path, amp="bf16", attacks=["UniformNoise"])
     with pytest.raises(UserError, match='amp is "bf16" there and "fp16" here'):
         run(tmp_path, amp="fp16", attacks=["UniformNoise"])
 
 
-def test_jobs():
-    jobs = plan_jobs(
+def test_attacks_become_studies():
+    studies = plan_attacks(
         ["tsallis-pgd", "cospgd", "cospgd:published", {"type": "CosPGD", "optimiser": "pgd"}, "FGSM", "BalancedPGD"],
         ["1/255", 0.02],
         steps=7,
         defaults={"BalancedPGD": {"class_counts": [1, 2]}},
     )
-    labels = [job.label for job in jobs]
-    assert labels[::2] == ["clean", "TsallisPGD", "CosPGD", "CosPGD:published", "CosPGD#2", "FGSM", "BalancedPGD"]
-    assert [job.attack.steps for job in jobs[1:] if hasattr(job.attack, "steps")] == [7] * 10
-    assert jobs[-1].attack.class_counts == (1.0, 2.0) and jobs[-1].attack.eps == 0.02
+    names = [study.name for study in studies]
+    assert names[::2] == ["TsallisPGD", "CosPGD", "CosPGD:published", "CosPGD#2", "FGSM", "BalancedPGD"]
+    assert [study.attack.steps for study in studies if hasattr(study.attack, "steps")] == [7] * 10
+    assert studies[-1].attack.class_counts == (1.0, 2.0) and studies[-1].attack.eps == 0.02
     defaults = {"BalancedPGD": {"class_counts": [1, 2]}}
-    own = plan_jobs([{"type": "BalancedPGD", "class_counts": [3, 4]}], [0.1], defaults=defaults)
-    assert own[1].attack.class_counts == (3.0, 4.0)
-    assert plan_jobs([{"type": "CosPGD", "preset": "published"}], [0.1])[1].label == "CosPGD:published"
+    own = plan_attacks([{"type": "BalancedPGD", "class_counts": [3, 4]}], [0.1], defaults=defaults)
+    assert own[0].attack.class_counts == (3.0, 4.0)
+    assert plan_attacks([{"type": "CosPGD", "preset": "published"}], [0.1])[0].name == "CosPGD:published"
+
+
+def test_an_attack_keeps_the_name_it_has_in_the_run():
+    published, own = plan_attacks(["cospgd:published", "cospgd"], [0.1])
+    known = [*own.conditions, *published.conditions]
+    again = plan_attacks(
+        [{"type": "CosPGD", "optimiser": "pgd"}, "cospgd", "cospgd:published"], [0.1, 0.2], known=known
+    )
+    assert [study.name for study in again[::2]] == ["CosPGD#2", "CosPGD", "CosPGD:published"]
+    assert again[2].conditions == own.conditions
 
 
 def test_pictures_can_be_left_out_and_asked_for_later(tmp_path):
@@ -226,7 +234,8 @@ def test_pictures_can_be_left_out_and_asked_for_later(tmp_path):
 
 
 def test_choice_of_pictures():
-    rows = [{"image": i, "tp": [c], "fn": [10 - c]} for i, c in enumerate([5, 9, 1, 7, 3])]
+    condition = Condition("attack", "CEPGD")
+    rows = [Row(i, condition, {"tp": [c], "fn": [10 - c]}) for i, c in enumerate([5, 9, 1, 7, 3])]
     assert choose(rows) == {"worst": 2, "median": 0, "best": 1}
-    assert choose([*rows, {"image": 5, "tp": [], "fn": []}]) == {"worst": 2, "median": 0, "best": 1}
+    assert choose([*rows, Row(5, condition, {"tp": [], "fn": []})]) == {"worst": 2, "median": 0, "best": 1}
     assert choose(rows[:1]) == {"worst": 0} and choose([]) == {}

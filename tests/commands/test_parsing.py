@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import segrobust
 from segrobust.cli import build_parser, main
-from segrobust.commands.parsing import parse_value
+from segrobust.commands.inputs import Inputs
+from segrobust.commands.parsing import cfg_option, options_from, parse_cfg_options
+from segrobust.core.errors import UserError
+from segrobust.models.shipped import zoo
+from segrobust.runs.settings import Settings
+
+NAME = next(iter(zoo()))
 
 
 @pytest.mark.parametrize(
@@ -19,83 +29,106 @@ from segrobust.commands.parsing import parse_value
         ("true", True),
         ("False", False),
         ("None", None),
-        ("plain text", "plain text"),
-        ("'7'", "7"),
+        ("'7'", 7),
         ("1,2,3", [1, 2, 3]),
-        ("[1,2]", [1, 2]),
+        ("[1, 2]", [1, 2]),
         ("[a,b]", ["a", "b"]),
         ("(1,2)", (1, 2)),
         ("[(1,2),(3,4)]", [(1, 2), (3, 4)]),
         ("[]", []),
-        ("{'a': 1}", {"a": 1}),
         ("/data/x,y", ["/data/x", "y"]),
-        ("'a,b'", "a,b"),
+        ("a=b", "a=b"),
         ("__import__('os').getcwd()", "__import__('os').getcwd()"),
         ("", ""),
     ],
 )
-def test_values(text, value):
-    assert parse_value(text) == value
-    assert type(parse_value(text)) is type(value)
+def test_values_as_mmengine_reads_them(text, value):
+    found = parse_cfg_options([cfg_option(f"a.b={text}"), "c=x"])
+    assert found == {"a.b": value, "c": "x"} and type(found["a.b"]) is type(value)
 
 
-@given(
-    st.recursive(
-        st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False),
-        st.lists,
-        max_leaves=8,
-    )
-)
-def test_any_literal_comes_back(value):
-    assert parse_value(repr(value)) == value
+@pytest.mark.parametrize("text", ["a.b=/data/my sets", "a.b=[x,my sets]", "a.b", "=1", "a b=1"])
+def test_what_mmengine_would_read_as_something_else_is_refused(text):
+    with pytest.raises(UserError, match=r"expected key=value|takes no space within a value"):
+        cfg_option(text)
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_value(text):
-    parse_value(text)
+def test_any_text_is_a_value_or_refused_in_one_line(text):
+    try:
+        parse_cfg_options([cfg_option(f"a={text}")])
+    except UserError as error:
+        assert "a=" in str(error)
+
+
+def parsed(*words: str) -> tuple[Inputs, Settings]:
+    options = build_parser().parse_args(["evaluate", NAME, *words])
+    return options_from(Inputs, options), options_from(Settings, options)
 
 
 def test_lists_and_options_of_evaluate():
-    options = build_parser().parse_args(
-        "evaluate c.py --attack cepgd segpgd:published --eps 0.5/255 4/255 --steps 7 --num-images 3 --batch-size 2 "
-        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --cfg-options a.b=1 c=x".split()
+    inputs, settings = parsed(
+        *"--attack cepgd segpgd:published --eps 0.5/255 4/255 --norm L2 --steps 7 --num-images 3 --batch-size 2 "
+        "--seed 5 --fresh --amp --save-adversarial --no-pictures --trust-checkpoint --import x.py y "
+        "--cfg-options a.b=1 c=x --corruptions fog noise --severity 1 3 --universal perturbation patch(k=3) "
+        "--cfg-options d=2".split()
     )
-    assert (options.attack, options.eps) == (["cepgd", "segpgd:published"], ["0.5/255", "4/255"])
-    assert (options.steps, options.num_images, options.batch_size, options.seed) == (7, 3, 2, 5)
-    assert options.fresh and options.amp and options.save_adversarial and options.trust_checkpoint
-    assert options.no_pictures
-    assert dict(options.cfg_options) == {"a.b": 1, "c": "x"}
+    assert (settings.attacks, settings.eps) == (("cepgd", "segpgd:published"), ("0.5/255", "4/255"))
+    assert (settings.norm, settings.steps, settings.batch_size, settings.seed) == ("L2", 7, 2, 5)
+    assert settings.fresh and settings.amp == "bf16" and settings.save_adversarial and not settings.pictures
+    assert settings.corruptions == ("gaussian_noise", "shot_noise", "impulse_noise", "fog")
+    assert (settings.severity, settings.universal) == ((1, 3), ("perturbation", "patch(k=3)"))
+    assert (inputs.num_images, inputs.trust_checkpoint, inputs.imports) == (3, True, ("x.py", "y"))
+    assert parse_cfg_options(inputs.cfg_options) == {"a.b": 1, "c": "x", "d": 2}
 
 
 def test_forms_of_the_attacked_model():
-    def parsed(*more):
-        return build_parser().parse_args(["evaluate", "c.py", *more])
-
-    assert [parsed(*more).amp for more in ([], ["--amp"], ["--amp", "bf16"], ["--amp", "fp16"])] == [
-        False, "bf16", "bf16", "fp16"
-    ]  # fmt: skip
-    assert [parsed(*more).channels_last for more in ([], ["--channels-last"], ["--no-channels-last"])] == [
-        True, True, False
-    ]  # fmt: skip
-    assert [parsed(*more).batch_size for more in ([], ["--batch-size", "auto"], ["--batch-size", "9"])] == [
-        4,
-        "auto",
-        9,
-    ]
+    amps = [parsed(*more)[1].amp for more in ([], ["--amp"], ["--amp", "bf16"], ["--amp", "fp16"])]
+    assert amps == [False, "bf16", "bf16", "fp16"]
+    sizes = [parsed(*more)[1].batch_size for more in ([], ["--batch-size", "auto"], ["--batch-size", "9"])]
+    assert sizes == [4, "auto", 9]
 
 
 def test_defaults_of_evaluate():
-    options = build_parser().parse_args(["evaluate", "c.py"])
-    assert (options.attack, options.eps) == (["tsallis-pgd", "segpgd", "cospgd"], ["4/255"])
-    assert (options.steps, options.num_images, options.checkpoint, options.work_dir) == (None, None, None, None)
-    assert not (options.fresh or options.amp or options.save_adversarial or options.trust_checkpoint)
-    assert not options.no_pictures
+    inputs, settings = parsed()
+    assert vars(settings) == vars(Settings())
+    assert (settings.attacks, settings.eps) == (("TsallisPGD", "SegPGD", "CosPGD"), ("4/255",))
+    assert (settings.steps, inputs.num_images, inputs.checkpoint) == (None, None, None)
+    assert not (settings.fresh or settings.amp or settings.save_adversarial or inputs.trust_checkpoint)
+    assert settings.pictures and str(inputs.work_dir) == f"work_dirs/{NAME}/evaluation"
+
+
+def test_attacks_that_nobody_asked_for_do_not_run_beside_another_study():
+    for words in (["--corruptions", "all"], ["--universal", "patch"]):
+        assert parsed(*words)[1].attacks == () and parsed(*words, "--attack", "fgsm")[1].attacks == ("fgsm",)
+    assert Settings(corruptions="all", attacks=["FGSM"]).attacks == ("FGSM",)
+    assert len(Settings(corruptions=["all", "fog"]).corruptions) == 15 and Settings(corruptions="all").severity == (
+        1, 2, 3, 4, 5
+    )  # fmt: skip
+
+
+def test_the_identity_holds_what_decides_rows_and_nothing_else():
+    usual = {"batch_size": 4, "seed": 0, "amp": False}
+    assert Settings().identity() == usual
+    told = Settings(seed=1, eot=3, amp=True, metric_size="original", batch_size=2).identity()
+    assert told == {"batch_size": 2, "seed": 1, "amp": "bf16", "metric_size": "original", "eot": 3}
+    same = {"checks": "off", "pictures": False, "save_adversarial": True, "fresh": True, "accept_different": "CODE",
+            "attacks": "FGSM", "eps": 0.1, "steps": 3, "norm": "L2", "corruptions": "fog"}  # fmt: skip
+    assert Settings(**same).identity() == usual
+
+
+def test_python_and_the_command_line_have_the_same_options():
+    shown, told = inspect.signature(segrobust.evaluate).parameters, inspect.getdoc(segrobust.evaluate)
+    for field in dataclasses.fields(Settings):
+        if field.name not in ("attacks", "eps"):  # which stand first, without their names
+            assert shown[field.name].default is field.default
+            assert f"{field.name}: {field.metadata['option'].help}" in told
 
 
 @pytest.mark.parametrize(
     "command",
     ["", "demo", "train", "evaluate", "report", "attacks", "models", "checkpoint", "checkpoint inspect",
-     "checkpoint convert"],
+     "checkpoint convert", "targets"],
 )  # fmt: skip
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as left:

@@ -8,7 +8,7 @@ import pytest
 
 from segrobust.core.errors import UserError
 from segrobust.core.units import parse_eps, usual_eps_near
-from segrobust.studies.jobs import plan_jobs
+from segrobust.studies.attack import plan_attacks
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_true_is_no_radius():
 
 def test_it_is_said_once_and_for_linf_alone(caplog):
     with caplog.at_level(logging.WARNING):
-        plan_jobs(["CEPGD", "CosPGD"], ["0.031", "8/255"])
-        plan_jobs([{"type": "CEPGD", "norm": "L2"}], ["0.031"])
+        plan_attacks(["CEPGD", "CosPGD"], ["0.031", "8/255"])
+        plan_attacks([{"type": "CEPGD", "norm": "L2"}], ["0.031"])
     assert [record.getMessage() for record in caplog.records] == [
         "eps 0.031 is 7.905/255; if you mean 8/255, write it so"
     ]

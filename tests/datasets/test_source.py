@@ -82,26 +82,23 @@ def test_palette_images_give_their_indices(folder, config):
     assert source_from_config(config())[0].label.tolist() == [[0, 1, 2, 255]]
 
 
-def test_fingerprint_follows_every_byte(folder, config):
-    before = source_from_config(config()).fingerprint()
-    assert before == source_from_config(config()).fingerprint() and len(before) == 64
+def test_an_images_digest_follows_every_byte_of_its_files(folder, config):
+    source = source_from_config(config())
+    before = [source.sha256(index) for index in range(len(source))]
+    assert [name for name, _ in before] == [source[index].name for index in range(len(source))]
+    assert len({digest for _, digest in before}) == len(source) and len(before[0][1]) == 64
     label = folder / "labels/test/img_4.png"
     data = bytearray(label.read_bytes())
     data[-20] ^= 1
     label.write_bytes(data)
-    assert source_from_config(config()).fingerprint() != before
-    assert source_from_config(config(), num_images=3).fingerprint() != before
+    after = [source_from_config(config()).sha256(index) for index in range(len(source))]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [n != 4 for n in range(len(source))]
 
 
-def test_fingerprint_follows_how_images_are_loaded(config):
-    before = source_from_config(config()).fingerprint()
-    assert source_from_config(config([dict(type="LoadPair", scale=(5, 4))])).fingerprint() != before
-
-
-def test_fingerprint_ignores_images_that_are_not_used(folder, config):
-    before = source_from_config(config(), num_images=3).fingerprint()
-    write_pair(folder, "img_4", np.zeros((8, 10, 3), dtype=np.uint8), np.zeros((8, 10), dtype=np.uint8))
-    assert source_from_config(config(), num_images=3).fingerprint() == before
+def test_the_recipe_follows_how_images_are_loaded(config):
+    before = source_from_config(config()).recipe
+    assert before == source_from_config(config(), num_images=3).recipe and len(before) == 64
+    assert source_from_config(config([dict(type="LoadPair", scale=(5, 4))])).recipe != before
 
 
 def test_a_data_set_of_mmseg_is_a_source_by_itself(folder, config):

@@ -54,10 +54,10 @@ class SignSearch(MinNormAttack):
         points = problem.clean
         for _ in range(self.steps):
             measured = problem.engine.gradient(points, weights.ce, 0.0)
-            closest.offer(points, measured.reached)
+            closest.update(points, measured.reached)
             change = points + self.step * measured.gradient.sign() - problem.clean
             points = (problem.clean + change.clamp(-limit, limit)).clamp(0, 1)
-        closest.offer(points, problem.engine.measure(points).reached)
+        closest.update(points, problem.engine.measure(points).reached)
 
 
 @DATASETS.register_module()

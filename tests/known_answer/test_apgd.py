@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segrobust.attacks.gradient import Measurement
-from segrobust.attacks.optimise import Record, Stage, apgd
+from segrobust.attacks.optimise import BestIterate, Stage, apgd
 from segrobust.core.threats import THREATS
 from tests.known_answer.trace import assert_same
 
@@ -109,7 +109,7 @@ def test_every_point_is_that_of_the_published_algorithm(how, first_step):
         goal=SimpleNamespace(targeted=how == "targeted"), measure=lambda points: measure(points, STEPS)
     )
     values = torch.cat([values, values[-1:]])
-    stage = Stage(SimpleNamespace(clean=clean, engine=engine, worth=None), THREATS["Linf"], eps, STEPS, measure)
+    stage = Stage(SimpleNamespace(clean=clean, engine=engine, class_weights=None), THREATS["Linf"], eps, STEPS, measure)
     apgd(stage, start, "error" if how == "error" else "ce", first_step)
     for n in range(len(PLANS)):
         expected = published(start[n], clean[n], eps[n].item(), values[:, n].tolist(), gradients[:, n], first_step)
@@ -129,7 +129,7 @@ def test_the_plans_halve_at_different_checkpoints():
 
 def test_of_equal_scores_the_latest_points_are_kept():
     first, second, third = (torch.full((2, 3, 1, 1), value) for value in (0.1, 0.2, 0.3))
-    record = Record(first, torch.tensor([0.5, 0.5]))
-    assert record.offer(second, torch.tensor([0.5, 0.4])).tolist() == [True, False]
-    assert record.offer(third, torch.tensor([0.4, 0.5])).tolist() == [False, True]
-    assert torch.equal(record.points, torch.stack([second[0], third[1]])) and record.score.tolist() == [0.5, 0.5]
+    best = BestIterate(first, torch.tensor([0.5, 0.5]))
+    assert best.update(second, torch.tensor([0.5, 0.4])).tolist() == [True, False]
+    assert best.update(third, torch.tensor([0.4, 0.5])).tolist() == [False, True]
+    assert torch.equal(best.points, torch.stack([second[0], third[1]])) and best.score.tolist() == [0.5, 0.5]

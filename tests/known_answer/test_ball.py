@@ -9,8 +9,8 @@ import torch
 
 from segrobust.attacks.alma_prox import ALMAProx
 from segrobust.attacks.ball import BallSearch
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.margins import Margins
+from segrobust.attacks.segmentation import Goal
 from tests.known_answer.trace import cosine
 
 
@@ -18,7 +18,7 @@ def search_of(found, distance, norm="Linf", steps=20):
     """A search on two images of 8 pixels, all of them required and one of eight at the goal from the beginning."""
     clean = torch.full((2, 3, 2, 4), 0.5)
     goal = Goal(torch.zeros(2, 2, 4, dtype=torch.long), torch.ones(2, 2, 4, dtype=torch.bool))
-    engine = SimpleNamespace(goal=goal, share=lambda pixels: pixels.flatten(1).sum(1) / 8)
+    engine = SimpleNamespace(goal=goal)
     before = torch.zeros(2, 2, 4, dtype=torch.bool)
     before[:, 0, 0] = True
     closest = SimpleNamespace(
@@ -57,7 +57,7 @@ def test_after_it_a_success_makes_it_tighter_than_the_points_and_a_failure_wider
 
 def test_changes_fall_from_eight_percent_to_a_fifth_of_one(monkeypatch):
     search = search_of([True, True], [0.05, 0.05], steps=10)
-    search.closest.offer = lambda points, reached: torch.ones(2, dtype=torch.bool)
+    search.closest.update = lambda points, reached: torch.ones(2, dtype=torch.bool)
     changes = []
     monkeypatch.setattr(search, "_ascent", lambda progress: (torch.zeros(2, 3, 2, 4), torch.ones(2, 2, 4)))
     monkeypatch.setattr(search, "_resize", lambda succeeds, error, change: changes.append(change))
@@ -67,11 +67,11 @@ def test_changes_fall_from_eight_percent_to_a_fifth_of_one(monkeypatch):
 
 
 def test_pixels_far_from_their_goal_count_little_and_those_just_beyond_it_still():
-    """1 / (1 + gap / mean) with the mean gap of the pixels that are not there; until 0.2 means beyond the boundary."""
+    """1 / (1 + margin / mean) with the mean of the pixels that are not there; until 0.2 means beyond the boundary."""
     search = search_of([True, True], [0.05, 0.05])
-    gap = torch.tensor([[1.0, 3.0, 5.0, -0.5, -0.7, -9.0, 2.0, 4.0], [0.1, 0.1, 0.1, 0.1, 0.1, -0.01, -0.03, 0.4]])
-    gap = gap.view(2, 2, 4)
-    slope = search._slope(Margins(gap, gap < 0, torch.ones_like(gap)))
+    margin = torch.tensor([[1.0, 3.0, 5.0, -0.5, -0.7, -9.0, 2.0, 4.0], [0.1, 0.1, 0.1, 0.1, 0.1, -0.01, -0.03, 0.4]])
+    margin = margin.view(2, 2, 4)
+    slope = search._slope(Margins(margin, margin < 0, torch.ones_like(margin)))
     of_first = [1 / (1 + value / 3) for value in (1, 3, 5)] + [1, 0, 0] + [1 / (1 + value / 3) for value in (2, 4)]
     mean = 0.9 / 6
     of_second = [1 / (1 + 0.1 / mean)] * 5 + [1, 0] + [1 / (1 + 0.4 / mean)]

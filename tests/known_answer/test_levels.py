@@ -9,8 +9,9 @@ from torch import nn
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
 from segrobust.attacks.eight_bit import quantise
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.attacks.segmentation import Goal
 from tests.known_answer.trace import Recorder
 
 CLEAN = torch.full((1, 3, 4, 4), 51 / 255)

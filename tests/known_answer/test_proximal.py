@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.attacks.alma_prox import ALMAProx, Proximal
-from segrobust.attacks.gradient import Goal
+from segrobust.attacks.alma_prox import ALMAProx, ProximalSplitting
+from segrobust.attacks.segmentation import Goal
 from tests.attacks.test_prox import sorted_linf
 
 N = 3
@@ -21,7 +21,7 @@ class Known:
     def __init__(self, points, found, distance):
         self.points, self.found, self.distance, self.required = points, found, distance, torch.full((N,), 0.99)
 
-    def offer(self, points, succeeds):
+    def update(self, points, succeeds):
         self.found = self.found | succeeds
         return succeeds
 
@@ -31,11 +31,11 @@ def proximal(attack, steps=100, found=(False, False, False), distance=0.3, warm=
     goal = Goal(torch.zeros(N, 2, 2, dtype=torch.long), torch.ones(N, 2, 2, dtype=torch.bool))
     problem = SimpleNamespace(clean=clean, engine=SimpleNamespace(goal=goal))
     closest = Known(clean + 0.1, torch.tensor(found), torch.full((N,), distance))
-    return Proximal(attack, problem, closest, steps, warm)
+    return ProximalSplitting(attack, problem, closest, steps, warm)
 
 
 def sizes(search, steps):
-    return torch.stack([search._size(step) for step in steps])
+    return torch.stack([search.step_size(step) for step in steps])
 
 
 def test_published_step_size_falls_from_half_way_or_from_the_first_feasible_point():
@@ -43,7 +43,7 @@ def test_published_step_size_falls_from_half_way_or_from_the_first_feasible_poin
     attack = build_attack("ALMAProx:published")
     search = proximal(attack)
     for step, succeeds in ((20, [True, False, False]), (60, [True, True, False])):
-        search._track(search.clean, torch.tensor(succeeds), step)
+        search.keep_closest(search.clean, torch.tensor(succeeds), step)
     begin, steps = torch.tensor([20, 50, 50]), torch.tensor([[0], [20], [30], [50], [60], [100]])
     t = 0.1 / 0.9 * (100 - begin)
     expected = 1e-3 * t / ((steps - begin).clamp(min=0) + t)
@@ -67,9 +67,13 @@ def test_our_step_size_stays_while_nothing_is_found(norm, left):
 
 def test_after_a_warm_start_steps_fit_the_distance_that_is_known():
     search = proximal(ALMAProx(), found=(True, False, True), distance=0.6, warm=True)
-    assert search.first_size.tolist() == pytest.approx([0.02, 1e-3, 0.02])
+    assert search.first_step_size.tolist() == pytest.approx([0.02, 1e-3, 0.02])
     assert search.found_at.tolist() == [0, 50, 0]
     torch.testing.assert_close(search.delta, torch.full_like(search.delta, 0.1))
+
+
+def move(search, gradient, step):
+    search.proximal_step(gradient, search.step_size(step), search.metric(gradient, step))
 
 
 def expected_moves(gradients, size, strengths):
@@ -96,7 +100,7 @@ def test_moves_are_those_of_the_published_iteration(published):
     search = proximal(attack, found=(False, True, True))
     strengths = torch.tensor([0.004 if published else 0.0, 0.004, 0.004], dtype=torch.float64)
     for step, expected in enumerate(expected_moves(gradients, 0.004, strengths)):
-        search._move(gradients[step].float(), step)
+        move(search, gradients[step].float(), step)
         torch.testing.assert_close(search.delta.double(), expected, rtol=0, atol=2e-6)
     assert search.delta[1:].abs().flatten(1).amax(1).min() > 0.001 and bool(search.delta[0].any()) != published
 
@@ -104,5 +108,5 @@ def test_moves_are_those_of_the_published_iteration(published):
 def test_the_first_step_is_as_long_as_the_step_size_says():
     search = proximal(ALMAProx())
     gradient = torch.randn(N, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    search._move(gradient.clone(), 0)
+    move(search, gradient.clone(), 0)
     torch.testing.assert_close(search.delta, -1e-3 * gradient.sign())

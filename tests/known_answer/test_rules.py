@@ -11,11 +11,13 @@ import torch
 from segrobust.analysis.broken import broken_shares
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError, Problem
-from segrobust.attacks.gradient import Goal
 from segrobust.attacks.minimum_norm import Closest
+from segrobust.attacks.segmentation import Goal
+from segrobust.core.rows import Condition, Row
 from segrobust.core.threats import THREATS, allowed
-from segrobust.studies.jobs import Job
-from segrobust.studies.outcomes import Group, Outcome, at_target, rows_of
+from segrobust.studies.base import Perturbed
+from segrobust.studies.bench import Bench, Group
+from segrobust.studies.rows import rows_of
 from tests.attacks.toys import PixelLinear, batch
 from tests.known_answer.trace import Recorder
 
@@ -36,28 +38,28 @@ def test_an_image_is_found_at_99_percent_and_the_latest_of_equally_close_points_
     closest = closest_of()
     assert closest.required.tolist() == [-1.0]
     points = {name: CLEAN + change for name, change in (("far", 0.2), ("near", 0.1), ("as near", -0.1))}
-    assert not closest.offer(CLEAN, reached(5)) and closest.required.tolist() == pytest.approx([0.99])
-    assert not closest.offer(points["far"], reached(98)) and not closest.found
-    assert closest.offer(points["far"], reached(99)) and closest.found
-    assert closest.offer(points["near"], reached(99)) and closest.distance.item() == pytest.approx(0.1)
+    assert not closest.update(CLEAN, reached(5)) and closest.required.tolist() == pytest.approx([0.99])
+    assert not closest.update(points["far"], reached(98)) and not closest.found
+    assert closest.update(points["far"], reached(99)) and closest.found
+    assert closest.update(points["near"], reached(99)) and closest.distance.item() == pytest.approx(0.1)
     closest.distance = (points["as near"] - CLEAN).abs().amax().view(1)
-    closest.offer(points["as near"], reached(100))
+    closest.update(points["as near"], reached(100))
     assert torch.equal(closest.points, points["as near"])
-    assert not closest.offer(CLEAN, reached(98)) and torch.equal(closest.points, points["as near"])
+    assert not closest.update(CLEAN, reached(98)) and torch.equal(closest.points, points["as near"])
 
 
 def test_before_a_success_the_latest_of_the_points_with_the_most_pixels_is_kept():
     closest = closest_of(budgets=(0.15,))
-    closest.offer(CLEAN, reached(5))
+    closest.update(CLEAN, reached(5))
     for change, count in ((0.1, 40), (0.11, 40), (0.12, 39), (0.3, 60)):
-        closest.offer(CLEAN + change, reached(count))
+        closest.update(CLEAN + change, reached(count))
     assert torch.equal(closest.points, CLEAN + 0.3) and closest.error.item() == pytest.approx(0.6)
     assert torch.equal(closest.budgets[0].images, CLEAN + 0.11)
-    closest.offer(CLEAN + 0.2, reached(60))
+    closest.update(CLEAN + 0.2, reached(60))
     assert torch.equal(closest.points, CLEAN + 0.2)
     edge = (CLEAN + 0.15 - CLEAN).abs().amax().item()
     exactly = closest_of(budgets=(edge,))
-    exactly.offer(CLEAN + 0.15, reached(50))
+    exactly.update(CLEAN + 0.15, reached(50))
     assert torch.equal(exactly.budgets[0].images, CLEAN + 0.15)
 
 
@@ -68,20 +70,17 @@ def test_bounded_attacks_find_an_image_at_99_percent_too(wrong, found):
     flat = labels.view(-1)
     flat[:wrong] = 1 - flat[:wrong]
     assert build_attack("CEPGD", eps=0, steps=1)(model, images, labels).found.tolist() == [found]
-    counts = {"tp": [100 - wrong], "fn": [wrong]}
-    (share,) = broken_shares([{"image": 0, "found": False, **counts}], {}).values()
+    row = Row(0, Condition("clean", "clean"), {"tp": [100 - wrong], "fn": [wrong]})
+    (share,) = broken_shares([row], {}).values()
     assert share == (100.0 if found else 0.0)
 
 
-def source():
-    return SimpleNamespace(num_classes=2, ignore_index=255)
-
-
-def rows(prediction, labels, targets=None):
+def rows(prediction, labels, targets=None, **made):
+    """Of one image whose prediction is known."""
     group = Group([0], [SimpleNamespace(name="x")], CLEAN, labels, targets)
-    outcome = Outcome(0.1, CLEAN + 0.1, [{"forwards": 1, "backwards": 1}])
-    job = Job("FGSM", build_attack("FGSM", targeted=targets is not None), (0.1,))
-    return list(rows_of(job, group, outcome, prediction, source()))
+    bench = Bench(None, SimpleNamespace(num_classes=2, ignore_index=255))
+    bench.measured = lambda *_: prediction
+    return list(rows_of(bench, group, Perturbed(Condition("attack", "FGSM"), CLEAN, [{}], **made)))
 
 
 @pytest.mark.parametrize(("wrong", "found"), [(98, False), (99, True)])
@@ -89,17 +88,20 @@ def test_a_row_says_found_at_99_percent_of_what_counts(wrong, found):
     labels = torch.zeros(1, 1, 100, dtype=torch.long)
     prediction = reached(wrong).long()
     (row,) = rows(prediction, labels)
-    assert row["found"] is found and (row["tp"], row["fn"]) == ([100 - wrong, 0], [wrong, 0])
+    assert row.found is found and (row.counts["tp"], row.counts["fn"]) == ([100 - wrong, 0], [wrong, 0])
     (row,) = rows(prediction, torch.full_like(labels, 255))
-    assert row["found"] is False and row["classes"] == []
+    assert row.found is False and row.counts["classes"] == []
     (row,) = rows(prediction, labels, torch.ones_like(labels))
-    assert row["found"] is found and (row["at_target"], row["target_pixels"]) == (wrong, 100)
+    assert row.found is found and (row.extra["at_target"], row.extra["target_pixels"]) == (wrong, 100)
 
 
-def test_pixels_without_label_or_without_target_are_no_targets():
-    labels, targets = torch.tensor([[[0, 255, 0, 1]]]), torch.tensor([[[1, 1, 255, 0]]])
-    hit, valid = at_target(torch.tensor([[[1, 1, 255, 0]]]), labels, targets, 255)
-    assert (hit.tolist(), valid.tolist()) == ([2], [2])
+def test_pixels_that_a_study_takes_out_do_not_count_and_regions_are_counted_one_by_one():
+    labels = torch.zeros(1, 1, 100, dtype=torch.long)
+    labels[0, 0, :10] = 255
+    void, regions = torch.arange(100).view(1, 1, 100) >= 90, torch.arange(100).view(1, 1, 100) // 50
+    (row,) = rows(reached(30).long(), labels, void=void, regions=regions)
+    assert (row.counts["tp"], row.counts["fn"]) == ([60, 0], [20, 0])
+    assert row.extra["regions"] == [[20, 40], [40, 40]]
 
 
 @pytest.mark.parametrize(("norm", "slack"), [("Linf", 0.0), ("L2", 1e-5), ("L1", 1e-5)])

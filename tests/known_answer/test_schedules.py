@@ -9,7 +9,7 @@ import torch
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.bounded import CEPGD
-from segrobust.attacks.gradient import Goal
+from segrobust.attacks.segmentation import Goal
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 from tests.known_answer.trace import Recorder
 
@@ -120,30 +120,33 @@ def test_losses_of_sea_and_tsallis_pgd_as_published(name):
 
 def test_losses_of_sea():
     """Section 4 of the paper's final version, and of its first."""
-    names = {v: [member.attack.name for member in build_attack("SEA", losses=v).members()] for v in ("v1", "v2")}
+    names = {v: [member.name for member in build_attack("SEA", losses=v).members()] for v in ("v1", "v2")}
     assert names["v2"] == ["BalancedPGD", "MaskedPGD", "JSPGD"]
     assert names["v1"] == ["MaskedPGD", "SegPGD", "JSPGD", "SphericalPGD"]
 
 
 def test_budgets_of_the_ensembles():
-    assert [member.attack.passes() for member in build_attack("SEA").members()] == [(303, 300)] * 3
+    assert [member.passes() for member in build_attack("SEA").members()] == [(303, 300)] * 3
     standard = build_attack("Standard", steps=400)
-    assert [member.attack.steps for member in standard.members()] == [180, 80, 60, 80]
-    last = standard.members()[-1].attack
+    assert [search.attack.steps for search in standard.plan()] == [180, 80, 60, 80]
+    last = standard.plan()[-1].attack
     assert [last.sharpness(progress) for progress in (0, 0.5, 1)] == [2, 4, 6]
     assert [build_attack("SharpPGD").sharpness(progress) for progress in (0, 0.5, 1)] == [1, 2, 3]
 
 
-def test_worth_of_a_pixel_is_the_root_of_its_rarity():
+def test_the_weight_of_a_pixel_in_the_balanced_error_is_the_root_of_its_rarity():
     labels = torch.tensor([[[0] * 16 + [1] * 4 + [2]]])
     valid = labels != 2
-    worth = build_attack("Standard").worth(Goal(labels.masked_fill(~valid, 0), valid, highest=1))[0, 0]
-    assert worth[0].item() == pytest.approx(1 / 4) and worth[16].item() == pytest.approx(1 / 2)
+    weights = build_attack("Standard").class_weights(Goal(labels.masked_fill(~valid, 0), valid, highest=1))[0, 0]
+    assert weights[0].item() == pytest.approx(1 / 4) and weights[16].item() == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize(("right", "takes"), [(0.011, [True, False]), (0.009, [False, True]), (0.0, [False, False])])
 def test_below_one_percent_of_right_pixels_masked_cross_entropy_takes_over(right, takes):
     standard = build_attack("Standard")
-    last = standard.members()[-1]
-    assert [bool(active) for _, active in standard.turn(last, torch.tensor([1 - right]))] == takes
-    assert [attack.name for attack, _ in standard.turn(last, torch.tensor([0.5]))] == ["SharpPGD", "MaskedPGD"]
+    last = standard.plan()[-1]
+    assert [bool(active) for _, active in standard.attacks_by_error(last, torch.tensor([1 - right]))] == takes
+    assert [attack.name for attack, _ in standard.attacks_by_error(last, torch.tensor([0.5]))] == [
+        "SharpPGD",
+        "MaskedPGD",
+    ]

@@ -8,7 +8,8 @@ from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.gradient import Engine
+from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.square import Search
 from tests.attacks.toys import SmallNet, batch
 from tests.known_answer.trace import Recorder

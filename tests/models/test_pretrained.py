@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from segrobust.commands.parsing import cfg_option
+from segrobust.commands.parsing import parse_cfg_options
 from segrobust.core.errors import UserError
 from segrobust.models.mm import import_mmseg, load_config
 from segrobust.models.pretrained import StrictPretrained, create_timm_model, refuse_downloads, without_pretrained
@@ -142,7 +142,7 @@ def test_a_download_is_refused_and_the_way_out_works(case):
     assert "\n" not in str(caught.value)
     option = str(caught.value).rpartition("--cfg-options ")[2]
     config = config.copy()
-    config.merge_from_dict(dict([cfg_option(option)]))
+    config.merge_from_dict(parse_cfg_options([option]))
     refuse_downloads(config.model)
 
 

@@ -85,7 +85,7 @@ def test_step_sizes_on_any_course_of_the_loss(steps, halves_first):
 
     engine = SimpleNamespace(goal=SimpleNamespace(targeted=False), measure=lambda points: measured(steps))
     stage = SimpleNamespace(
-        problem=SimpleNamespace(engine=engine, worth=None),
+        problem=SimpleNamespace(engine=engine, class_weights=None),
         steps=steps,
         eps=torch.full((count,), 0.5),
         gradient=lambda points, step: measured(step),

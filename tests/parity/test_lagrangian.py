@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.attacks.alma_cls import ALMACls, Constraints
-from segrobust.attacks.alma_prox import ALMAProx, Proximal
-from segrobust.attacks.duals import Duals
-from segrobust.attacks.gradient import Engine, Goal
+from segrobust.attacks.alma_cls import DECAY, MULTIPLIER, PENALTY, STEP_DECAY, ALMACls, ClsLagrangian
+from segrobust.attacks.alma_prox import ALMAProx, ProximalSplitting
 from segrobust.attacks.margins import Margins
+from segrobust.attacks.penalty import ProxLagrangian
+from segrobust.attacks.segmentation import Goal
 from tests.parity import reference_lagrangian as reference
 from tests.parity.problem import FixedNet, record, scene, singles
 from tests.parity.test_min_norm import goal_of
@@ -56,8 +56,8 @@ def test_alma_prox(monkeypatch, targeted, steps, required, lr):
         run, best = reference.alma_prox(network, clean, label, valid, steps, required, lr, targeted=targeted)
         part = slice(n, n + 1)
         with monkeypatch.context() as patch:
-            duals = follow(patch, Duals, "slopes", ("multiplier", "penalty", "scale"))
-            sizes = follow(patch, Proximal, "_size", ())
+            duals = follow(patch, ProxLagrangian, "derivative", ("multiplier", "penalty", "scale"))
+            sizes = follow(patch, ProximalSplitting, "step_size", ())
             given = {name: value[part] for name, value in goal.items()}
             result, seen = record(attack, network, images[part], labels[part], **given)
         close(seen[:steps], run.points, rtol=0, atol=2e-5)
@@ -78,7 +78,7 @@ def test_alma_prox(monkeypatch, targeted, steps, required, lr):
     ("name", "own"),
     [("ALMAProx:published", {}), ("ALMAProx", {"slope": reference.slope_of_default, "largest_rho": 1e4})],
 )
-def test_the_duals_of_alma_prox_on_any_course_of_the_margins(name, own, succeeds):
+def test_the_multipliers_of_alma_prox_on_any_course_of_the_margins(name, own, succeeds):
     """Margins that are made up, for long enough to meet every bound."""
     steps, count = 250, 200
     generator = torch.Generator().manual_seed(1)
@@ -86,20 +86,20 @@ def test_the_duals_of_alma_prox_on_any_course_of_the_margins(name, own, succeeds
     drift = torch.linspace(-0.02, 0.05, count)
     gaps = (0.03 * torch.randn(steps, count, generator=generator) + drift).cumsum(0).view(steps, 1, 1, count)
     spreads = 0.5 + torch.rand(gaps[:1].shape, generator=generator).expand_as(gaps)
-    attack = build_attack(name, steps=steps, apsr=0.9)
-    duals = Duals(attack, Engine(FixedNet(), Goal(torch.zeros(valid.shape, dtype=torch.long), valid)), steps)
+    goal = Goal(torch.zeros(valid.shape, dtype=torch.long), valid)
+    lagrangian = ProxLagrangian(goal, steps, build_attack(name).reference, capped=False)
     expected = reference.ProxDuals(valid, steps, 0.9, **own)
     spared = 0
     for i in range(steps):
         gap, spread = gaps[i], spreads[i]
         margins = Margins(gap, (gap < 0) & valid, spread)
         success = succeeds if i < 200 else not succeeds
-        slope = duals.slopes(margins, torch.tensor([success]), torch.tensor([0.9]), i)
+        slope = lagrangian.derivative(margins, torch.tensor([success]), torch.tensor([0.9]), i)
         before = expected.rho
         wanted = expected.follow((gap.double() + 1e-4) / spread, gap < 0, success, i) / spread
         spared += int(((before == expected.rho) & valid & ~expected.mask).sum()) if i % 10 == 9 else 0
-        torch.testing.assert_close(duals.scale.item(), expected.w, rtol=1e-4, atol=0)
-        for ours, theirs in ((duals.multiplier, expected.mu), (duals.penalty, expected.rho), (slope, wanted)):
+        torch.testing.assert_close(lagrangian.scale.item(), expected.w, rtol=1e-4, atol=0)
+        for ours, theirs in ((lagrangian.multiplier, expected.mu), (lagrangian.penalty, expected.rho), (slope, wanted)):
             torch.testing.assert_close(ours[valid].double(), theirs[valid], rtol=1e-3, atol=1e-13)
     assert expected.rho[valid].max() >= 1e4 and spared > 50
     assert expected.mu[valid].min() < 2e-12 and expected.mu[valid].max() == 1
@@ -127,7 +127,7 @@ def test_alma_cls(monkeypatch, norm, order, length, steps, targeted):
         run, best = reference.alma_cls(network, clean, label, valid, steps, required, order, length, targeted)
         part = slice(n, n + 1)
         with monkeypatch.context() as patch:
-            states = follow(patch, Constraints, "_tighten", ("penalty", "multiplier"))
+            states = follow(patch, ClsLagrangian, "update_penalty", ("penalty", "multiplier"))
             given = {name: value[part] for name, value in goal.items()}
             result, seen = record(attack, network, images[part], labels[part], **given)
         close(seen[:steps], run.points, rtol=0, atol=3e-5)
@@ -137,10 +137,5 @@ def test_alma_cls(monkeypatch, norm, order, length, steps, targeted):
         if not torch.equal(result.images.double(), seen[steps]):
             torch.testing.assert_close(result.images.double(), best.points, rtol=0, atol=3e-5)
     published = build_attack("ALMACls:published")
-    assert (published.steps, published.alpha, published.lr_reduction, published.first_multiplier) == (
-        500,
-        0.8,
-        0.1,
-        1e-4,
-    )
-    assert published == ALMACls(init_lr_distance=1.0, reference=True, first_penalty=1.0, masking=True)
+    assert (published.steps, DECAY, STEP_DECAY, MULTIPLIER, PENALTY) == (500, 0.8, 0.1, 1e-4, 1.0)
+    assert published == ALMACls(init_lr_distance=1.0, reference=True, masking=True)

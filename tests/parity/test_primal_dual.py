@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.attacks.primal_dual import PDPGD, Duals
+from segrobust.attacks.primal_dual import AVERAGE, DUAL_LR_DECAY, LR_DECAY, PDPGD, DualWeights
 from tests.parity import reference_primal_dual as reference
 from tests.parity.problem import FixedNet, record, scene, singles
 from tests.parity.test_lagrangian import close, follow
@@ -36,7 +36,7 @@ def test_iterates_and_weights(monkeypatch, name, norm, order, move, least_ratio,
         problem = (network, clean, label, valid, steps, required, move, order, lr, dual_lr, least_ratio)
         run, best = reference.primal_dual(*problem, targeted=targeted)
         with monkeypatch.context() as patch:
-            weights = follow(patch, Duals, "ascend", ("pixels",))
+            weights = follow(patch, DualWeights, "ascend", ("pixels",))
             given = {key: value[part] for key, value in goal.items()}
             result, seen = record(attack, network, images[part], labels[part], **given)
         close(seen[:steps], run.points, rtol=0, atol=3e-5)
@@ -50,7 +50,7 @@ def test_iterates_and_weights(monkeypatch, name, norm, order, move, least_ratio,
 def test_the_weights_stay_within_their_ratio(monkeypatch, name, bound):
     network = FixedNet()
     images, labels = scene(network)
-    logits = follow(monkeypatch, Duals, "ascend", ("logits",))
+    logits = follow(monkeypatch, DualWeights, "ascend", ("logits",))
     attack = build_attack(f"{name}:published", steps=8, dual_lr=20.0)
     attack(network, images, labels)
     finite = torch.stack([one for (one,) in logits])
@@ -61,6 +61,6 @@ def test_the_weights_stay_within_their_ratio(monkeypatch, name, bound):
 def test_presets():
     for name in ("PDGD", "PDPGD"):
         attack = build_attack(f"{name}:published")
-        assert (attack.steps, attack.lr, attack.lr_reduction) == (500, 0.01, 0.01)
-        assert (attack.dual_lr, attack.dual_lr_reduction, attack.average) == (0.1, 0.1, 0.9)
+        assert (attack.steps, attack.lr, LR_DECAY) == (500, 0.01, 0.01)
+        assert (attack.dual_lr, DUAL_LR_DECAY, AVERAGE) == (0.1, 0.1, 0.9)
     assert build_attack("PDPGD:published") == PDPGD(reference=True) != PDPGD()

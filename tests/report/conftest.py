@@ -1,27 +1,34 @@
 """A small finished run with made-up numbers, whose every text can be chosen."""
 
+import hashlib
+
 import pytest
 import torch
 
 from segrobust.analysis.summary import summarise
+from segrobust.core.rows import Condition, Row
 from segrobust.report.pictures import write_grid
 from segrobust.runs.folder import RunFolder
 
 PALETTE = [[128, 64, 128], [0, 0, 142], [220, 20, 60]]
 
 
-def rows(attacks, radii, norm, strength=1.0, images=4):
-    jobs = [("clean", None, None)] + [(attack, norm, eps) for attack in attacks for eps in radii]
-    for attack, of_norm, eps in jobs:
+def row(image, condition, right, **more):
+    """An image of 2000 pixels that are road or car; of the first ``right`` are right, of the second nearly all."""
+    counts = {"classes": [0, 1], "tp": [right, 500], "fp": [10, 1000 - right], "fn": [1000 - right, 10]}
+    passes = {"forwards": 101, "backwards": 100} if condition.eps else {"forwards": 1, "backwards": 0}
+    return Row(image, condition, counts, {**passes, "distance": condition.eps or 0.0, **more})
+
+
+def rows(conditions, attacks, strength=1.0, images=4):
+    for one in conditions:
+        harm = 0 if one.eps is None else 100 * strength * one.eps * (1 + attacks.index(one.name))
         for image in range(images):
-            right = round(
-                (900 - 10 * image) / (1 + 100 * strength * (eps or 0) * (1 + attacks.index(attack) if eps else 0))
-            )
-            yield {
-                "image": image, "name": "x.png", "attack": attack, "norm": of_norm, "eps": eps, "height": 40,
-                "width": 50, "classes": [0, 1], "tp": [right, 500], "fp": [10, 1000 - right], "fn": [1000 - right, 10],
-                "distance": eps or 0.0, "found": False, "forwards": 101 if eps else 1, "backwards": 100 if eps else 0,
-            }  # fmt: skip
+            yield row(image, one, round((900 - 10 * image) / (1 + harm)))
+
+
+def image_entries(name="x.png", images=4):
+    return [{"name": name, "sha256": hashlib.sha256(f"{name} {n}".encode()).hexdigest()} for n in range(images)]
 
 
 def grid_entry(text, rule="worst", side=12):
@@ -35,9 +42,27 @@ def grid_entry(text, rule="worst", side=12):
     }  # fmt: skip
 
 
+def summarised(folder):
+    folder.write_json("summary.json", summarise(folder.complete_rows(), 3, folder.timings(), samples=50))
+    return folder.path
+
+
+def extended(path, made, conditions=None):
+    """More rows in the folder of a run, as a later start would add them."""
+    folder = RunFolder(path)
+    conditions = list({one.condition: None for one in made}) if conditions is None else conditions
+    folder.open(folder.read_json("run.json")["identity"], conditions, folder.images().entries)
+    with folder.writer() as writer:
+        writer.append(made)
+    return summarised(folder)
+
+
 @pytest.fixture
 def make_run(tmp_path):
-    def make(name="mine", text=None, attacks=("CEPGD", "TsallisPGD"), radii=(1 / 255, 4 / 255), norm="Linf", **more):
+    def make(
+        name="mine", text=None, attacks=("CEPGD", "TsallisPGD"), radii=(1 / 255, 4 / 255), norm="Linf",
+        surrogate=None, **more,
+    ):  # fmt: skip
         def said(default):
             return default if text is None else text
 
@@ -51,20 +76,22 @@ def make_run(tmp_path):
             "dataset": said("CamVid"),
             "class_names": [said("road"), said("car"), said("person")],
             "palette": PALETTE,
-            "images": 4,
-            "attacks": {attack: {"type": attack, "steps": 100, said("scope"): said("stage")} for attack in attacks},
         }
         about = {
             "date": said("2026-11-24T00:12:05+00:00"),
             "versions": {"torch": said("2.14")},
             said("note"): said("hi"),
         }
-        folder.open({**identity, **more}, about=about)
-        made = list(rows(attacks, radii, norm, strength=3.0 if name == "standard" else 1.0))
+        conditions = [Condition("clean", "clean")]
+        for attack in attacks:
+            fields = {"type": attack, "steps": 100, said("scope"): said("stage")}
+            given = {"surrogate": surrogate, "control": attack == "UniformNoise", "fields": fields}
+            conditions += [Condition("attack", attack, norm, eps, **given) for eps in radii]
+        folder.open({**identity, **more}, conditions, image_entries(said("x.png")), about=about)
+        made = list(rows(conditions, attacks, strength=3.0 if name == "standard" else 1.0))
         with folder.writer() as writer:
             writer.append(made, [0.25] * len(made))
-        folder.write_json("summary.json", summarise(folder.rows(), 3, folder.timings(), samples=50))
         write_grid(folder.path / "images", [grid_entry(said("0001.png"), said("worst"))], PALETTE)
-        return folder.path
+        return summarised(folder)
 
     return make

@@ -16,7 +16,16 @@ from segrobust.runs.folder import RunFolder
 def record(attack, eps, images=8, rate=None, peak=None, norm="Linf", **more):
     cost = {"forwards": 101.0, "backwards": 100.0, "images_per_second": rate, "peak_bytes": peak}
     scores = {"aAcc": 50.0, "mIoU": 25.0, "images": images}
-    return {"attack": attack, "norm": norm if attack != "clean" else None, "eps": eps, **scores, **cost, **more}
+    study = attack if attack in ("clean", "worst_case") else "attack"
+    return {
+        "study": study,
+        "name": attack,
+        "norm": norm if attack != "clean" else None,
+        "eps": eps,
+        **scores,
+        **cost,
+        **more,
+    }
 
 
 def test_one_line_per_attack_over_all_its_radii():
@@ -29,11 +38,13 @@ def test_one_line_per_attack_over_all_its_radii():
         record("FMN", 1 / 255, rate=0.5),  # from the same search
         record("Old", 1 / 255),
         record("worst_case", 1 / 255, rate=0.1, peak=3 * 10**9),
+        *(record(name, None, rate=50.0, norm=None, forwards=1.0, backwards=0.0, study="corruption") for name in "ab"),
     ]
     assert cost_lines(records) == [
         CostLine("clean", "", "1 + 0", "100", "-"),
         CostLine("CEPGD", "Linf", "101 + 100, 12,345.5 + 100", "3", "3,000 MB"),
         CostLine("FMN", "Linf", "101 + 100", "0.5", "-"),
+        CostLine("corruption", "", "1 + 0", "50", "-"),
     ]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from segrobust.analysis.statistics import paired_difference
+from segrobust.core.rows import Condition
 from segrobust.report import build_report
-from segrobust.report.pairs import paired_runs
+from segrobust.report.pairs import paired_runs, places
 from segrobust.report.runs import load_runs
 from segrobust.runs.folder import RunFolder
+from tests.report.conftest import extended, row
 
 
 def test_clean_and_worst_case_of_every_pair(make_run):
@@ -23,18 +26,17 @@ def test_clean_and_worst_case_of_every_pair(make_run):
         ("standard", "mine"),
         ("robust", "mine"),
     ]
-    at = [[(one.norm, one.eps) for one in pair.conditions] for pair in pairs]
+    at = [[(one.norm, one.eps) for one in pair.differences] for pair in pairs]
     both, common = ([(None, None), *(("Linf", eps) for eps in radii)] for radii in ((1 / 255, 4 / 255), (4 / 255,)))
     assert at == [both, common, common]
     assert all(
-        one.scores["aAcc"] == [0, 0, 0] for pair in pairs for one in pair.conditions[:1]
+        one.scores["aAcc"] == [0, 0, 0] for pair in pairs for one in pair.differences[:1]
     )  # alike on clean images
     weak, strong = (folder_rows(folder) for folder in folders[:2])
-    for condition in pairs[0].conditions[1:]:
+    for condition in pairs[0].differences[1:]:
         # TsallisPGD is the strongest of the made-up attacks at every radius, and a larger radius stronger
-        chosen = [
-            [r for r in rows if (r["attack"], r["eps"]) == ("TsallisPGD", condition.eps)] for rows in (weak, strong)
-        ]
+        wanted = "TsallisPGD", condition.eps
+        chosen = [[r for r in rows if (r.condition.name, r.condition.eps) == wanted] for rows in (weak, strong)]
         expected = paired_difference(*chosen, 3)
         for name, values in condition.scores.items():
             assert values == pytest.approx(expected[name], abs=1e-4) and values[1] > 0
@@ -44,30 +46,64 @@ def folder_rows(folder):
     return RunFolder(folder).rows()
 
 
+def test_images_belong_together_by_name_and_digest_whatever_their_order(make_run):
+    """The second run has the same images, its first one at the end: as if the start that made it had given it last."""
+    folders = [make_run(name) for name in ("standard", "robust")]
+    (straight,) = paired_runs(load_runs(folders))
+    change(folders[1] / "images.json", lambda content: content["images"].append(content["images"].pop(0)))
+    (pair,) = paired_runs(load_runs(folders))
+    first, second = ([r for r in folder_rows(folder) if r.condition.study == "clean"] for folder in folders)
+    expected = paired_difference(first, [replace(r, image=(r.image + 1) % 4) for r in second], 3)
+    for name, values in pair.differences[0].scores.items():
+        assert values == pytest.approx(expected[name], abs=1e-4)
+    assert straight.differences[0].scores["aAcc"] == [0, 0, 0] and pair.differences[0].scores["aAcc"][2] > 0
+
+
+def test_an_image_that_is_there_twice_belongs_to_one_of_the_two():
+    a, b, other = ("a", "1"), ("b", "2"), ("a", "3")
+    assert places([a, a, b, other], [other, b, a, a]) == [3, 2, 0, 1]
+
+
+def test_conditions_that_a_run_did_not_finish_are_compared_nowhere(make_run):
+    """A later start of the second run was killed after one image at a radius that would be its worst case."""
+    folders = [make_run(name) for name in ("standard", "robust")]
+    before = paired_runs(load_runs(folders))
+    unfinished = Condition("attack", "SEA", "Linf", 1 / 255, fields={"type": "SEA"})
+    extended(folders[1], [row(0, unfinished, 0)])
+    assert paired_runs(load_runs(folders)) == before
+    assert "SEA" not in {record["name"] for run in load_runs(folders) for record in run.records}
+    extended(folders[1], [row(image, unfinished, 0) for image in (1, 2, 3)])
+    (pair,) = paired_runs(load_runs(folders))
+    assert pair.differences[1].scores["aAcc"][0] < before[0].differences[1].scores["aAcc"][0]
+
+
 def test_the_page_shows_the_numbers_and_embeds_them(make_run):
     folders = [make_run("standard"), make_run("robust")]
     (pair,) = paired_runs(load_runs(folders))
     page = build_report(folders).read_text()
     text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", "", page)))
     assert "Paired differences" in text and "robust \N{MINUS SIGN} standard" in text
-    for one in pair.conditions:
+    for one in pair.differences:
         for middle, low, high in one.scores.values():
             assert f"{middle:+.2f} {low:+.1f} to {high:+.1f}" in text
     (embedded,) = re.findall(r"<pre>(.*?)</pre>", page, flags=re.S)
     first, second = json.loads(html.unescape(embedded))
     assert "paired" not in first
     assert [one["minus"] for one in second["paired"]] == ["standard"]
-    assert second["paired"][0]["conditions"][2]["scores"]["mIoU"] == pair.conditions[2].scores["mIoU"]
+    assert second["paired"][0]["differences"][2]["scores"]["mIoU"] == pair.differences[2].scores["mIoU"]
     assert "Paired differences" not in build_report(folders[:1]).read_text()
 
 
 def other_data(folder):
-    change(folder / "run.json", lambda run: run["identity"].update(dataset_fingerprint="other"))
+    change(folder / "run.json", lambda run: run["identity"].update(data_recipe="other"))
 
 
 def other_images(folder):
-    file = folder / "rows/rank-0.jsonl"
-    file.write_text(file.read_text().replace("x.png", "y.png"))
+    change(folder / "images.json", lambda content: [entry.update(name="y.png") for entry in content["images"]])
+
+
+def other_pixels(folder):
+    change(folder / "images.json", lambda content: content["images"][2].update(sha256="other"))
 
 
 def other_labels(folder):
@@ -92,18 +128,19 @@ def change(path, by):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (other_data, "other data"),
+        (other_data, "data that are loaded in another way"),
         (other_images, "4 and 4 images that are not the same ones"),
+        (other_pixels, "4 and 4 images that are not the same ones"),
         (other_labels, "the same images with other labels"),
         (no_rows, "no rows in the folder of robust"),
         (more_classes, "another number of classes"),
     ],
 )
 def test_runs_that_cannot_be_paired_are_said_not_to_be(make_run, damage, reason):
-    folders = [make_run(name, dataset_fingerprint="same") for name in ("standard", "robust")]
+    folders = [make_run(name, data_recipe="same") for name in ("standard", "robust")]
     assert paired_runs(load_runs(folders))[0].reason == ""
     damage(folders[1])
     (pair,) = paired_runs(load_runs(folders))
-    assert pair.reason == reason and pair.conditions == ()
+    assert pair.reason == reason and pair.differences == ()
     text = " ".join(re.sub(r"<[^>]*>", "", build_report(folders).read_text()).split())
     assert f"robust and standard are not paired: {reason}." in text

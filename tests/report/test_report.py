@@ -43,7 +43,7 @@ def test_it_shows_the_numbers_of_the_summary(make_run):
             assert f"{record[metric]:.2f}" in text
             low, high = record["ci"][metric]
             assert f"{low:.1f}\u2013{high:.1f}" in text
-        assert record["attack"].replace("_", " ") in text
+        assert record["name"].replace("_", " ") in text
     for part in ("small net", "9f3c9f3c9f3c", "2026-11-24 00:12:05 UTC", "101 + 100", "202 + 200", "car", "steps=100"):
         assert part in text
     (entry,) = json.loads((folder / "images/grid.json").read_text())
@@ -116,7 +116,14 @@ def test_runs_without_pictures_worst_case_or_names_are_shown_too(make_run):
 def test_minimum_norm_attacks_have_their_table(make_run):
     folder = make_run()
     records = json.loads((folder / "summary.json").read_text())
-    alma = {"attack": "ALMAProx", "norm": "Linf", "found": 87.5, "apsr": 99.25, "median_distance": 0.5 / 255}
+    alma = {
+        "study": "attack",
+        "name": "ALMAProx",
+        "norm": "Linf",
+        "found": 87.5,
+        "apsr": 99.25,
+        "median_distance": 0.5 / 255,
+    }
     (folder / "summary.json").write_text(json.dumps([*records, {**records[0], **alma}]))
     text = "".join(Page(page_of(folder)).text)
     for part in ("Minimum-norm attacks", "ALMAProx", "0.5/255", "87.50", "99.25"):
@@ -158,19 +165,47 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
         ("summary.json", None, "no summary.json"),
         ("run.json", "{", "not valid JSON"),
         ("run.json", "[]", "identity and about"),
-        ("run.json", '{"identity": {"palette": [[0, 0, 256]]}, "about": {}}', "palette as a list"),
-        ("run.json", '{"identity": {"class_names": "road"}, "about": {}}', "class_names as a list"),
+        ("run.json", '{"format": 2, "identity": {"palette": [[0, 0, 256]]}, "about": {}}', "palette as a list"),
+        ("run.json", '{"format": 2, "identity": {"class_names": "road"}, "about": {}}', "class_names as a list"),
         ("summary.json", "{}", "expected a list of records"),
         ("summary.json", "[]", "expected a list of records"),
-        ("summary.json", "[1]", "record 1: expected the name of an attack"),
-        ("summary.json", '[{"attack": "clean", "aAcc": "<b>"}]', "record 1, aAcc: expected a number, got '<b>'"),
-        ("summary.json", '[{"attack": "clean", "aAcc": NaN}]', "record 1, aAcc: expected a number, got nan"),
-        ("summary.json", '[{"attack": "clean", "iou": [true]}]', "iou: expected a number, got True"),
-        ("summary.json", '[{"attack": "clean", "iou": "x"}]', "expected iou as a list"),
-        ("summary.json", '[{"attack": "A", "median_distance": 1, "distances": "x"}]', "expected distances as a list"),
-        ("summary.json", '[{"attack": "A", "median_distance": 1, "distances": ["x"]}]', "distances: expected a number"),
-        ("summary.json", '[{"attack": "A", "median_distance": 1, "quantiles": {"25": true}}]', "quantiles: expected"),
-        ("summary.json", '[{"attack": "clean", "ci": {"aAcc": [1]}}]', "expected a lower and an upper bound"),
+        ("summary.json", "[1]", "record 1: expected the name of a study and of what it did"),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "aAcc": "<b>"}]',
+            "1, aAcc: expected a number, got '<b>'",
+        ),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "aAcc": NaN}]',
+            "record 1, aAcc: expected a number, got nan",
+        ),
+        ("summary.json", '[{"study": "x", "name": "y", "iou": [true]}]', "iou: expected a number, got True"),
+        ("summary.json", '[{"study": "x", "name": "y", "iou": "x"}]', "expected iou as a list"),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "median_distance": 1, "distances": "x"}]',
+            "expected distances as a list",
+        ),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "median_distance": 1, "distances": ["x"]}]',
+            "distances: expected a number",
+        ),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "median_distance": 1, "quantiles": {"25": true}}]',
+            "quantiles: expected",
+        ),
+        ("summary.json", '[{"study": "x", "name": "y", "ci": {"aAcc": [1]}}]', "a lower and an upper bound"),
+        ("summary.json", '[{"study": "x", "name": "y", "degradation": {"points": 1}}]', "degradation in points and"),
+        ("summary.json", '[{"study": "x", "name": "y", "regions": {"a": 1}}]', "expected regions as a list"),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "regions": [{"right": "x"}]}]',
+            "regions: expected a number",
+        ),
+        ("run.json", '{"format": 1, "identity": {}, "about": {}}', "not written by this version of segrobust"),
     ],
 )
 def test_foreign_or_damaged_folders_are_clear_errors(make_run, name, content, expected):
@@ -197,6 +232,6 @@ def test_missing_folders_and_unwritable_outputs_are_clear_errors(make_run, tmp_p
 
 
 def test_a_transfer_says_which_model_was_attacked(make_run):
-    page = build_report([make_run(attacks=("CEPGD@other",), surrogate={"model": "other"})]).read_text()
+    page = build_report([make_run(attacks=("CEPGD@other",), surrogate="other")]).read_text()
     assert "<b>Transfer.</b>" in page and "<b>other</b>" in page and "CEPGD@other" in page
     assert "<b>Transfer.</b>" not in build_report([make_run("plain")]).read_text()

@@ -7,7 +7,16 @@ from segrobust.report.table import print_table
 
 
 def record(attack, eps, aacc=12.345, miou=6.789, norm="Linf"):
-    return {"attack": attack, "norm": norm if eps else None, "eps": eps, "images": 48, "aAcc": aacc, "mIoU": miou}
+    study = attack if attack in ("clean", "worst_case") else "attack"
+    return {
+        "study": study,
+        "name": attack,
+        "norm": norm if eps else None,
+        "eps": eps,
+        "images": 48,
+        "aAcc": aacc,
+        "mIoU": miou,
+    }
 
 
 def printed(summaries, width=100, **options):

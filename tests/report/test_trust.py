@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from segrobust.checks.basis import FORMAT, basis_of, sealed
+from segrobust.checks.basis import FORMAT, basis_of, with_digest
 from segrobust.core.errors import UserError
 from segrobust.report import build_report
 from segrobust.report.table import print_table
@@ -29,7 +29,7 @@ def store(folder, verdicts=VERDICTS, trust="verified", text="seen {}", opened=()
     ]  # fmt: skip
     basis = basis_of(RunFolder(folder))
     content = {"format": FORMAT, "basis": basis, "trust": trust, "tier": "quick", "checks": checks, **more}
-    (folder / "checks.json").write_text(json.dumps(sealed(content)))
+    (folder / "checks.json").write_text(json.dumps(with_digest(content)))
     return folder
 
 

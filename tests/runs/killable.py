@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from segrobust.commands.evaluation import evaluate
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from tests.runs.toy_run import ToySource, toy_model
 
 RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2, "checks": "off"}
@@ -99,15 +99,15 @@ def _evaluate(folder: Path, log: Path, rank: int, processes: int, port: int) -> 
     if processes > 1:
         join_others(rank, processes, port)
     handle = os.open(log / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    plain = Evaluation.attack_batch
+    plain = Executor.rows
 
-    def logged(self, job, batch):
-        os.write(handle, f"\n{job.title(job.radii[0])} from {batch[0]}:".encode())
-        rows = plain(self, job, batch)
+    def logged(self, study, batch):
+        os.write(handle, f"\n{study.title} from {batch[0]}:".encode())
+        rows = plain(self, study, batch)
         os.write(handle, b".")
         return rows
 
-    Evaluation.attack_batch = logged
+    Executor.rows = logged
     model = toy_model()
     model.net.register_forward_pre_hook(lambda *_: os.write(handle, b"+") and None)
     evaluate(model, ToySource(IMAGES), work_dir=folder, **RUN)

@@ -101,14 +101,14 @@ def test_lack_of_memory_in_a_run_of_fixed_size_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"out of memory with batches of 4; what .* try --batch-size 2 and another"):
         run(tmp_path, model, size=4)
     kept = RunFolder(tmp_path).rows()
-    assert len(kept) == 7 and {row["attack"] for row in kept} == {"clean"}
+    assert len(kept) == 7 and {row.condition.name for row in kept} == {"clean"}
     model.net.pixels = 10**9
     assert run(tmp_path, model, size=4) == 4 and len(lines(tmp_path)) == 3 * 7
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "many"])
 def test_other_sizes_are_refused(tmp_path, size):
-    with pytest.raises(UserError, match="batch_size: expected a whole number of at least 1 or 'auto', got"):
+    with pytest.raises(UserError, match="batch_size: expected a whole number >= 1 or 'auto', got"):
         run(tmp_path, toy_model(), size=size)
 
 

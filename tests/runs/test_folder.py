@@ -15,22 +15,28 @@ import pytest
 
 from segrobust.core.errors import UserError
 from segrobust.core.files import only_process, replace_file
-from segrobust.core.rows import check_complete, row_key
+from segrobust.core.rows import Condition, Row, check_complete
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
 
 IDENTITY = {"checkpoint": "abc", "eps": [0.1, 0.2], "attacks": {"CEPGD": {"steps": 100, "amp": False}}}
 BATCHES = 150
+OLD = (
+    b'{"format": 1, "identity": {}, "about": {}}',
+    "not written by this version of segrobust; start anew with --fresh",
+)
 CHILD = """
 import sys
-from segrobust.core.rows import check_complete, row_key
+from segrobust.core.rows import Condition, Row
 from segrobust.runs.folder import RunFolder
-folder = RunFolder(sys.argv[1]).open({"checkpoint": "abc"})
-done = {row["image"] for row in folder.rows()}
+condition = Condition("attack", "CEPGD", norm="Linf", eps=0.1)
+images = [{"name": str(n), "sha256": str(n)} for n in range(4 * int(sys.argv[3]))]
+folder = RunFolder(sys.argv[1])
+folder.open({"checkpoint": "abc"}, [condition], images)
+done = {row.image for row in folder.rows()}
 def row(image):
     counts = {"classes": [0], "tp": [image], "fp": [3], "fn": [4]}
-    what = {"image": image, "name": "x" * 100, "attack": "CEPGD", "norm": "Linf", "eps": 0.1, "height": 4, "width": 5}
-    return what | counts | {"distance": 0.1, "found": True, "forwards": 9, "backwards": 8}
+    return Row(image, condition, counts, {"distance": 0.1, "forwards": 9, "backwards": 8, "text": "x" * 100})
 with folder.writer(rank=int(sys.argv[2])) as writer:
     print("ready", flush=True)
     for start in range(0, 4 * int(sys.argv[3]), 4):
@@ -40,43 +46,64 @@ folder.write_json("summary.json", {"rows": len(folder.rows())})
 """
 
 
-def batch(start, eps=0.1, size=4):
+NEAR, FAR = (Condition("attack", "CEPGD", norm="Linf", eps=eps, fields={"steps": 100}) for eps in (0.1, 0.2))
+CLEAN = Condition("clean", "clean")
+IMAGES = [{"name": f"scene {i}", "sha256": f"{i:064d}"} for i in range(8)]
+
+
+def batch(start, condition=NEAR, size=4):
     return [
-        {"image": i, "name": f"scene {i}.png", "attack": "CEPGD", "norm": "Linf", "eps": eps, "height": 4, "width": 5,
-         "classes": [0, 2], "tp": [i, 3], "fp": [0, 2], "fn": [2, 0], "distance": eps, "found": True,
-         "forwards": 100, "backwards": 99}
+        Row(
+            i,
+            condition,
+            {"classes": [0, 2], "tp": [i, 3], "fp": [0, 2], "fn": [2, 0]},
+            {"forwards": 100, "backwards": 99, "distance": condition.eps or 0.0},
+        )
         for i in range(start, start + size)
-    ]  # fmt: skip
+    ]
+
+
+def changed(row, image=None, counts=(), **extra):
+    """The row with some of it otherwise."""
+    number = row.image if image is None else image
+    return Row(number, row.condition, {**row.counts, **dict(counts)}, {**row.extra, **extra})
+
+
+def begin(path, identity=IDENTITY, conditions=(CLEAN, NEAR, FAR), images=IMAGES, **options):
+    folder = RunFolder(path)
+    folder.open(identity, conditions, images, **options)
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder(tmp_path / "run").open(IDENTITY)
+    return begin(tmp_path / "run")
 
 
 def test_rows_of_all_ranks_come_back_sorted(folder):
     with folder.writer(1) as second, folder.writer(0) as first:
-        second.append(batch(4, 0.2), [1.0, 2.0, 3.0, 4.0])
-        first.append(batch(0, 0.2))
-        second.append([{**batch(0)[0], "attack": "clean", "norm": None, "eps": None}])
-        first.append(batch(0, 0.1))
-    keys = [(row["attack"], row["eps"], row["image"]) for row in folder.rows()]
-    assert keys == [("CEPGD", e, i) for e, n in ((0.1, 4), (0.2, 8)) for i in range(n)] + [("clean", None, 0)]
-    assert folder.rows()[0] == batch(0)[0]
+        second.append(batch(4, FAR), [1.0, 2.0, 3.0, 4.0])
+        first.append(batch(0, FAR))
+        second.append(batch(0, CLEAN, size=1))
+        first.append(batch(0))
+    keys = [(row.condition, row.image) for row in folder.rows()]
+    assert keys == [(CLEAN, 0), *((one, i) for one, n in ((NEAR, 4), (FAR, 8)) for i in range(n))]
+    assert folder.rows()[1] == batch(0)[0]
+    assert folder.complete_rows() == batch(0, FAR, size=8)
     assert [t["seconds"] for t in folder.timings()] == [1.0, 2.0, 3.0, 4.0]
-    assert folder.timings()[0] == {"attack": "CEPGD", "norm": "Linf", "eps": 0.2, "image": 4, "seconds": 1.0}
+    assert folder.timings()[0] == {"condition": FAR.id, "image": 4, "seconds": 1.0}
 
 
 def test_files_are_strict_json_even_for_infinite_distances(folder):
     (row, *_), weird = batch(0), 'a"\n\u2028\udc80<b>'
     with folder.writer() as writer:
-        writer.append([{**row, "distance": math.inf, "found": False, "name": weird}])
+        writer.append([changed(row, distance=math.inf, found=False, text=weird)])
         with pytest.raises(ValueError, match="JSON"):
-            writer.append([{**row, "image": 1, "distance": math.nan}])
+            writer.append([changed(row, image=1, distance=math.nan)])
     (line,) = (folder.path / "rows/rank-0.jsonl").read_text().splitlines()
-    assert json.loads(line, parse_constant=pytest.fail)["distance"] is None
+    assert json.loads(line, parse_constant=pytest.fail)["extra"]["distance"] is None
     (stored,) = folder.rows()
-    assert (stored["distance"], stored["name"]) == (math.inf, weird)
+    assert (stored.extra["distance"], stored.extra["text"]) == (math.inf, weird)
 
 
 def test_every_way_to_tear_the_last_batch_is_survived(folder):
@@ -102,36 +129,34 @@ def test_a_row_that_was_already_stored_is_kept(folder, caplog):
     with folder.writer() as writer, caplog.at_level(logging.WARNING):
         writer.append(again, [2.0] * 4)
         assert not caplog.records
-        writer.append([{**again[0], "tp": [77, 3]}])
+        writer.append([changed(again[0], counts={"tp": [77, 3]})])
     assert folder.rows() == batch(0)
     assert [t["seconds"] for t in folder.timings()] == [1.0, 1.0, 2.0, 2.0]
-    assert "image 0 under CEPGD at eps 0.1" in caplog.text
+    assert "image 0 under CEPGD 25.5/255" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("change", "what"), [({}, "the same"), ({"fp": [1, 1], "found": False}, "they disagree on fp, found")]
+    ("change", "what"),
+    [({}, "the same"), ({"counts": {"fp": [1, 1]}, "distance": 0.5}, "they disagree on fp, distance")],
 )
 def test_doubled_rows_are_refused(folder, change, what):
     """No kill leaves any: only two runs at once, or files copied together."""
     with folder.writer(0) as first, folder.writer(1) as second:
         first.append(batch(0))
         second.append(batch(4))
-        assert [row["image"] for row in folder.rows()] == list(range(8))
-        second.append([{**batch(0)[1], **change}])
+        assert [row.image for row in folder.rows()] == list(range(8))
+        second.append([changed(batch(0)[1], **change)])
     with pytest.raises(UserError) as error:
         folder.rows()
-    expected = rf"has image 1 under CEPGD at eps 0.1 twice, in rank-0.jsonl and in rank-1.jsonl \({what}\); start anew"
+    expected = rf"has image 1 under CEPGD 25.5/255 twice, in rank-0.jsonl and in rank-1.jsonl \({what}\); start anew"
     assert re.search(expected, str(error.value)) and "\n" not in str(error.value)
 
 
-def test_rows_must_be_exactly_those_that_were_asked_for(tmp_path):
-    rows = [*batch(0), {**batch(0)[0], "attack": "clean", "norm": None, "eps": None}]
-    keys = [row_key(row) for row in rows]
-    check_complete(rows, keys, tmp_path)
-    with pytest.raises(UserError, match=r"2 of 7 rows are missing, .* image 4 under CEPGD at eps 0\.1; do all"):
-        check_complete(rows, keys + [row_key(row) for row in batch(4, size=2)], tmp_path)
-    with pytest.raises(UserError, match="1 rows do not belong to this run, the first that of image 0 under clean;"):
-        check_complete(rows, keys[:-1], tmp_path)
+def test_no_row_that_was_asked_for_may_be_missing(tmp_path):
+    rows = [*batch(0), *batch(0, CLEAN)]
+    check_complete(rows, [CLEAN, NEAR], 4, tmp_path)
+    with pytest.raises(UserError, match=r"2 of 12 rows are missing, .* image 4 under clean; do all"):
+        check_complete([*rows, *batch(4, size=2)], [CLEAN, NEAR], 6, tmp_path)
 
 
 def test_damage_that_no_kill_can_cause_is_an_error(folder):
@@ -144,7 +169,10 @@ def test_damage_that_no_kill_can_cause_is_an_error(folder):
         with pytest.raises(UserError, match="line 2"):
             folder.rows()
     path.write_bytes(lines[0] + b'{"image": 3}\n')
-    with pytest.raises(UserError, match="a row without name, attack"):
+    with pytest.raises(UserError, match="a row without condition, counts, extra"):
+        folder.rows()
+    path.write_bytes(lines[0].replace(NEAR.id.encode(), b"attack-other"))
+    with pytest.raises(UserError, match="a row of an unknown condition 'attack-other'; start anew"):
         folder.rows()
     path.write_bytes(lines[0].replace(b'"tp":[0,3]', b'"tp":[0]'))
     with pytest.raises(UserError, match="image 0 has counts of different lengths"):
@@ -156,7 +184,7 @@ def test_another_identity_is_refused_with_its_fields(folder):
     with folder.writer() as writer:
         writer.append(batch(0))
     with pytest.raises(UserError) as error:
-        RunFolder(folder.path).open(other)
+        begin(folder.path, other)
     message = str(error.value)
     assert "\n" not in message
     for part in (
@@ -175,7 +203,7 @@ def test_long_differences_are_cut(folder):
     with folder.writer() as writer:
         writer.append(batch(0))
     with pytest.raises(UserError, match="; and 14 more; use another") as error:
-        RunFolder(folder.path).open({f"k{i}": "x" * 500 for i in range(17)})
+        begin(folder.path, {f"k{i}": "x" * 500 for i in range(17)})
     assert len(str(error.value)) < 1200
     assert differences({"a": (1,)}, {"a": (1,)}) == []
 
@@ -184,7 +212,7 @@ def test_the_same_identity_goes_on_and_keeps_everything(folder):
     with folder.writer() as writer:
         writer.append(batch(0))
     before = (folder.path / "run.json").read_bytes()
-    again = RunFolder(folder.path).open({**IDENTITY, "eps": (0.1, 0.2)}, about={"date": "later"})
+    again = begin(folder.path, {**IDENTITY, "eps": (0.1, 0.2)}, about={"date": "later"})
     assert again.rows() == batch(0)
     assert (folder.path / "run.json").read_bytes() == before
 
@@ -197,22 +225,27 @@ def test_fresh_discards_the_run_and_nothing_else(folder):
     (folder.path / "images/00-image.png").write_bytes(b"")
     for keep in ("notes.txt", "rows/notes.txt", "best.pth"):
         (folder.path / keep).write_text("mine")
-    RunFolder(folder.path).open({"new": 1}, fresh=True, about={"date": "today"})
+    begin(folder.path, {"new": 1}, fresh=True, about={"date": "today"})
     left = {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file() and p.name[0] != "."}
-    assert left == {"run.json", "notes.txt", "rows/notes.txt", "best.pth"}
-    assert folder.read_json("run.json") == {"format": 1, "identity": {"new": 1}, "about": {"date": "today"}}
+    assert left == {"run.json", "conditions.json", "images.json", "notes.txt", "rows/notes.txt", "best.pth"}
+    assert folder.read_json("run.json") == {"format": 2, "identity": {"new": 1}, "about": {"date": "today"}}
 
 
 def test_rows_without_identity_and_foreign_run_files_are_refused(folder):
     with folder.writer() as writer:
         writer.append(batch(0))
-    for content, expected in ((b"{", "not valid JSON"), (b"\xff", "not valid JSON"), (b"[]", "not written by this")):
+    for content, expected in (
+        (b"{", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[]", "not written by this"),
+        (b'{"format": 1}', "--fresh"),
+    ):
         (folder.path / "run.json").write_bytes(content)
         with pytest.raises(UserError, match=expected):
-            RunFolder(folder.path).open(IDENTITY)
+            begin(folder.path)
     (folder.path / "run.json").unlink()
     with pytest.raises(UserError, match="has rows but no run"):
-        RunFolder(folder.path).open(IDENTITY)
+        begin(folder.path)
 
 
 def test_json_files_are_replaced_as_a_whole(folder, monkeypatch):
@@ -255,7 +288,7 @@ def _open_as_nobody(path, queue):
     if os.geteuid() == 0:
         os.setuid(65534)
     try:
-        RunFolder(path).open(IDENTITY)
+        begin(path)
     except UserError as error:
         queue.put(str(error))
 
@@ -263,7 +296,7 @@ def _open_as_nobody(path, queue):
 def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot create .*file/run/rows: Not a directory; choose a --work-dir"):
-        RunFolder(tmp_path / "file/run").open(IDENTITY)
+        begin(tmp_path / "file/run")
     (tmp_path / "locked").mkdir(mode=0o500)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -314,16 +347,16 @@ def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkey
     assert ready.wait(20)
     monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
     with pytest.raises(UserError, match=r"another process is using .*run,"):
-        RunFolder(folder.path).open(IDENTITY)
+        begin(folder.path)
     process.kill()
     process.join()
-    RunFolder(folder.path).open(IDENTITY)
+    begin(folder.path)
 
 
 def _open(path, fresh, queue):
     only_process.__wrapped__.__defaults__ = (0.1,)  # its patience
     try:
-        RunFolder(path).open(IDENTITY, fresh=fresh)
+        begin(path, fresh=fresh)
     except UserError as error:
         queue.put(str(error))
     else:
@@ -346,7 +379,7 @@ def test_a_held_folder_is_kept_through_all_that_a_run_does(folder):
         f"another process is using {folder.path}, which a run keeps until its checks and report are done; wait for"
     )
     with folder.held(0):
-        folder.open(IDENTITY)
+        folder.open(IDENTITY, [CLEAN, NEAR, FAR], IMAGES)
         with folder.held(0), folder.writer(0) as writer:
             writer.append(batch(0))
         RunFolder(folder.path).rows()
@@ -371,7 +404,7 @@ def test_a_run_keeps_its_folder_to_the_end(tmp_path, monkeypatch):
 
         return wrapped
 
-    for name in ("identity_of", "summarise", "check_run", "write_pictures", "build_report"):
+    for name in ("entries_of", "summarise", "check_run", "write_pictures", "build_report"):
         monkeypatch.setattr(runner, name, and_another_start(getattr(runner, name)))
     settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"]}
     runner.evaluate(toy_model(), ToySource(), work_dir=tmp_path, **settings)

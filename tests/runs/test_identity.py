@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from segrobust.commands.evaluation import evaluate
+from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.core.errors import UserError
 from segrobust.runs import environment
 from segrobust.runs.environment import code_sha256, version_of
@@ -150,7 +150,7 @@ def test_an_accepted_difference_is_told_in_the_run_and_asked_for_once(begun, mon
 def test_a_setting_cannot_be_accepted(begun):
     with pytest.raises(UserError, match="seed is 0 there and 1 here"):
         start(begun, seed=1, accept_different=("CODE", "VERSIONS"))
-    with pytest.raises(UserError, match="unknown difference to accept 'SEED'"):
+    with pytest.raises(UserError, match="accept_different: unknown value 'SEED'; known: CODE, VERSIONS"):
         start(begun, accept_different="SEED")
 
 
@@ -180,7 +180,7 @@ def test_the_digest_of_the_code_is_that_of_what_decides_rows(tmp_path):
 
 
 def test_a_run_from_python_tells_date_versions_and_device(tmp_path):
-    start(tmp_path, about={"options": ["x"], "python": "mine"})
+    start(tmp_path, origin=Origin(about={"options": ["x"], "python": "mine"}))
     about = stored(tmp_path)["about"]
     assert torch.__version__.startswith(about["versions"]["torch"].partition("+")[0])
     assert about["date"][:2] == "20" and about["device"] == "cpu" and about["processes"] == 1

@@ -104,7 +104,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(calm, tmp_path, proc
         summaries = [json.loads((folder / "summary.json").read_bytes()) for folder in (story.folder, calm.folder)]
         assert without_costs(summaries[0]) == without_costs(summaries[1])
         costs = RunFolder(story.folder).timings()
-        assert len({(cost["attack"], cost["eps"], cost["image"]) for cost in costs}) == len(lines(calm.folder))
+        assert len({(cost["condition"], cost["image"]) for cost in costs}) == len(lines(calm.folder))
         assert derived(story.folder) == derived(calm.folder)
         assert_computed_once(story, calm)
     left = {rows for story in stories for rows in story.left}

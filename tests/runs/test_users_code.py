@@ -14,6 +14,7 @@ from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.models.segmenter import Segmenter
 from segrobust.runs.users_code import users_code
+from segrobust.studies.attack import plan_attacks
 from tests.runs.toy_run import RUN, K, ToySource, lines, toy_model
 
 ATTACK = """
@@ -68,7 +69,7 @@ def modules(tmp_path, monkeypatch):
 
 
 def digests(modules: dict) -> dict[str, str]:
-    return users_code([modules["my_net"].Net()], [build_attack("Mine")])
+    return users_code([modules["my_net"].Net(), build_attack("Mine")])
 
 
 def test_every_file_of_a_class_or_a_base_counts(modules):
@@ -92,13 +93,14 @@ def test_a_file_that_is_edited_while_it_runs_is_not_what_runs(modules):
 def test_members_of_ensembles_count(modules):
     plain = digests(modules())["my_attack"]
     standard = build_attack("Standard", attacks=("CEPGD", "Mine"), steps=10)
-    assert users_code([], [standard]) == {"my_attack": plain}
-    assert users_code([], [build_attack("SEA"), build_attack("MinNormEnsemble")]) == {}
+    assert users_code(plan_attacks([standard], [0.1])[0].made_of) == {"my_attack": plain}
+    studies = plan_attacks(["SEA", "MinNormEnsemble"], [0.1])
+    assert users_code(part for study in studies for part in study.made_of) == {}
 
 
 def test_segrobusts_own_code_and_known_libraries_have_no_digest():
-    assert list(users_code([nn.Sequential(nn.Conv2d(3, 4, 1))], [build_attack("TsallisPGD")])) == []
-    assert list(users_code([toy_model()], [])) == ["tests.attacks.toys"]
+    assert list(users_code([nn.Sequential(nn.Conv2d(3, 4, 1)), build_attack("TsallisPGD")])) == []
+    assert list(users_code([toy_model()])) == ["tests.attacks.toys"]
 
 
 def in_a_cell(text: str) -> nn.Module:
@@ -109,7 +111,7 @@ def in_a_cell(text: str) -> nn.Module:
 
 
 def test_a_notebooks_cell_counts():
-    plain, same, other = (users_code([in_a_cell(text)], []) for text in (BASE, BASE, BASE.replace("2 *", "3 *")))
+    plain, same, other = (users_code([in_a_cell(text)]) for text in (BASE, BASE, BASE.replace("2 *", "3 *")))
     assert plain == same != other and list(plain) == list(other) == ["a_notebook"]
 
 

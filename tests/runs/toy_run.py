@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from segrobust.datasets.source import Sample
 from segrobust.models.segmenter import Segmenter
+from segrobust.runs.folder import RunFolder
 from tests.attacks.toys import SmallNet, batch
 
 K = 4
@@ -32,11 +32,10 @@ class ToySource:
     ignore_index = 255
 
     def __init__(self, count: int = 7, salt: int = 0) -> None:
-        self.salt = salt
         net = SmallNet(K)
         self.samples = []
         for i in range(count):
-            images, labels = batch(net, count=1, size=16 if i % 3 else 12, seed=i)
+            images, labels = batch(net, count=1, size=16 if i % 3 else 12, seed=i + 100 * salt)
             self.samples.append(Sample(images[0], labels[0], f"scene <{i}>"))
 
     def __len__(self) -> int:
@@ -44,9 +43,6 @@ class ToySource:
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"toy {len(self)} {self.salt}".encode()).hexdigest()
 
 
 def toy_model() -> Segmenter:
@@ -61,6 +57,16 @@ def without_costs(records: list[dict]) -> list[dict]:
 def lines(folder: Path, rank: int | str = "*") -> list[bytes]:
     """The stored rows (of one process) as they are on disk, sorted."""
     return sorted(line for file in folder.glob(f"rows/rank-{rank}.jsonl") for line in file.read_bytes().splitlines())
+
+
+def flat_rows(folder: Path) -> list[dict]:
+    """The stored rows, each with its condition, counts and what its study added side by side."""
+    return [
+        {"name": one.name, "norm": one.norm, "eps": one.eps, "candidate": one.candidate, "image": row.image}
+        | {**row.counts, **row.extra, "found": row.found}
+        for row in RunFolder(folder).rows()
+        for one in [row.condition]
+    ]
 
 
 def derived(folder: Path) -> set[str]:

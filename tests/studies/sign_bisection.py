@@ -27,16 +27,16 @@ class SignBisection(MinNormAttack):
 
     def search(self, problem, closest) -> None:
         engine, clean = problem.engine, problem.clean
-        closest.offer(clean, engine.measure(clean).reached)
+        closest.update(clean, engine.measure(clean).reached)
         gradient = engine.gradient(clean, ce, 0.0).gradient
         for eps in problem.budgets:
             points = (clean + eps * gradient.sign()).clamp(0, 1)
-            closest.offer(points, engine.measure(points).reached)
+            closest.update(points, engine.measure(points).reached)
         low, high = torch.zeros(len(clean)), torch.full((len(clean),), 0.25)
         for step in range(self.steps + 1):
             size = (low + high) / 2 if step else high
             points = (clean + per_image(size) * gradient.sign()).clamp(0, 1)
-            succeeds = closest.offer(points, engine.measure(points).reached)
+            succeeds = closest.update(points, engine.measure(points).reached)
             high, low = torch.where(succeeds, size, high), torch.where(succeeds, low, size)
 
 

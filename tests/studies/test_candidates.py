@@ -14,11 +14,11 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.seeds import image_seeds
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.studies.jobs import plan_jobs
+from segrobust.studies.attack import plan_attacks
 from tests.runs import toy_run
-from tests.runs.toy_run import ToySource, toy_model
+from tests.runs.toy_run import ToySource, flat_rows, toy_model
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = ["SEA", "SharpPGD"]
@@ -36,8 +36,7 @@ def finished(tmp_path_factory):
 
 
 def test_every_candidate_is_a_row_of_what_a_fresh_forward_counts(finished):
-    rows = {(row["attack"], row["eps"], row["image"], row.get("candidate", "")): row
-            for row in RunFolder(finished[0]).rows()}  # fmt: skip
+    rows = {(row["name"], row["eps"], row["image"], row["candidate"]): row for row in flat_rows(finished[0])}
     assert len(rows) == 7 * (1 + 2 * 4 + 2)
     model, source, eps = toy_model(), ToySource(), 8 / 255
     ids = [1, 2]  # a group of equal size in the first batch
@@ -57,7 +56,7 @@ def test_every_candidate_is_a_row_of_what_a_fresh_forward_counts(finished):
 
 
 def test_records_and_pictures_are_those_of_the_answers(finished):
-    records = {(record["attack"], record["eps"]): record for record in finished[1]}
+    records = {(record["name"], record["eps"]): record for record in finished[1]}
     assert len(records) == 1 + 3 * 2
     for eps in (2 / 255, 8 / 255):
         sea, single, worst = (records[name, eps] for name in ("SEA", "SharpPGD", "worst_case"))
@@ -77,24 +76,25 @@ def test_a_run_killed_between_two_candidates_is_completed(finished, tmp_path, mo
     run(tmp_path)
     (file,) = (tmp_path / "rows").glob("rank-*.jsonl")
     lines = file.read_bytes().splitlines(keepends=True)
-    cut = next(n for n, line in enumerate(lines) if b'"candidate":"JSPGD"' in line)
+    candidate = next(one.id for one in RunFolder(tmp_path).conditions() if one.candidate == "JSPGD")
+    cut = next(n for n, line in enumerate(lines) if candidate.encode() in line)
     file.write_bytes(b"".join(lines[:cut]))
     computed = []
-    original = Evaluation.attack_batch
+    original = Executor.rows
     monkeypatch.setattr(
-        Evaluation, "attack_batch", lambda self, job, batch: computed.append(job.label) or original(self, job, batch)
+        Executor, "rows", lambda self, study, batch: computed.append(study.title) or original(self, study, batch)
     )
     run(tmp_path)
-    assert "clean" not in computed and computed.count("SEA") == 6
+    assert "clean" not in computed and computed.count("SEA 2/255") == computed.count("SEA 8/255") == 3
     assert RunFolder(tmp_path).rows() == RunFolder(finished[0]).rows()
 
 
 def test_the_data_sets_class_counts_reach_the_ensembles():
     counts = (3.0, 1.0, 4.0, 1.0)
     defaults = {"BalancedPGD": {"class_counts": list(counts)}}
-    jobs = plan_jobs(["SEA", "Standard", "BalancedSharpPGD", "JSPGD"], ["1/255"], defaults=defaults)
-    assert [getattr(job.attack, "class_counts", None) for job in jobs[1:]] == [counts, counts, counts, None]
-    balanced = [one.attack for one in jobs[1].attack.members() if one.name == "BalancedPGD"]
+    studies = plan_attacks(["SEA", "Standard", "BalancedSharpPGD", "JSPGD"], ["1/255"], defaults=defaults)
+    assert [getattr(study.attack, "class_counts", None) for study in studies] == [counts, counts, counts, None]
+    balanced = [one.attack for one in studies[0].attack.members() if one.name == "BalancedPGD"]
     assert balanced[0].class_counts == counts
 
 

@@ -17,9 +17,9 @@ from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.models.expectation import Expectation
 from segrobust.models.segmenter import Segmenter
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from tests.attacks.toys import PixelLinear
-from tests.runs.toy_run import K, ToySource, lines
+from tests.runs.toy_run import K, ToySource, flat_rows, lines
 
 PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "checks": "off"}
 EPS = 4 / 255
@@ -103,7 +103,7 @@ def test_batches_are_reported_under_draws_of_their_own(tmp_path):
     for sample in source.samples:
         sample.label.copy_(model.net.rule(sample.image[None]).argmax(1)[0])
     evaluate(model, source, eot=2, work_dir=tmp_path, batch_size=1, **PLAIN)
-    rows = [row for row in map(json.loads, lines(tmp_path)) if row["attack"] == "clean"]
+    rows = [row for row in flat_rows(tmp_path) if row["name"] == "clean"]
     right = [sum(row["tp"]) for row in rows if not sum(row["fn"])]
     assert len(rows) == 12 and 0 < len(right) < 12
 
@@ -114,9 +114,9 @@ def test_rows_of_a_randomised_model_are_the_same_in_every_start(tmp_path):
         evaluate(shaken(), ToySource(), eot=4, work_dir=tmp_path / name, batch_size=3, **PLAIN)
     assert lines(tmp_path / "one") == lines(tmp_path / "two") != []
     assert json.loads((tmp_path / "one" / "run.json").read_text())["identity"]["eot"] == 4
-    rows = [json.loads(line) for line in lines(tmp_path / "one")]
+    rows = flat_rows(tmp_path / "one")
     steps = build_attack("CosPGD", eps="8/255", steps=5).passes()
-    assert {row["backwards"] for row in rows if row["attack"] == "CosPGD"} == {4 * steps[1]}
+    assert {row["backwards"] for row in rows if row["name"] == "CosPGD"} == {4 * steps[1]}
     with pytest.raises(UserError, match="eot"):
         evaluate(shaken(), ToySource(), eot=1, work_dir=tmp_path / "one", batch_size=3, **PLAIN)
 
@@ -158,23 +158,23 @@ def test_without_eot_too_every_start_draws_the_same_and_leaves_the_generators_al
 
     start("one", 1)
     start("two", 2)
-    plain, begun = Evaluation.attack_batch, []
+    plain, begun = Executor.rows, []
 
-    def stopping(self, job, batch):
-        begun.append(job)
+    def stopping(self, study, batch):
+        begun.append(study)
         if len(begun) == 5:
             raise KeyboardInterrupt
-        return plain(self, job, batch)
+        return plain(self, study, batch)
 
-    monkeypatch.setattr(Evaluation, "attack_batch", stopping)
+    monkeypatch.setattr(Executor, "rows", stopping)
     with pytest.raises(KeyboardInterrupt):
         start("resumed", 3)
     start("resumed", 4)
     assert lines(tmp_path / "one") == lines(tmp_path / "two") == lines(tmp_path / "resumed") != []
-    clean = [json.loads(line) for line in lines(tmp_path / "one") if b'"clean"' in line]
+    clean = [row for row in flat_rows(tmp_path / "one") if row["name"] == "clean"]
     seed_all(0)
     evaluate(Segmenter.wrap(Dropped(), num_classes=K), ToySource(), work_dir=tmp_path / "other", seed=1, **settings)
-    other = [json.loads(line) for line in lines(tmp_path / "other") if b'"clean"' in line]
+    other = [row for row in flat_rows(tmp_path / "other") if row["name"] == "clean"]
     assert [row["tp"] for row in clean] != [row["tp"] for row in other]  # the seed decides, and the model does draw
 
 

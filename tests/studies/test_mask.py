@@ -36,7 +36,7 @@ def test_attacks_stay_inside_and_the_run_is_another(tmp_path):
         inside = torch.from_numpy(mask).bool()
         assert changed[:, inside].any() and not changed[:, ~inside].any()
     whole = evaluate(model, source, work_dir=tmp_path / "whole", **RUN)
-    by_name = [{one["attack"]: one["aAcc"] for one in records} for records in (summary, whole)]
+    by_name = [{one["name"]: one["aAcc"] for one in records} for records in (summary, whole)]
     assert by_name[1]["CEPGD"] < by_name[0]["CEPGD"] < by_name[0]["clean"]
     with pytest.raises(UserError, match=r"mask_sha256 is .* there and absent here"):
         evaluate(model, source, **masked)

@@ -12,13 +12,14 @@ import torch
 
 from segrobust.attacks.registry import ATTACKS
 from segrobust.commands.evaluation import evaluate
-from segrobust.commands.pictures import choose, strongest
+from segrobust.commands.pictures import choose
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition, Row
 from segrobust.core.seeds import image_seeds
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
-from segrobust.studies.jobs import plan_jobs
-from tests.runs.toy_run import ToySource, toy_model
+from segrobust.studies.attack import plan_attacks, strongest
+from tests.runs.toy_run import ToySource, flat_rows, toy_model
 from tests.studies.sign_bisection import SignBisection, register
 
 ROOT = Path(__file__).parents[2]
@@ -45,21 +46,20 @@ def finished(tmp_path_factory):
 
 
 def rows_by_key(folder):
-    return {(row["attack"], row["eps"], row["image"]): row for row in RunFolder(folder).rows()}
+    return {(row["name"], row["eps"], row["image"]): row for row in flat_rows(folder)}
 
 
-def test_one_job_with_a_row_per_radius_and_one_without():
-    clean, low, high, search = plan_jobs(RUN["attacks"], [*RUN["eps"], "2/255"][::-1], steps=5)
-    assert (clean.radii, low.radii, search.radii) == ((None,), (RADII[0],), (None, *RADII))
-    assert (low.minimum_norm, high.minimum_norm, search.minimum_norm) == (False, False, True)
+def test_one_study_with_a_condition_per_radius_and_one_without():
+    low, high, search = plan_attacks(RUN["attacks"], [*RUN["eps"], "2/255"][::-1], steps=5)
+    assert (low.radii, high.radii, search.radii) == ((RADII[0],), (RADII[1],), (None, *RADII))
     assert search.attack.steps == 5 and not hasattr(search.attack, "eps")
-    assert search.title(None) == "SignBisection" and search.title(RADII[0]) == "SignBisection 2/255"
+    assert [one.title for one in search.conditions] == ["SignBisection", "SignBisection 2/255", "SignBisection 8/255"]
     assert search.passes == 3 + sum(search.attack.passes())
-    (l2,) = plan_jobs([{"type": "SignBisection", "norm": "L2"}], ["2/255", 1.5])[1:]
+    (l2,) = plan_attacks([{"type": "SignBisection", "norm": "L2"}], ["2/255", 1.5])
     assert l2.budgets == (2 / 255, 1.5)
     with pytest.raises(UserError, match="CEPGD needs a radius"):
-        plan_jobs(["CEPGD"], [])
-    assert plan_jobs(["SignBisection"], [])[1].radii == (None,)
+        plan_attacks(["CEPGD"], [])
+    assert plan_attacks(["SignBisection"], [])[0].radii == (None,)
 
 
 def test_rows_are_what_the_attack_returned(finished):
@@ -89,7 +89,7 @@ def test_rows_are_what_the_attack_returned(finished):
 
 
 def test_candidates_lose_more_at_larger_radii_and_enter_the_worst_case(finished):
-    scores = {(r["attack"], r["eps"]): r["aAcc"] for r in finished[1]}
+    scores = {(r["name"], r["eps"]): r["aAcc"] for r in finished[1]}
     line = [scores["clean", None], *(scores["SignBisection", eps] for eps in RADII)]
     assert line == sorted(line, reverse=True) and line[0] > line[2]
     rows = rows_by_key(finished[0])
@@ -104,7 +104,7 @@ def test_candidates_lose_more_at_larger_radii_and_enter_the_worst_case(finished)
 
 def test_the_record_agrees_with_the_rows(finished):
     (record,) = [r for r in finished[1] if "median_distance" in r]
-    rows = [row for row in RunFolder(finished[0]).rows() if row["attack"] == "SignBisection" and row["eps"] is None]
+    rows = [row for row in flat_rows(finished[0]) if row["name"] == "SignBisection" and row["eps"] is None]
     distances = [row["distance"] if row["found"] else math.inf for row in rows]
     assert [math.inf if d is None else d for d in record["distances"]] == pytest.approx(sorted(distances), abs=1e-8)
     median = np.median(distances)
@@ -112,7 +112,7 @@ def test_the_record_agrees_with_the_rows(finished):
     assert record["apsr"] == pytest.approx(100 - record["aAcc"], abs=1e-3)
     assert record["apsr_correct"] == pytest.approx(100 * np.mean([r["error_of_correct"] for r in rows]), abs=1e-3)
     assert record["found"] > 0 and set(record["ci"]) == {"aAcc", "mAcc", "mIoU", "median_distance"}
-    assert [r["attack"] for r in finished[1][:2]] == ["clean", "CEPGD"]  # the clean record stays the first
+    assert [r["name"] for r in finished[1][:2]] == ["clean", "CEPGD"]  # the clean record stays the first
     assert "median_distance" not in finished[1][0]
 
 
@@ -125,34 +125,34 @@ def test_a_kill_within_a_batch_is_made_good(finished, tmp_path, monkeypatch, kep
     assert len(lines) == 7 * 4
     path.write_bytes(b"".join(lines[: 7 + kept]) + lines[7 + kept][:40])
     computed = []
-    original = Evaluation.attack_batch
+    original = Executor.rows
 
-    def counting(self, job, batch):
-        computed.append((job.label, tuple(batch)))
-        return original(self, job, batch)
+    def counting(self, study, batch):
+        computed.append((study.name, tuple(batch)))
+        return original(self, study, batch)
 
-    monkeypatch.setattr(Evaluation, "attack_batch", counting)
+    monkeypatch.setattr(Executor, "rows", counting)
     run(tmp_path, attacks=["SignBisection"])
     again = [("SignBisection", batch) for batch in ((0, 1, 2), (3, 4, 5), (6,))]
     assert computed == again[kept == 9 :]
-    wanted = [row for row in RunFolder(finished[0]).rows() if row["attack"] != "CEPGD"]
+    wanted = [row for row in RunFolder(finished[0]).rows() if row.condition.name != "CEPGD"]
     assert RunFolder(tmp_path).rows() == wanted
     assert sorted(path.read_bytes().splitlines()) == sorted(line.rstrip() for line in lines)  # nothing twice
 
 
-def test_lost_rows_of_one_radius_are_noticed(tmp_path):
-    from segrobust.commands.evaluation import _finish
-
-    run(tmp_path, attacks=["SignBisection"])
-    more = plan_jobs(["SignBisection"], [*RUN["eps"], "4/255"], steps=5)
-    settings = {"batch_size": 3, "seed": 0, "amp": False, "save_adversarial": False}
-    with pytest.raises(UserError, match="7 of 35 rows are missing"):
-        _finish(Evaluation(toy_model(), ToySource(), more, RunFolder(tmp_path), **settings))
-
-
-def test_other_radii_are_another_run(finished):
-    with pytest.raises(UserError, match=r"attacks\.SignBisection\.eps"):
-        run(finished[0], eps=["2/255"])
+def test_a_radius_more_is_searched_for_again_and_changes_no_row(tmp_path, caplog):
+    run(tmp_path, attacks=["SignBisection"], eps=["8/255"])
+    before = RunFolder(tmp_path).rows()
+    with caplog.at_level("WARNING"):
+        run(tmp_path, attacks=["SignBisection"], eps=["2/255"])
+    assert not caplog.records
+    rows = RunFolder(tmp_path).rows()
+    assert [row for row in rows if row.condition.eps != RADII[0]] == before
+    run(tmp_path / "at once", attacks=["SignBisection"])
+    grown, at_once = (flat_rows(folder) for folder in (tmp_path, tmp_path / "at once"))
+    for row in (*grown, *at_once):  # each search also looks once more at the images of its radii
+        del row["forwards"]
+    assert grown == at_once
 
 
 def test_batches_of_another_size_give_the_same_rows(finished, tmp_path):
@@ -181,26 +181,27 @@ def test_images_and_pictures_of_a_run_with_minimum_norm_attacks_alone(tmp_path):
 
 def test_without_radii_there_is_the_minimum_norm_result_alone(tmp_path):
     summary = run(tmp_path, attacks=["SignBisection"], eps=[])
-    assert [(r["attack"], r["eps"]) for r in summary] == [("clean", None), ("SignBisection", None)]
+    assert [(r["name"], r["eps"]) for r in summary] == [("clean", None), ("SignBisection", None)]
     assert "Images not broken within eps" in (tmp_path / "report.html").read_text()
 
 
 def test_strongest_at_the_middle_radius_may_be_a_minimum_norm_attack():
-    jobs = plan_jobs(["CEPGD", "SignBisection"], RUN["eps"])
-    records = [{"attack": "CEPGD", "eps": eps, "aAcc": 50.0} for eps in RADII]
-    records += [{"attack": "SignBisection", "eps": eps, "aAcc": 40.0} for eps in RADII]
-    job, eps = strongest(jobs, records)
-    assert (job.label, eps) == ("SignBisection", RADII[1])
+    studies = plan_attacks(["CEPGD", "SignBisection"], RUN["eps"])
+    records = [{"study": "attack", "name": "CEPGD", "eps": eps, "aAcc": 50.0} for eps in RADII]
+    records += [{"study": "attack", "name": "SignBisection", "eps": eps, "aAcc": 40.0} for eps in RADII]
+    study, condition = strongest(studies, records)
+    assert (study.name, condition.name, condition.eps) == ("SignBisection", "SignBisection", RADII[1])
     records[1]["aAcc"] = 30.0
-    assert strongest(jobs, records)[0].label == "CEPGD"
-    alone = plan_jobs(["SignBisection", {"type": "SignBisection", "apsr": 0.9}], [])
-    medians = [{"attack": label, "eps": None, "median_distance": m} for label, m in
+    assert strongest(studies, records)[0].name == "CEPGD"
+    alone = plan_attacks(["SignBisection", {"type": "SignBisection", "apsr": 0.9}], [])
+    medians = [{"study": "attack", "name": name, "eps": None, "median_distance": m} for name, m in
                (("SignBisection", None), ("SignBisection#2", 0.1))]  # fmt: skip
-    assert strongest(alone, medians) == (alone[2], None)
+    assert strongest(alone, medians) == (alone[1], alone[1].conditions[0])
 
 
 def test_pictures_by_distance():
-    rows = [{"image": i, "tp": [1], "fn": [1], "distance": d, "found": d < 1} for i, d in enumerate([0.2, 0.1, 1.0])]
+    condition, counts = Condition("attack", "FMN"), {"tp": [1], "fn": [1]}
+    rows = [Row(i, condition, counts, {"distance": d, "found": d < 1}) for i, d in enumerate([0.2, 0.1, 1.0])]
     assert choose(rows, by_distance=True) == {"worst": 1, "median": 0, "best": 2}
 
 
@@ -212,6 +213,6 @@ def test_the_real_ones(tmp_path, name):
     eps = ["2/255", "16/255"] if norm == "Linf" else [0.5, 2.0]
     spec = {"type": name, "norm": norm}
     summary = run(tmp_path, attacks=[spec], eps=eps, steps=12)
-    kinds = [(r["attack"], r["eps"] is None) for r in summary]
+    kinds = [(r["name"], r["eps"] is None) for r in summary]
     assert kinds == [("clean", True), (name, True), (name, False), (name, False), *[("worst_case", False)] * 2]
     assert summary[2]["aAcc"] >= summary[3]["aAcc"]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.cli import main
@@ -15,8 +16,8 @@ from segrobust.core.errors import UserError
 from segrobust.core.seeds import image_seeds
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
-from segrobust.runs.environment import memory_format_of
-from segrobust.runs.executor import Evaluation
+from segrobust.runs.executor import Executor
+from segrobust.runs.folder import RunFolder
 from tests.attacks.toys import SmallNet
 from tests.runs.toy_run import RUN, K, ToySource, toy_model
 
@@ -28,7 +29,7 @@ def other_model(num_classes: int = K) -> Segmenter:
 
 
 def accuracy(records, attack):
-    return next(record["aAcc"] for record in records if record["attack"] == attack)
+    return next(record["aAcc"] for record in records if record["name"] == attack)
 
 
 def test_rows_are_the_surrogates_images_measured_on_the_model(tmp_path):
@@ -44,7 +45,7 @@ def test_rows_are_the_surrogates_images_measured_on_the_model(tmp_path):
             right += int((toy_model()(points).argmax(1) == labels).sum())
         labelled += int((labels != 255).sum())
     assert accuracy(records, "CosPGD@other") == pytest.approx(100 * right / labelled, abs=1e-3)
-    assert {record["attack"] for record in records} == {"clean", "CosPGD@other", "worst_case"}
+    assert {record["name"] for record in records} == {"clean", "CosPGD@other", "worst_case"}
     assert accuracy(records, "worst_case") <= accuracy(records, "CosPGD@other")
 
 
@@ -55,12 +56,18 @@ def test_a_model_transfers_to_itself_as_if_attacked(tmp_path):
     assert accuracy(direct, "TsallisPGD") < accuracy(direct, "UniformNoise")
 
 
-def test_the_surrogate_is_part_of_the_identity(tmp_path):
+def test_the_surrogate_is_part_of_the_condition_and_one_run_holds_both(tmp_path):
     evaluate(toy_model(), ToySource(), surrogate=other_model(), work_dir=tmp_path, **PLAIN)
-    stored = json.loads((tmp_path / "run.json").read_text())["identity"]["surrogate"]
+    evaluate(toy_model(), ToySource(), work_dir=tmp_path, **PLAIN)
+    _, itself, other = RunFolder(tmp_path).conditions()
+    assert (itself.name, other.name, itself.surrogate, other.surrogate) == ("CosPGD", "CosPGD@other", None, "other")
+    stored = other.fields["surrogate"]
     assert stored["model"] == "other" and len(stored["weights_sha256"]) == 64
-    with pytest.raises(UserError, match="surrogate"):
-        evaluate(toy_model(), ToySource(), work_dir=tmp_path, **PLAIN)
+    changed = other_model()
+    with torch.no_grad():
+        next(changed.parameters()).add_(1e-3)
+    records = evaluate(toy_model(), ToySource(), surrogate=changed, work_dir=tmp_path, **PLAIN)
+    assert [one["name"] for one in records] == ["clean", "CosPGD", "CosPGD@other", "CosPGD@other#2", "worst_case"]
 
 
 def test_what_cannot_transfer_is_refused(tmp_path, capsys):
@@ -71,36 +78,29 @@ def test_what_cannot_transfer_is_refused(tmp_path, capsys):
     other = Segmenter.wrap(SmallNet(K), num_classes=K, class_names=ToySource.class_names[::-1]).eval()
     with pytest.raises(UserError, match="class names of the data set are those of the surrogate reversed"):
         evaluate(toy_model(), ToySource(), surrogate=other, work_dir=tmp_path, **PLAIN)
-    assert main(["evaluate", next(iter(zoo())), "--source-checkpoint", __file__]) == 2
-    assert "--source config" in capsys.readouterr().err
+    assert main(["evaluate", next(iter(zoo())), "--surrogate-checkpoint", __file__]) == 2
+    assert "--surrogate config" in capsys.readouterr().err
 
 
 def test_both_models_take_the_form_that_is_asked_for(camvid, tmp_path, monkeypatch):
     std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
     seen = []
-    monkeypatch.setattr(Evaluation, "run", lambda run, *_: seen.append(run) or sys.exit())
-    options = [
-        "--source",
-        robust,
-        "--checkpointing",
-        "--no-channels-last",
-        "--num-images",
-        "1",
-        "--work-dir",
-        str(tmp_path),
-    ]
+    monkeypatch.setattr(Executor, "run", lambda run, *_: seen.append(run) or sys.exit())
+    options = ["--surrogate", robust, "--checkpointing", "--num-images", "1", "--work-dir", str(tmp_path)]
     with pytest.raises(SystemExit):
         main(["evaluate", std, *options])
-    for model in (seen[0].model, seen[0].attacked):
-        assert model.checkpointing and memory_format_of(model) == "contiguous"
-    assert seen[0].attacked.name == robust
+    surrogate = seen[0].studies[1].surrogate
+    for model in (seen[0].bench.model, surrogate):
+        kernel = next(part.weight for part in model.modules() if isinstance(part, nn.Conv2d))
+        assert model.checkpointing and kernel.is_contiguous(memory_format=torch.channels_last)
+    assert surrogate.name == robust
 
 
 def test_shipped_models(camvid, tmp_path):
     std, robust = (next(name for name in zoo() if kind in name) for kind in ("-std-", "-pgdat-"))
     run = ["--attack", "cospgd", "uniform-noise", "--eps", "4/255", "--steps", "10", "--num-images", "2"]
     found = {}
-    for name, more in (("direct", []), ("transfer", ["--source", robust])):
+    for name, more in (("direct", []), ("transfer", ["--surrogate", robust])):
         assert main(["evaluate", std, *run, *more, "--checks", "off", "--work-dir", str(tmp_path / name)]) == 0
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())
     transferred = accuracy(found["transfer"], f"CosPGD@{robust}")

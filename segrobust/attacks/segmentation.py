@@ -1,0 +1,161 @@
+"""Segmentation as a task: the goal of an attack on class labels, its logit gradient, and what rows count.
+
+task = Segmentation(num_classes=11, ignore_index=255)
+reached, judged = task.at_goal(model(images).argmax(1), labels)       # wrong pixels, and pixels that are not void
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrobust.attacks.counting import confusion_counts, sparse_counts
+from segrobust.attacks.inputs import check_classes, check_images, writable
+from segrobust.attacks.weights import Pixels
+from segrobust.core.errors import UserError
+
+Weight = Callable[[Pixels], Tensor]
+Memory = Callable[..., Tensor]  # from the logits and a place to a buffer of their shape, the same one in every step
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Which pixels count and what is wanted of them.
+
+    labels: ``[N, H, W]`` long, the classes to leave (or, targeted, to reach); void pixels hold 0.
+    valid: ``[N, H, W]`` bool.
+    highest: the largest class among all valid labels and targets, which must be one of the model's.
+    mask: ``[N, 1, H, W]`` bool, where the attacker may write; None: everywhere.
+    """
+
+    labels: Tensor
+    valid: Tensor
+    targeted: bool = False
+    highest: int = 0
+    mask: Tensor | None = None
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Number of valid pixels per image, ``[N]``."""
+        return self.valid.flatten(1).sum(1)
+
+    def subset(self, rows: Tensor) -> Goal:
+        """That of some images, by long indices ``[M]``."""
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, labels=self.labels[rows], valid=self.valid[rows], mask=mask)
+
+    def share(self, reached: Tensor) -> Tensor:
+        """Share ``[N]`` of the valid pixels that are at their goal, ``[N, H, W]`` bool, valid ones alone."""
+        return reached.flatten(1).sum(1) / self.pixels.clamp_min(1)
+
+    def restrict(self, points: Tensor, clean: Tensor) -> Tensor:
+        """``points`` where the attacker may write, ``clean`` elsewhere."""
+        return points if self.mask is None else torch.where(self.mask, points, clean)
+
+    def check(self, logits: Tensor) -> None:
+        """Refuse logits ``[N, K, H, W]`` that do not have all the classes; UserError."""
+        if self.highest >= logits.shape[1]:
+            raise UserError(f"labels: expected classes 0..{logits.shape[1] - 1} or void, got {self.highest}")
+
+    def measure(self, logits: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Cross-entropy ``[N]``, the mean over the valid pixels, and the pixels at their goal ``[N, H, W]``."""
+        below, log_p, *_ = self._softmax(logits, 1.0, memory)
+        return self._statistics(log_p, below == 0)
+
+    def logit_gradient(
+        self, logits: Tensor, weight: Weight, progress: float, sharpness: float, memory: Memory
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """``w * (softmax - onehot)``, which ascends the weighted cross-entropy (descends it, targeted), and what
+        ``measure`` returns."""
+        below, log_p, sharp_log_p, probabilities = self._softmax(logits, sharpness, memory)
+        correct = below == 0
+        pixels = Pixels(sharp_log_p, correct, probabilities, self.labels, self.valid, progress, self.targeted)
+        weights = weight(pixels).mul(self.valid)
+        if self.targeted:
+            weights = -weights
+        ascent = probabilities.mul_(weights.unsqueeze(1))
+        ascent.scatter_add_(1, self.labels.unsqueeze(1), -weights.unsqueeze(1))
+        return ascent, self._statistics(log_p, correct)
+
+    def _softmax(self, logits: Tensor, sharpness: float, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """How far the label's logit is below the largest (<= 0), log p of the label, and the same and all
+        probabilities of softmax(sharpness * logits).
+
+        log p comes from the logits and the largest probability, which never underflows: log p_y = u_y - u_max + log
+        p_max. A difference of 0 counts as right; argmax may see a tie otherwise, but takes fifty times as long on a
+        CPU.
+        """
+        probabilities = memory(logits)
+        # over dim 1 a reduction is five times slower in channels-last memory than this copy and the reduction
+        planes = logits if sharpness == 1 and logits.is_contiguous() else probabilities.copy_(logits)
+        below = planes.gather(1, self.labels.unsqueeze(1)).squeeze(1).sub_(planes.amax(1))
+        plain = torch.softmax(planes, 1, out=probabilities if sharpness == 1 else memory(logits, 1))
+        log_p = below + plain.amax(1).log_()
+        if sharpness == 1:
+            return below, log_p, log_p, probabilities
+        torch.softmax(planes.mul_(sharpness), 1, out=probabilities)
+        return below, log_p, (below * sharpness).add_(probabilities.amax(1).log_()), probabilities
+
+    def _statistics(self, log_p: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        ce = -log_p.masked_fill(~self.valid, 0).flatten(1).sum(1) / self.pixels.clamp_min(1)
+        return ce, (correct if self.targeted else ~correct) & self.valid
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The task of naming every pixel's class; a :class:`segrobust.attacks.task.Task`.
+
+    num_classes: of the data; without it there is nothing to count.
+    ignore_index: the label of void pixels, which have no influence.
+    """
+
+    num_classes: int | None = None
+    ignore_index: int = 255
+
+    def goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, mask: Any = None) -> Goal:
+        """Every valid pixel is to leave its label or, ``targeted``, to reach its target.
+
+        Raises:
+            UserError: wrong shapes or types, values outside [0, 1], classes below 0, or targets where none are wanted.
+        """
+        check_images(images)
+        if targeted != (targets is not None):
+            raise UserError(f"targets: expected {'targets' if targeted else 'none'} for targeted={targeted}")
+        given = {"labels": labels} | ({} if targets is None else {"targets": targets})
+        highest = 0
+        for what, classes in given.items():
+            check_classes(classes, what, images, self.ignore_index)
+            highest = max(highest, int(classes.masked_fill(classes == self.ignore_index, 0).max()))
+        valid = self._valid(labels, targets)
+        wanted = (labels if targets is None else targets).long()
+        return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, writable(mask, images))
+
+    def counts(self, prediction: Tensor, labels: Tensor) -> list[dict[str, list[int]]]:
+        """Per image the classes that occur, with their true positives, false positives and false negatives.
+
+        Args:
+            prediction, labels: class ids ``[N, H, W]``.
+        """
+        counts = confusion_counts(prediction, labels, self.num_classes, self.ignore_index)
+        return [sparse_counts(*one) for one in zip(*counts, strict=True)]
+
+    def at_goal(self, prediction: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels that are wrong or, with targets, at their target, and pixels that count: with a label and, with
+        targets, a target. ``[N]`` integers each, on the CPU.
+
+        Args:
+            prediction: class ids ``[N, H, W]``; several may be of one image, where labels and targets have N = 1.
+        """
+        valid = self._valid(labels, targets)
+        reached = (prediction != labels if targets is None else prediction == targets) & valid
+        judged = valid.flatten(1).sum(1).expand(len(prediction))
+        return torch.stack([reached.flatten(1).sum(1), judged]).cpu().unbind()
+
+    def _valid(self, labels: Tensor, targets: Tensor | None) -> Tensor:
+        valid = labels != self.ignore_index
+        return valid if targets is None else valid & (targets != self.ignore_index)

@@ -1,0 +1,198 @@
+"""The options of an evaluation: what the command line, the Python call and a run's identity are read from.
+
+settings = Settings.of(attacks=["TsallisPGD"], eps=["4/255"], seed=1)
+settings.identity()     # {"batch_size": 4, "seed": 1, "amp": False}
+
+Imports no torch, so that the command line can refuse a wrong value at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segrobust.core.attack_specs import parse_spec
+from segrobust.core.errors import unknown_name
+from segrobust.core.options import Options, existing_file, one_of, option, whole
+from segrobust.core.rows import INPUT, METRIC_SIZES
+from segrobust.core.units import DEFAULT_EPS, parse_eps
+from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, corruptions_named, severity
+from segrobust.datasets.target_spec import PLAIN, parse_target
+
+if TYPE_CHECKING:
+    from segrobust.datasets.targets import Target
+    from segrobust.models.segmenter import Segmenter
+
+NORMS = ("Linf", "L2", "L1")
+AUTO = "auto"
+HALF = ("bf16", "fp16")
+CHECKS = ("quick", "full", "off")
+UNIVERSAL = ("perturbation", "patch")
+DEFAULT_ATTACKS = ("TsallisPGD", "SegPGD", "CosPGD")
+
+
+def _radius(value: float | str) -> float | str:
+    """As it was written; whether an attack's norm allows it, the attack says."""
+    parse_eps(value, norm="")
+    return value
+
+
+def _attack(value: Any) -> Any:
+    if isinstance(value, str):
+        parse_spec(value)
+    return value
+
+
+def _target(value: str | Target) -> str | Target:
+    if isinstance(value, str):
+        parse_target(value)
+    return value
+
+
+def _amp(value: bool | str) -> str | bool:
+    return HALF[0] if value is True else value if value is False else one_of(*HALF)(value)
+
+
+def _universal(value: str) -> str:
+    """``perturbation`` or ``patch``, with fields in parentheses or without."""
+    name = parse_spec(str(value))["type"]
+    if name not in UNIVERSAL:
+        raise unknown_name("universal attack", name, UNIVERSAL)
+    return value
+
+
+def _mask(value: Any) -> Any:
+    return existing_file(value) if isinstance(value, str | Path) else value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Settings(Options):
+    """Every option of an evaluation; :func:`segrobust.evaluate` takes them by name.
+
+    Raises:
+        UserError: a value that is none of its option.
+    """
+
+    attacks: tuple[Any, ...] = option(
+        DEFAULT_ATTACKS,
+        "names, with fields in parentheses or without (in Python also configs, attacks and their classes); a bounded "
+        "attack runs at every radius, a minimum-norm one once (default where no corruption and nothing universal is "
+        f"asked for: {' '.join(DEFAULT_ATTACKS)})",
+        _attack,
+        flag="--attack",
+        metavar="NAME",
+        many='["TsallisPGD", "CosPGD"]',
+    )
+    eps: tuple[float | str, ...] = option(
+        (DEFAULT_EPS,), "radii, in units of the image range", _radius, metavar="EPS", many='["1/255", "4/255"]'
+    )
+    norm: str | None = option(
+        None,
+        "threat model of every attack that does not name its own (default: the attack's)",
+        one_of(*NORMS),
+        metavar="{Linf,L2,L1}",
+    )
+    steps: int | None = option(None, "steps of every attack (default: the attack's own)", whole(1), metavar="N")
+    target: str | Target | None = option(
+        None,
+        f"what all pixels are to become: {', '.join(PLAIN)}, class:NAME or mask:FILE; makes every attack targeted "
+        "(default: no longer right)",
+        _target,
+        metavar="SPEC",
+    )
+    mask: Any = option(
+        None,
+        "PNG of one channel (in Python also a tensor or an array) at the network's input size: attacks may write where "
+        "it is not 0 (default: everywhere)",
+        _mask,
+        metavar="FILE",
+    )
+    surrogate: Segmenter | None = option(
+        None, "attack this model and measure the images on the other one (transfer)", only_python=True
+    )
+    eot: int = option(
+        1, "for models that draw random numbers: attack the mean of N draws, each of which counts as a pass", whole(1),
+        metavar="N",
+    )  # fmt: skip
+    corruptions: tuple[str, ...] = option(
+        (),
+        "common corruptions: all, a group (noise, blur, weather, digital) or names such as fog; each at every severity",
+        corruption_name,
+        metavar="NAME",
+        many='["all"] or ["noise", "fog"]',
+    )
+    severity: tuple[int, ...] = option(
+        SEVERITIES, "of the corruptions, from 1 to 5", severity, metavar="N", many="[1, 3, 5]"
+    )
+    universal: tuple[str, ...] = option(
+        (),
+        "one perturbation or patch for all images, with fields in parentheses or without",
+        _universal,
+        metavar="{perturbation,patch}",
+        many='["perturbation", "patch"]',
+    )
+    metric_size: str = option(
+        INPUT,
+        "where to measure: at the network's input, which is attacked, or at the labels' own size",
+        one_of(*METRIC_SIZES),
+        metavar="{input,original}",
+    )
+    batch_size: int | str = option(
+        4, "images per batch, or auto: the most that fit into memory, found before the rows begin", whole(1, AUTO),
+        metavar="N",
+    )  # fmt: skip
+    seed: int = option(0, "of the random starts", whole(0), metavar="N")
+    amp: str | bool = option(
+        False,
+        "attack in mixed precision, bf16 unless told; what is reported stays in float32",
+        _amp,
+        const=HALF[0],
+        metavar="{bf16,fp16}",
+    )
+    checks: str = option(
+        CHECKS[0],
+        "can the results be trusted? quick: on 16 images, some 60 passes each, half a minute on one CPU core for the "
+        "shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check",
+        one_of(*CHECKS),
+        metavar="{quick,full,off}",
+    )
+    pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
+    save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")
+    fresh: bool = option(False, "discard what an earlier run left in the work dir instead of going on with it")
+    accept_different: tuple[str, ...] = option(
+        (),
+        "go on with a run of another segrobust (CODE) or other libraries (VERSIONS); run.json then tells of both",
+        one_of("CODE", "VERSIONS"),
+        metavar="{CODE,VERSIONS}",
+        many='["CODE"]',
+    )
+    attack_defaults: Mapping[str, Mapping[str, Any]] | None = option(
+        None, "fields by an attack's name that the data set knows, such as class counts", only_python=True
+    )
+    declared: Mapping[str, float] | None = option(
+        None, "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks", only_python=True
+    )
+
+    def __post_init__(self) -> None:
+        others = self.corruptions or self.universal
+        if others and self.attacks is DEFAULT_ATTACKS:  # nobody asked for attacks, and they take the longest
+            object.__setattr__(self, "attacks", ())
+        super().__post_init__()
+        object.__setattr__(self, "corruptions", corruptions_named(self.corruptions))
+
+    def with_(self, **changes: Any) -> Settings:
+        """The same with some of them changed."""
+        return dataclasses.replace(self, **changes)
+
+    def identity(self) -> dict[str, Any]:
+        """Those that decide all rows, but for what is known only with the data: the target, the mask and the models."""
+        return {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "amp": self.amp,
+            **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
+            **({"eot": self.eot} if self.eot > 1 else {}),
+        }

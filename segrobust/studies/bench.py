@@ -1,0 +1,135 @@
+"""Where studies are made: one model, its images in groups of one size, and how predictions are taken and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.task import Task
+from segrobust.core.groups import of_equal_size
+from segrobust.core.rows import INPUT, ORIGINAL
+from segrobust.core.seeds import image_seeds
+from segrobust.datasets.source import Sample, Source
+from segrobust.datasets.targets import Target
+from segrobust.models.expectation import Expectation, drawing
+from segrobust.models.segmenter import Segmenter, frozen_eval
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one size: ids and samples ``[N]``, images ``[N, 3, H, W]``, labels and targets ``[N, H, W]``.
+
+    originals: the labels as their files have them, ``[N, h, w]``, where these are what is measured against.
+    """
+
+    ids: Sequence[int]
+    samples: Sequence[Sample]
+    images: Tensor
+    labels: Tensor
+    targets: Tensor | None = None
+    originals: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) at which predictions are compared with labels."""
+        return tuple((self.labels if self.originals is None else self.originals).shape[1:])
+
+
+@dataclass
+class Bench:
+    """One model on one source, and the settings under which images are shown to it.
+
+    model: what is measured, and attacked where a study names no surrogate.
+    seed: of all random numbers; an image's follow from it and from the image's place in the source.
+    amp: half precision of the attacks' gradients (a name in ``AMP``) or False; what is reported is float32.
+    eot: attacks follow the mean of so many draws of a randomised model.
+    metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
+    target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
+    mask: where attacks may write, ``[H, W]``; None: everywhere.
+    """
+
+    model: Segmenter
+    source: Source
+    seed: int = 0
+    amp: str | bool = False
+    eot: int = 1
+    metric_size: str = INPUT
+    target: Target | None = None
+    mask: Tensor | None = None
+
+    @property
+    def task(self) -> Task:
+        """What labels and predictions mean."""
+        return Segmentation(self.source.num_classes, self.source.ignore_index)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
+        """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
+        stored = {i: self.source.file_size(i) if self.metric_size == ORIGINAL else None for i in samples}
+        groups = of_equal_size({i: (*sample.label.shape, stored[i]) for i, sample in samples.items()})
+        return [self.group(ids, [samples[i] for i in ids]) for ids in groups]
+
+    def group(self, ids: Sequence[int], samples: Sequence[Sample]) -> Group:
+        """Samples of one size on the model's device, with their targets if the run has any."""
+        images = torch.stack([sample.image for sample in samples]).to(self.device)
+        labels = torch.stack([sample.label for sample in samples]).to(self.device)
+        targets = self.target and self.target(samples, lambda: self.logits(images, ids)).to(self.device)
+        originals = None
+        if self.metric_size == ORIGINAL:
+            originals = torch.stack([self.source.original_label(i) for i in ids]).to(self.device)
+        return Group(ids, samples, images, labels, targets, originals)
+
+    def seeds(self, group: Group, seed: int | None = None) -> list[int]:
+        """One per image, from the run's seed or another and the image's place."""
+        return image_seeds(self.seed if seed is None else seed, group.ids)
+
+    def attacked(self, seeds: Sequence[int], surrogate: Segmenter | None = None) -> nn.Module:
+        """The model as attacks see it: itself or a surrogate, or its mean over draws that begin with the first seed."""
+        model = surrogate or self.model
+        if self.eot == 1:
+            return model
+        mean_of_draws = Expectation(model, self.eot)
+        mean_of_draws.begin(seeds[0])
+        return mean_of_draws
+
+    def attacking(self, seeds: Sequence[int]) -> ExitStack:
+        """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""
+        stack = ExitStack()
+        stack.enter_context(drawing(tuple(seeds), self.device))
+        stack.enter_context(torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp)))
+        return stack
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
+        """Logits ``[N, K, H, W]`` in float32 of one forward on float32 images, without mixed precision.
+
+        Inside, a network works in the precision of its weights. A randomised model makes one known draw for these ids.
+
+        Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
+        """
+        with frozen_eval(self.model), drawing((self.seed, *ids), self.device):
+            return self.model(images.float())
+
+    def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
+        """Class ids ``[N, H, W]``, the largest of ``logits``."""
+        return self.logits(images, ids).argmax(1)
+
+    def measured(self, images: Tensor, group: Group) -> Tensor:
+        """The same at the size of the metric: what is reported. Like mmseg, logits are resized before the argmax."""
+        logits = self.logits(images, group.ids)
+        if group.originals is None:
+            return logits.argmax(1)
+        corners = self.model.align_corners
+        resized = (F.interpolate(one[None], group.size, mode="bilinear", align_corners=corners) for one in logits)
+        return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large

@@ -1,0 +1,148 @@
+"""Runs of other studies than attacks, of several, and runs that have grown, are looked at for what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+
+from segrobust.checks.attack import something_attacked
+from segrobust.checks.context import Context
+from segrobust.checks.integrity import every_image_once, within_budget
+from segrobust.checks.runner import check_run, run_checks
+from segrobust.checks.verdicts import NotApplicable
+from segrobust.core.rows import Condition
+from segrobust.report.trust import load_trust
+from segrobust.runs.folder import RunFolder
+from segrobust.studies.attack import plan_attacks
+from segrobust.studies.base import Perturbed, Study
+from segrobust.studies.clean import Clean
+from segrobust.studies.corruption import CorruptionStudy
+from tests.checks.looking import BLIND, DIFFER, LARGE, MONOTONE, SINGLE, VOID, finished, levels, verdicts
+from tests.checks.models import segmenter
+from tests.checks.test_badge import ATTACKED, Scenes
+from tests.runs.toy_run import ToySource
+
+FOG = [Clean(), CorruptionStudy("fog", 1), CorruptionStudy("fog", 5)]
+PGD = plan_attacks(["CEPGD"], ["8/255"], steps=60)
+OF_ATTACKS = {ATTACKED, BLIND, DIFFER, LARGE, MONOTONE, SINGLE, VOID, "gradient correct", "enough steps"}
+
+
+def checked(folder, studies, source=None, model="small", tier="quick"):
+    executor = finished(segmenter(model), folder, source or Scenes(), studies)
+    check_run(executor, tier, json.loads((folder / "summary.json").read_text()))
+    return verdicts(folder)
+
+
+def test_a_run_of_corruptions_alone_is_verified_and_nothing_of_attacks_is_left_open(tmp_path):
+    found = checked(tmp_path, FOG, tier="full")
+    assert load_trust(tmp_path).sentence == "verified"
+    assert levels(found, "skipped") >= OF_ATTACKS and not any(found[name]["open"] for name in OF_ATTACKS)
+    assert "the run has no attack, but corruption" in found[ATTACKED]["evidence"]
+    assert "no attack or universal" in found["gradient correct"]["evidence"]
+
+
+def test_corruptions_say_the_same_of_a_model_without_gradients(tmp_path):
+    """Which no attack may conclude anything from."""
+    assert levels(checked(tmp_path / "fog", FOG, model="quantised"), "fail", "warn") == set()
+    assert "gradient usable" in levels(checked(tmp_path / "pgd", [Clean(), *PGD], model="quantised"), "fail")
+
+
+def test_in_a_mixed_run_attacks_are_compared_with_attacks(tmp_path):
+    alone = checked(tmp_path / "alone", [Clean(), *PGD])
+    mixed = checked(tmp_path / "mixed", [*FOG, *PGD])
+    differing = {name for name in alone if alone[name]["numbers"] != mixed[name]["numbers"]}
+    assert differing == {"every image once", "cost"} and load_trust(tmp_path / "mixed").sentence == "verified"
+    assert mixed["every image once"]["numbers"]["rows"] == 240
+    assert set(mixed["cost"]["numbers"]["passes"]) == {"CEPGD 8/255", "fog severity 1", "fog severity 5"}
+
+
+def test_clean_images_alone_are_no_attack(tmp_path):
+    found = checked(tmp_path, [Clean()])
+    assert found[ATTACKED]["verdict"] == "warn" and "the run has nothing" in found[ATTACKED]["evidence"]
+
+
+def test_a_run_that_has_grown_is_looked_at_anew_and_as_a_whole(tmp_path):
+    source = Scenes()
+    before = checked(tmp_path, [Clean(), *PGD], source)
+    executor = finished(segmenter("small"), tmp_path, source, FOG)
+    trust = load_trust(tmp_path)
+    assert trust.level == "not trustworthy"
+    assert "made for other rows, conditions.json and summary.json; run the evaluation again" in trust.failed
+    check_run(executor, "quick", json.loads((tmp_path / "summary.json").read_text()))
+    assert load_trust(tmp_path).sentence == "verified"
+    after = verdicts(tmp_path)
+    attacks = OF_ATTACKS | {"best image returned"}  # the attack is made again from what conditions.json says of it
+    assert {name: after[name]["numbers"] for name in attacks} == {name: before[name]["numbers"] for name in attacks}
+
+
+def test_more_images_make_checks_outdated(tmp_path):
+    few, more = ToySource(7), ToySource(9)
+    checked(tmp_path, FOG, few)
+    finished(segmenter("small"), tmp_path, more, FOG)
+    assert "images.json" in load_trust(tmp_path).failed
+    assert checked(tmp_path, FOG, more)["enough images"]["numbers"]["images"] == 9
+
+
+def test_a_condition_that_an_earlier_start_did_not_finish_is_left_out(tmp_path):
+    source = ToySource(7)
+    finished(segmenter("small"), tmp_path, source, [Clean(), *PGD])
+    rows = tmp_path / "rows" / "rank-0.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))  # of the attack
+    context = Context(finished(segmenter("small"), tmp_path, source, FOG), [])
+    assert {one.study for one in context.conditions} == {"clean", "corruption"}
+    assert every_image_once(context).level == "pass"
+    with pytest.raises(NotApplicable):
+        something_attacked(context)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Study):
+    """A grey square in the corner, whose pixels do not count; in two regions."""
+
+    told: bool = True
+    passes = 1
+
+    @property
+    def conditions(self):
+        return (Condition("universal", "Patch", fields={"side": 4}),)
+
+    def perturbed(self, bench, group):
+        images, void = group.images.clone(), group.labels.new_zeros(group.labels.shape, dtype=bool)
+        images[..., :4, :4], void[..., :4, :4] = 0.5, True
+        extra = [{"forwards": 1, "backwards": 0}] * len(group.ids)
+        regions = {"regions": void.long()} if self.told else {}
+        yield Perturbed(self.conditions[0], images, extra, void, **regions)
+
+
+def test_pixels_under_a_patch_do_not_count_and_all_others_must(tmp_path):
+    source = ToySource(7)
+    patched = Context(finished(segmenter("small"), tmp_path / "patch", source, [Clean(), Patch()]), [])
+    assert every_image_once(patched).level == "pass"
+    lost = Context(finished(segmenter("small"), tmp_path / "lost", source, [Clean(), Patch(told=False)]), [])
+    found = every_image_once(lost)
+    assert found.level == "fail" and found.numbers["images_with_unequal_labels"] == 7
+
+
+def test_a_universal_perturbation_stays_within_its_radius_and_needs_gradients(tmp_path):
+    @dataclass(frozen=True, eq=False)
+    class Far(Patch):
+        distance: float = 0.0
+
+        @property
+        def conditions(self):
+            return (replace(super().conditions[0], norm="Linf", eps=4 / 255),)
+
+        def perturbed(self, bench, group):
+            for made in super().perturbed(bench, group):
+                yield replace(made, extra=[{**one, "distance": self.distance} for one in made.extra])
+
+    source = ToySource(7)
+    for distance, level in ((4 / 255, "pass"), (5 / 255, "fail")):
+        executor = finished(segmenter("small"), tmp_path / level, source, [Clean(), Far(distance=distance)])
+        assert within_budget(Context(executor, [])).level == level
+    content = run_checks(Context(executor, json.loads((tmp_path / "fail" / "summary.json").read_text())))
+    found = {one["name"]: one for one in content["checks"]}
+    assert {"gradient usable", "gradient correct", LARGE} <= levels(found, "pass")
+    assert RunFolder(tmp_path / "fail").conditions()[1].study == "universal"
