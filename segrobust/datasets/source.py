@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -147,3 +147,16 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
         raise UserError(f"number of images: expected at least 1, got {count}")
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def spaced_around(total: int, count: int | None, known: Sequence[int]) -> list[int]:
+    """``count`` of ``total`` indices with the ``known`` ones first: the others evenly spaced among what is left.
+
+    Never fewer than are known; without any known, :func:`evenly_spaced`.
+    """
+    known = [index for index in known if index < total]
+    left = sorted(set(range(total)) - set(known))
+    if not known or count is None:
+        return [*known, *(left[place] for place in evenly_spaced(len(left), count))]
+    more = max(count - len(known), 0)
+    return [*known, *(left[place] for place in (evenly_spaced(len(left), more) if more and left else []))]

@@ -12,7 +12,7 @@ from PIL import Image
 from segrobust.commands.arguments import checked_source
 from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets.source import evenly_spaced
+from segrobust.datasets.source import evenly_spaced, spaced_around
 
 from .conftest import CLASSES, write_pair
 
@@ -61,6 +61,21 @@ def test_labels_follow_a_pipeline_that_resizes_the_image_alone(folder, config):
 ])  # fmt: skip
 def test_evenly_spaced(total, count, expected):
     assert evenly_spaced(total, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "known", "expected"),
+    [
+        (2, [], [2, 7]),
+        (4, [2, 7], [2, 7, 3, 8]),
+        (None, [2, 7], [2, 7, 0, 1, 3, 4, 5, 6, 8, 9]),
+        (1, [2, 7], [2, 7]),
+        (10, [12, 9], [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (3, list(range(10)), list(range(10))),
+    ],
+)
+def test_images_of_a_run_are_kept_and_others_put_between(count, known, expected):
+    assert spaced_around(10, count, known) == expected
 
 
 def test_num_images_takes_those(config):
