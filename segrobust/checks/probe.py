@@ -27,7 +27,7 @@ RELATIVE = 1e-3  # of the logits
 
 @dataclass
 class Difference:
-    """Between the logits of two forwards that should be equal: pixels whose class differs, and how far the logits differ.
+    """Between the logits of two forwards that should be equal: pixels of another class, and how far they differ.
 
     largest: difference of logits, relative to the largest of them; inf where they are not finite.
     """
