@@ -64,7 +64,7 @@ SLIPS = {
     "an unknown norm": (dict(norm="L3"), "norm: unknown value 'L3'; did you mean L2 or L1"),
     "a norm that it lacks": (dict(attacks=["CEPGD", "Square"], norm="L2"), "Square has no L2 form; set norm to Linf"),
     "an unknown corruption": (dict(corruptions="fogg"), "corruptions: unknown corruption 'fogg'; did you mean fog"),
-    "severity 6": (dict(severity=[1, 6]), "severity: expected 1, 2, 3, 4 or 5, got 6"),
+    "severity 6": (dict(severity=[1, 6]), "severity: .*expected 1, 2, 3, 4 or 5, got 6"),
     "no universal one": (dict(universal="pach"), "universal: unknown universal attack 'pach'; did you mean patch"),
     "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
 }

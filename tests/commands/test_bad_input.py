@@ -87,7 +87,9 @@ COMMAND_LINE = [
     Case("batch-size 0", lambda w, t: w.evaluate(t, "--batch-size", 0), "--batch-size", ">= 1"),
     Case("negative seed", lambda w, t: w.evaluate(t, "--seed", -1), "--seed", ">= 0"),
     Case("negative eps after another", lambda w, t: w.evaluate(t, "--eps", "1/255", "-1/255"), "--eps", "'-1/255'"),
-    Case("L2 eps without a norm", lambda w, t: w.evaluate(t, "--eps", "1.5"), "--eps", "'1.5'", "--norm L2"),
+    Case("L2 eps without a norm", lambda w, t: w.evaluate(t, "--eps", "1.5"), "--eps", "a Linf radius", "'1.5'"),
+    Case("L2 eps in words", lambda w, t: w.evaluate(t, "--norm", "L2", "--eps", "big"), "--eps", "'big'"),
+    Case("brackets of an attack", lambda w, t: w.evaluate(t, "--attack", "cepgd(norm=L2"), "--attack", "brackets"),
     Case("unknown norm", lambda w, t: w.evaluate(t, "--norm", "l3"), "--norm", "'l3'", "did you mean L2 or L1?"),
     Case("unknown corruption", lambda w, t: w.evaluate(t, "--corruptions", "fogg"), "'fogg'", "did you mean fog"),
     Case("severity 6", lambda w, t: w.evaluate(t, "--severity", 1, 6), "--severity", "'6'", "1, 2, 3, 4 or 5"),
@@ -313,8 +315,8 @@ def test_a_malicious_pickle_does_not_run(form, command, world, tmp_path, refused
 
 def test_run_folder_of_another_identity(world, finished, refused):
     rows = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    line = refused(world.evaluate(finished, "--steps", 5))
-    assert "steps" in line and "--fresh" in line
+    line = refused(world.evaluate(finished, "--seed", 5))
+    assert "seed is 0 there and 5 here" in line and "--fresh" in line
     assert rows == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 

@@ -22,6 +22,7 @@ from segrobust.commands import run
 from segrobust.commands.inputs import model_name
 from segrobust.core.errors import UserError
 from segrobust.models.shipped import zoo
+from segrobust.runs.folder import RunFolder
 from tests.studies.sign_bisection import register
 
 NAME = next(iter(zoo()))
@@ -133,7 +134,7 @@ def test_evaluate_leaves_its_files(finished, world, capsys):
     names = {path.name for path in finished.iterdir()}
     assert {"run.json", "rows", "summary.json", "report.html", "images"} <= names
     records = json.loads((finished / "summary.json").read_text())
-    assert {"clean", "CEPGD", "worst_case"} <= {record["attack"] for record in records}
+    assert {"clean", "CEPGD", "worst_case"} <= {record["name"] for record in records}
     rows = {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
     assert main(world.evaluate(finished)) == 0
     assert rows == {path.name: path.read_bytes() for path in (finished / "rows").iterdir()}
@@ -221,7 +222,8 @@ def test_the_kind_of_weights_is_the_surrogates_too_where_it_has_both(world, kind
             kinds[kind],
         )
         assert main(world.evaluate(tmp_path / kind, *options, weights=kinds["both"])) == 0
-        digest[kind] = identity_in(tmp_path / kind)["surrogate"]["weights_sha256"]
+        attack = next(one for one in RunFolder(tmp_path / kind).conditions() if one.surrogate)
+        digest[kind] = attack.fields["surrogate"]["weights_sha256"]
     model = identity_in(tmp_path / "raw")["weights_sha256"]
     assert digest["both"] == digest["ema"] == model != digest["raw"]
 
@@ -265,7 +267,7 @@ def test_evaluate_with_a_minimum_norm_attack(world, tmp_path, monkeypatch, capsy
     folder = tmp_path / "run"
     assert main(world.evaluate(folder, "--attack", "cepgd", "sign-bisection", "--eps", "1/255", "4/255")) == 0
     records = json.loads((folder / "summary.json").read_text())
-    assert [(r["attack"], r["eps"] is None) for r in records if r["attack"] == "SignBisection"] == [
+    assert [(r["name"], r["eps"] is None) for r in records if r["name"] == "SignBisection"] == [
         ("SignBisection", True), ("SignBisection", False), ("SignBisection", False),
     ]  # fmt: skip
     out = capsys.readouterr().out

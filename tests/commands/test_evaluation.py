@@ -225,6 +225,17 @@ def test_an_attack_keeps_the_name_it_has_in_the_run():
     assert again[2].conditions == own.conditions
 
 
+def test_the_norm_of_the_run_is_that_of_attacks_which_name_none():
+    specs = ["cepgd", "CEPGD:published", "cepgd(norm=Linf)", {"type": "CEPGD", "norm": "L1"}, {"type": "FMN"},
+             build_attack("CosPGD"), type(build_attack("FGSM"))]  # fmt: skip
+    norms = [study.attack.norm for study in plan_attacks(specs, [0.5], norm="L2")]
+    assert norms == ["L2", "L2", "Linf", "L1", "L2", "Linf", "L2"]
+    assert [study.attack.norm for study in plan_attacks([*specs[:2], "ddn"], [0.5])] == ["Linf", "Linf", "L2"]
+    assert plan_attacks([{"type": "CEPGD"}], [2.0], norm="L2")[0].attack.eps == 2.0  # more than Linf has
+    with pytest.raises(UserError, match="Square has no L2 form; set norm to Linf"):
+        plan_attacks(["cepgd", "square"], [0.5], norm="L2")
+
+
 def test_pictures_can_be_left_out_and_asked_for_later(tmp_path):
     settings = {"attacks": ["TsallisPGD"], "eps": ["4/255"]}
     run(tmp_path, pictures=False, **settings)
