@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.attack_specs import parse_spec
-from segrobust.core.errors import unknown_name
+from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
@@ -62,6 +62,13 @@ def _universal(value: str) -> str:
     name = parse_spec(str(value))["type"]
     if name not in UNIVERSAL:
         raise unknown_name("universal attack", name, UNIVERSAL)
+    return value
+
+
+def _declared(value: Any) -> Mapping[str, float]:
+    known = isinstance(value, Mapping) and "mIoU" in value and set(value) <= {"mIoU", "images"}
+    if not (known and all(type(number) in (int, float) for number in value.values())):
+        raise UserError(f"expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {value!r}")
     return value
 
 
@@ -177,7 +184,10 @@ class Settings(Options):
         None, "fields by an attack's name that the data set knows, such as class counts", only_python=True
     )
     declared: Mapping[str, float] | None = option(
-        None, "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks", only_python=True
+        None,
+        "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks",
+        _declared,
+        only_python=True,
     )
 
     def __post_init__(self) -> None:
