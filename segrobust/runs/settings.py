@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.attack_specs import parse_spec
-from segrobust.core.errors import unknown_name
+from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
