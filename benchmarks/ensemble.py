@@ -29,8 +29,8 @@ from rich.table import Table
 
 from segrobust import evaluate, load_segmenter
 from segrobust.analysis.broken import shares_of
-from segrobust.analysis.summary import CLEAN, WORST_CASE
 from segrobust.commands.data import source_from_config
+from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
 from segrobust.models.mm import load_config
 from segrobust.runs.folder import RunFolder
@@ -81,9 +81,10 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         checks="off",
         pictures=False,
     )
-    errors = shares_of([row for row in RunFolder(folder).rows() if not row.get("candidate")])  # the attack's answers
-    found = [record for record in records if record["attack"] not in (CLEAN, WORST_CASE)]
-    return [record | {"errors": errors[record["attack"], record["norm"], record["eps"]]} for record in found]
+    answers = [row for row in RunFolder(folder).rows() if not row.condition.candidate]
+    errors = {(one.name, one.norm, one.eps): shares for one, shares in shares_of(answers).items()}
+    found = [record for record in records if record["study"] == ATTACK]
+    return [record | {"errors": errors[record["name"], record["norm"], record["eps"]]} for record in found]
 
 
 def add_options(parser: argparse.ArgumentParser, split: str, num_images: int) -> None:

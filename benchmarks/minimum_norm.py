@@ -63,7 +63,7 @@ def main() -> None:
 def cells(record: dict) -> list[str]:
     low, high = record["ci"].get("median_distance") or (None, None)
     return [
-        record["attack"],
+        record["name"],
         f"{record['found']:.0f}",
         in_255(record["median_distance"]),
         f"{in_255(low)} .. {in_255(high)}",

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from segrobust.attacks import build_attack, register_attack
     from segrobust.commands.data import source_from_config
     from segrobust.commands.evaluation import evaluate
+    from segrobust.datasets.mm import ImageLabelFolder
     from segrobust.models.load import load_segmenter
     from segrobust.models.segmenter import Segmenter
 
 from segrobust.core.version import __version__
 
 __all__ = [
+    "ImageLabelFolder",
     "Segmenter",
     "__version__",
     "build_attack",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ImageLabelFolder": "segrobust.datasets.mm",
     "Segmenter": "segrobust.models.segmenter",
     "build_attack": "segrobust.attacks",
     "evaluate": "segrobust.commands.evaluation",
@@ -43,6 +46,8 @@ def __getattr__(name: str) -> object:
     """Import on first use, so that ``import segrobust`` stays light (no torch)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "ImageLabelFolder":  # a class of mmseg's kind: mmseg comes quietly, and builds nothing unsafe
+        import_module("segrobust.models.mm").import_mmseg()
     return getattr(import_module(_HOME[name]), name)
 
 

@@ -20,7 +20,6 @@ from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.penalty import TOLERANCE, PenaltyLagrangian, adapted, penalty_derivative
 from segrobust.attacks.registry import register_attack
-from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
 FIRST_CHANGE = 0.3 / 255  # of every channel value in the first step, where its length is not given
@@ -66,12 +65,7 @@ class ALMACls(MinNormAttack):
         super().__post_init__()
         self._whole(steps=1)
         if self.init_lr_distance is not None:
-            self._numbers("init_lr_distance")
-            if self.init_lr_distance <= 0:
-                raise UserError(f"{self.name}: expected init_lr_distance > 0, got {self.init_lr_distance}")
-
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
+            self._numbers("init_lr_distance", above=0)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean

@@ -82,18 +82,15 @@ class ALMAProx(MinNormAttack):
         for field, value in BY_NORM[self.norm].items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
-        self._numbers("step_decay", "warm_share", "repair_share")
+        self._numbers("step_decay", above=0, up_to=1)
+        self._numbers("warm_share", "repair_share")
         object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
-        if not 0 < self.step_decay <= 1:
-            raise UserError(f"{self.name}: expected 0 < step_decay <= 1, got {self.step_decay}")
         if min(self.warm_share, self.repair_share) < 0 or self.warm_share + self.repair_share > 1:
             raise UserError(f"{self.name}: expected warm_share and repair_share >= 0 with a sum of at most 1")
         if self.eps_max is not None:
             object.__setattr__(self, "eps_max", parse_eps(self.eps_max, self.norm, "eps_max"))
         if self.target_apsr is not None:
-            self._numbers("target_apsr")
-            if not 0 < self.target_apsr <= 1:
-                raise UserError(f"{self.name}: expected 0 < target_apsr <= 1, got {self.target_apsr}")
+            self._numbers("target_apsr", above=0, up_to=1)
 
     @property
     def rounds(self) -> bool:
@@ -105,9 +102,6 @@ class ALMAProx(MinNormAttack):
             return 0, self.steps, 0
         warm, repair = int(self.warm_share * self.steps), int(self.repair_share * self.steps)
         return warm, self.steps - warm - repair, repair
-
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
 
     def required(self, clean_error: Tensor) -> Tensor:
         if self.target_apsr is None:

@@ -56,16 +56,12 @@ class ASMA(MinNormAttack):
         if not self.targeted:
             raise UserError(f"{self.name} has no untargeted form; leave targeted out and give targets")
         self._whole(steps=1)
-        self._numbers("step_size", "iou_step")
-        if self.step_size <= 0 or self.iou_step < 0:
-            raise UserError(f"{self.name}: expected step_size > 0 and iou_step >= 0")
+        self._numbers("step_size", above=0)
+        self._numbers("iou_step")
+        if self.iou_step < 0:
+            raise UserError(f"{self.name}: expected iou_step >= 0, got {self.iou_step}")
         if self.first_change is not None:
-            self._numbers("first_change")
-            if self.first_change <= 0:
-                raise UserError(f"{self.name}: expected first_change > 0, got {self.first_change}")
-
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
+            self._numbers("first_change", above=0)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean

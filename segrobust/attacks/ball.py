@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
+from segrobust.attacks.losses import normalised
 from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.weights import Pixels, cosine, tsallis
@@ -113,8 +114,7 @@ class BallSearch:
         return LEAST_GROWTH + (MOST_GROWTH - LEAST_GROWTH) * missing.clamp(0, 1)
 
     def _move(self, gradient: Tensor, move: float) -> None:
-        length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        self.direction = self.direction.mul_(self.moves.momentum).add_(gradient / per_image(length))
+        self.direction = self.direction.mul_(self.moves.momentum).add_(normalised(gradient))
         first, last = self.moves.in_trial
         in_trial = first + (last - first) * self.tried / TRIAL
         size = self.radius * torch.where(self.closest.found, move, in_trial)

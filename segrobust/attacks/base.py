@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
 from segrobust.attacks.segmentation import Segmentation
@@ -24,7 +23,7 @@ from segrobust.models.segmenter import frozen_eval
 
 @dataclass(frozen=True)
 class Candidate:
-    """More attacked images of the same batch, each worth a row of its own.
+    """More attacked images of the same batch, each with rows of its own.
 
     name: tells the candidates of one radius apart; "" where there is one per radius.
     eps: radius that all of the images keep to, in image units.
@@ -97,7 +96,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(Configured):
     """Base of all attacks: ``attack(model, images, labels) -> AttackResult``.
 
     Args:
@@ -128,35 +127,9 @@ class Attack:
             raise UserError(f"{self.name} has no targeted form; leave targeted out or take CEPGD, SegPGD or CosPGD")
         self._whole(seed=0)
 
-    def _whole(self, **lowest: int) -> None:
-        """Refuse fields that are not whole numbers of at least ``lowest``."""
-        for field, bound in lowest.items():
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise UserError(f"{self.name}: expected a whole number {field} >= {bound}, got {value!r}")
-
-    def _numbers(self, *fields: str) -> None:
-        for field in fields:
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"{self.name}: expected {field} to be a number, got {value!r}")
-
-    def _one_of(self, **choices: Sequence[str]) -> None:
-        for field, known in choices.items():
-            if getattr(self, field) not in known:
-                raise unknown_name(f"{self.name} {field}", str(getattr(self, field)), known)
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__
-
     @property
     def threat(self):
         return THREATS[self.norm]
-
-    def fields(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain JSON values."""
-        return {"type": self.name, **dataclasses.asdict(self)}
 
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.losses import loss_gradient
+from segrobust.attacks.losses import loss_gradient, normalised
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.optimise import STEP_SCHEDULES
 from segrobust.attacks.registry import register_attack
@@ -77,6 +77,10 @@ class Bisection(MinNormAttack):
             if self.start_eps == 0:
                 raise UserError(f"{self.name}: expected start_eps > 0, got 0")
 
+    @property
+    def first_eps(self) -> float:
+        return START_EPS[self.norm] if self.start_eps is None else self.start_eps
+
     def search_passes(self) -> tuple[int, int]:
         return self.steps + self.warm_start, self.steps
 
@@ -99,10 +103,9 @@ class Bracket:
         clean = problem.clean
         self.attack, self.clean = attack, clean
         self.largest = attack.threat.distance(torch.ones_like(clean))
-        start = START_EPS[attack.norm] if attack.start_eps is None else attack.start_eps
         self.low = torch.zeros_like(self.largest)
         self.high = torch.full_like(self.largest, math.inf)
-        self.eps = torch.full_like(self.largest, start)
+        self.eps = torch.full_like(self.largest, attack.first_eps)
         self.taken = torch.zeros_like(self.largest)
         self.best_error = torch.full_like(self.largest, -1.0)
         self.best = self.best_gradient = self.momentum = None
@@ -152,17 +155,10 @@ class Bracket:
         return attack.threat.project(points + step, self.clean, self.eps)
 
 
-def normalised(gradient: Tensor) -> Tensor:
-    """Of length 1 in L1."""
-    length = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient / per_image(length)
-
-
 def halve(attack: Bisection, problem: Problem, closest: Closest) -> None:
     """Bisection of the radius: every one gets ``inner_steps`` gradients, from the clean images on."""
     low = torch.zeros_like(closest.distance)
-    start = START_EPS[attack.norm] if attack.start_eps is None else attack.start_eps
-    high = torch.full_like(low, 2 * start)
+    high = torch.full_like(low, 2 * attack.first_eps)
     for done in range(0, attack.steps, attack.inner_steps):
         eps = (low + high) / 2
         points, reached = _run(attack, problem, closest, eps, min(attack.inner_steps, attack.steps - done))

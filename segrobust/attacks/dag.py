@@ -54,9 +54,6 @@ class DAG(MinNormAttack):
             if self.gamma == 0:
                 raise UserError(f"{self.name}: expected gamma > 0, got 0")
 
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
-
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, free = problem.engine, problem.clean
         rows = torch.arange(len(free), device=free.device)

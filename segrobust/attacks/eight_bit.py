@@ -34,12 +34,12 @@ def on_grid(points: Tensor, levels: int = LEVELS + 1) -> Tensor:
     return (points * (levels - 1)).round_().clamp_(0, levels - 1) / (levels - 1)
 
 
-def extra_passes(norm: str, steps: int) -> tuple[int, int]:
-    """Forwards and backwards of :func:`quantise`."""
+def grid_passes(norm: str, steps: int) -> tuple[int, int]:
+    """Forwards and backwards of :func:`search_grid`."""
     return steps + 2, steps if norm == "Linf" else steps - steps // 2
 
 
-def quantise(problem: Problem, points: Tensor, grid, norm: str, steps: int) -> None:
+def search_grid(problem: Problem, points: Tensor, grid, norm: str, steps: int) -> None:
     """Update ``grid`` with 8-bit images.
 
     Args:

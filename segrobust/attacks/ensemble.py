@@ -34,22 +34,12 @@ class PlannedSearch:
     name: of its candidate.
     start: ``"random"`` noise, or the best points of the members before it, by ``"error"`` or ``"balanced error"``.
     restart: which random start.
-    last_pixels: takes the place of ``attack`` on images with few pixels right.
     """
 
     name: str
     attack: GradientAttack
     start: str = "random"
     restart: int = 0
-    last_pixels: GradientAttack | None = None
-
-    def attacks(self) -> list[GradientAttack]:
-        return [attack for attack in (self.attack, self.last_pixels) if attack]
-
-    def passes(self) -> tuple[int, int]:
-        """Forwards and backwards spent on one image, at most."""
-        spent = [attack.passes() for attack in self.attacks()]
-        return max(forwards for forwards, _ in spent), max(backwards for _, backwards in spent)
 
     def candidate(self, kind: str) -> str:
         return self.name if kind == ERROR else f"{self.name} by {kind}"
@@ -100,11 +90,11 @@ class BoundedEnsemble(Ensemble, BoundedAttack):
         raise NotImplementedError
 
     def members(self) -> list[Attack]:
-        return [attack for search in self.plan() for attack in search.attacks()]
+        return [search.attack for search in self.plan()]
 
-    def attacks_by_error(self, search: PlannedSearch, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
-        """Attacks of a search, and the images that each of them takes, ``[N]`` bool, by their error so far."""
-        return [(search.attack, torch.ones_like(error, dtype=torch.bool))]
+    def active(self, error: Tensor) -> Tensor:
+        """The images that a search attacks, ``[N]`` bool, by their error so far."""
+        return torch.ones_like(error, dtype=torch.bool)
 
     def class_weights(self, goal: Goal) -> Tensor | None:
         """Weight of every pixel in the balanced error, ``[N, H, W]``, where points are kept by that."""
@@ -112,7 +102,7 @@ class BoundedEnsemble(Ensemble, BoundedAttack):
 
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image, at most."""
-        spent = [search.passes() for search in self.plan()]
+        spent = [attack.passes() for attack in self.members()]
         return sum(forwards for forwards, _ in spent), sum(backwards for _, backwards in spent)
 
     def candidate_names(self) -> tuple[str, ...]:
@@ -123,26 +113,24 @@ class BoundedEnsemble(Ensemble, BoundedAttack):
         candidates = []
         for search in self.plan():
             points = best.points()  # of images that sit out, what is best so far
-            for attack, takes in self.attacks_by_error(search, best.best[ERROR].score):
-                rows = (takes & (problem.engine.goal.pixels > 0)).nonzero().flatten()
-                if len(rows):
-                    found = best.update(rows, self._search(search, attack, problem, rows, points))
-                    points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kinds}
+            active = self.active(best.best[ERROR].score) & (problem.engine.goal.pixels > 0)
+            rows = active.nonzero().flatten()
+            if len(rows):
+                found = best.update(rows, self._search(search, problem, rows, points))
+                points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kinds}
             candidates += [Candidate(search.candidate(kind), self.eps, points[kind]) for kind in self.kinds]
         worst = best.best[ERROR]
         return Answer(worst.points, worst.score, tuple(candidates))
 
-    def _search(
-        self, search: PlannedSearch, attack: GradientAttack, problem: Problem, rows: Tensor, best: dict[str, Tensor]
-    ) -> SearchResult:
+    def _search(self, search: PlannedSearch, problem: Problem, rows: Tensor, best: dict[str, Tensor]) -> SearchResult:
         engine = problem.engine.subset(rows)
         seeds = tuple(problem.seeds[row] for row in rows.tolist())
         part = Problem(engine, problem.clean[rows], seeds, class_weights=self.class_weights(engine.goal))
         if search.start == "random":
-            start = start_at_random(attack, part, search.restart, attack.stages()[0][0])
+            start = start_at_random(search.attack, part, search.restart, search.attack.stages()[0][0])
         else:
             start = best[search.start][rows]
-        return attack.search(part, start)
+        return search.attack.search(part, start)
 
     def _set_up(self, attack: Any) -> GradientAttack:
         """A member with what the ensemble sets, all steps among it; what it leaves alone is at its default."""

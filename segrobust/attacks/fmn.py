@@ -55,9 +55,6 @@ class AdaptiveNorm(MinNormAttack):
         if not 0 < self.gamma < 1:
             raise UserError(f"{self.name}: expected 0 < gamma < 1, got {self.gamma}")
 
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
-
     def decayed(self, first: float, last: float, step: int) -> float:
         return cosine(first, last, step / self.steps)
 
@@ -160,9 +157,7 @@ class DDN(AdaptiveNorm):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(loss=CROSS_ENTROPIES)
-        self._numbers("first_eps", "step_size")
-        if self.first_eps <= 0:
-            raise UserError(f"{self.name}: expected first_eps > 0, got {self.first_eps}")
+        self._numbers("first_eps", "step_size", above=0)
         if self.levels is not None:
             self._whole(levels=2)
 

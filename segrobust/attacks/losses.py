@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segrobust.attacks import weights
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.weights import ce, masked
+from segrobust.core.threats import per_image
 
 
 def every_pixel(margins: Margins) -> Tensor:
@@ -25,7 +26,7 @@ def over_normaliser(margins: Margins) -> Tensor:
     return margins.normaliser.reciprocal()
 
 
-CROSS_ENTROPIES = {"masked": weights.masked, "ce": weights.ce}
+CROSS_ENTROPIES = {"masked": masked, "ce": ce}
 MARGIN_LOSSES = {"margin": every_pixel, "hinge": unreached, "dlr": over_normaliser}
 
 
@@ -36,3 +37,8 @@ def loss_gradient(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Te
         return measured.gradient, measured.reached
     gradient, margins = margin_gradient(engine, points, MARGIN_LOSSES[loss], normaliser=loss == "dlr")
     return -gradient, margins.reached
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Of length 1 in L1."""
+    return gradient / per_image(gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny))

@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segrobust.attacks import eight_bit
 from segrobust.attacks.base import Answer, Attack, AttackResult, Candidate, Problem
+from segrobust.attacks.eight_bit import grid_passes, on_grid, search_grid
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
@@ -42,9 +42,7 @@ class MinNormAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._numbers("apsr")
-        if not 0 < self.apsr <= 1:
-            raise UserError(f"{self.name}: expected 0 < apsr <= 1, got {self.apsr}")
+        self._numbers("apsr", above=0, up_to=1)
         self._whole(quantise_steps=1)
         if not isinstance(self.quantise, bool):
             raise UserError(f"{self.name}: expected quantise to be True or False, got {self.quantise!r}")
@@ -52,12 +50,12 @@ class MinNormAttack(Attack):
             raise UserError(f"{self.name}: 8-bit images need room above the cap; leave quantise or eps_max out")
 
     def search_passes(self) -> tuple[int, int]:
-        """Forwards and backwards that ``search`` spends on one image, at most."""
-        raise NotImplementedError
+        """Forwards and backwards that ``search`` spends on one image, at most: a gradient per step, and a last look."""
+        return self.steps + 1, self.steps
 
     def passes(self) -> tuple[int, int]:
         forwards, backwards = self.search_passes()
-        more = eight_bit.extra_passes(self.norm, self.quantise_steps) if self.quantise else (0, 0)
+        more = grid_passes(self.norm, self.quantise_steps) if self.quantise else (0, 0)
         final = 2 if self.rounds else 1  # of what is returned, in float32: as it is, and rounded to 8 bits
         return forwards + more[0] + final, backwards + more[1]
 
@@ -77,7 +75,7 @@ class MinNormAttack(Attack):
         grid = Closest(self, problem)
         grid.before, grid.required = closest.before, closest.required
         with torch.autocast(problem.clean.device.type, enabled=False):
-            eight_bit.quantise(problem, closest.points, grid, self.norm, self.quantise_steps)
+            search_grid(problem, closest.points, grid, self.norm, self.quantise_steps)
         return grid.answer()._replace(candidates=tuple(closest.budgets))
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
@@ -93,7 +91,7 @@ class MinNormAttack(Attack):
             after = engine.measure(points)
             distance_8bit = None
             if self.rounds:
-                rounded = eight_bit.on_grid(points)
+                rounded = on_grid(points)
                 lost = (engine.measure(rounded).error < required) | ~judged
                 distance_8bit = self.threat.distance(rounded - clean).masked_fill(lost, math.inf)
         attacked = (engine.goal.valid & ~before).flatten(1)

@@ -59,23 +59,14 @@ class PenaltyLagrangian:
     Args:
         steps: iterations of the attack.
         multiplier, penalty: of every pixel at first.
-        growth: factor on a penalty parameter, at most every ``check_every`` iterations and up to ``largest_penalty``.
+        growth: factor on a penalty parameter.
     """
 
-    def __init__(
-        self,
-        goal: Goal,
-        steps: int,
-        multiplier: float,
-        penalty: float,
-        growth: float,
-        check_every: int = CHECK_EVERY,
-        largest_penalty: float = LARGEST_PENALTY,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.goal, self.steps = goal, steps
-        self.growth, self.check_every, self.largest_penalty = growth, check_every, largest_penalty
-        self.multiplier = torch.full(goal.valid.shape, multiplier, dtype=dtype, device=goal.valid.device)
+    check_every, largest_penalty, dtype = CHECK_EVERY, LARGEST_PENALTY, torch.float32
+
+    def __init__(self, goal: Goal, steps: int, multiplier: float, penalty: float, growth: float) -> None:
+        self.goal, self.steps, self.growth = goal, steps, growth
+        self.multiplier = torch.full(goal.valid.shape, multiplier, dtype=self.dtype, device=goal.valid.device)
         self.penalty = torch.full_like(self.multiplier, penalty)
         self.scale = torch.ones(len(goal.valid), dtype=torch.float32, device=goal.valid.device)
         self.reached_since_check = torch.zeros_like(goal.valid)
@@ -118,9 +109,11 @@ class ProxLagrangian(PenaltyLagrangian):
     """
 
     def __init__(self, goal: Goal, steps: int, reference: bool, capped: bool) -> None:
-        check_every = CHECK_EVERY if reference else max(2, min(CHECK_EVERY, steps // 5))
-        bound, dtype = (torch.inf, torch.float64) if reference else (LARGEST_PENALTY, torch.float32)
-        super().__init__(goal, steps, MULTIPLIER, PENALTY, PENALTY_GROWTH, check_every, bound, dtype)
+        if reference:
+            self.largest_penalty, self.dtype = torch.inf, torch.float64
+        else:
+            self.check_every = max(2, min(CHECK_EVERY, steps // 5))
+        super().__init__(goal, steps, MULTIPLIER, PENALTY, PENALTY_GROWTH)
         self.reference, self.fixed = reference, capped and steps < FEW_STEPS
         self.tolerance = -TOLERANCE if reference and goal.targeted else TOLERANCE
         self.normaliser: Tensor | None = None

@@ -18,14 +18,13 @@ from segrobust.attacks.margins import Margins, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.prox import PROXES
 from segrobust.attacks.registry import register_attack
-from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
 SMALLEST = 1e-12  # of a weight
 LR_DECAY = 0.01  # share of the perturbation's step size that is left at the end, exponentially
 DUAL_LR_DECAY = 0.1  # share of the dual step size that is left at the end, linearly
 AVERAGE = 0.9  # decay of the running mean of the dual weights
-INNER_STEPS, ENOUGH = 5, 1e-2  # of the published prox: at most so many, until the change is that share of the length
+INNER_STEPS, INNER_CHANGE = 5, 1e-2  # of the published prox: so many, or until the change is that share of it
 
 
 class DualWeights:
@@ -106,42 +105,25 @@ class PrimalDual(MinNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(steps=1)
-        self._numbers("lr", "dual_lr")
-        if min(self.lr, self.dual_lr) <= 0:
-            raise UserError(f"{self.name}: expected lr and dual_lr > 0, got {self.lr} and {self.dual_lr}")
+        self._numbers("lr", "dual_lr", above=0)
 
-    def search_passes(self) -> tuple[int, int]:
-        return self.steps + 1, self.steps
-
-    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
-        """The next perturbation, inside the box."""
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, clean: Tensor) -> Tensor:
+        """The next perturbation, between ``-clean`` and ``1 - clean``."""
         raise NotImplementedError
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean
         duals, adam = DualWeights(problem, self.least_ratio), Adam(clean)
-        box = Box(-clean, 1 - clean)
         delta, points = torch.zeros_like(clean), clean
         for step in range(self.steps):
             gradient, margins = margin_gradient(engine, points, duals.slope)
             closest.update(points, margins.reached)
             lr = self.lr * LR_DECAY ** (step / self.steps)
-            delta = self.move(delta, gradient, duals, adam, lr, box)
+            delta = self.move(delta, gradient, duals, adam, lr, clean)
             left = 1 - step / max(self.steps - 1, 1)
             duals.ascend(margins, self.dual_lr * (DUAL_LR_DECAY + (1 - DUAL_LR_DECAY) * left))
             points = (clean + delta).clamp_(0, 1)
         closest.update(points, engine.measure(points).reached)
-
-
-@dataclass(frozen=True)
-class Box:
-    """Bounds of the perturbation."""
-
-    low: Tensor
-    high: Tensor
-
-    def clip(self, delta: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(delta, self.low), self.high)
 
 
 @register_attack
@@ -153,10 +135,10 @@ class PDGD(PrimalDual):
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     least_ratio: ClassVar[float] = 1e-6
 
-    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, clean: Tensor) -> Tensor:
         shrink = duals.norm / self.threat.distance(delta).clamp_min(SMALLEST)
         direction, scale = adam(gradient + delta * per_image(shrink))
-        return box.clip(delta - lr * direction / scale)
+        return torch.clamp(delta - lr * direction / scale, -clean, 1 - clean)
 
 
 @register_attack
@@ -174,23 +156,23 @@ class PDPGD(PrimalDual):
     reference: bool = False
     published: ClassVar = {"reference": True}
 
-    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, box: Box) -> Tensor:
+    def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, clean: Tensor) -> Tensor:
         direction, scale = adam(gradient if self.reference else gradient / per_image(duals.total))
         largest = scale.flatten(1).amax(1)
         strength = duals.norm / duals.total * lr / largest
         ahead, metric = delta - lr * direction / scale, scale / per_image(largest)
         if self.reference:
-            return self._inner_prox_steps(box.clip(ahead), metric, strength, box)
-        return PROXES[self.norm](ahead, metric, strength, box.low, box.high)
+            return self._inner_prox_steps(torch.clamp(ahead, -clean, 1 - clean), metric, strength, clean)
+        return PROXES[self.norm](ahead, metric, strength, -clean, 1 - clean)
 
-    def _inner_prox_steps(self, target: Tensor, metric: Tensor, strength: Tensor, box: Box) -> Tensor:
+    def _inner_prox_steps(self, target: Tensor, metric: Tensor, strength: Tensor, clean: Tensor) -> Tensor:
         """Proximal gradient steps from ``target`` towards the prox in ``metric`` there."""
         identity, free = torch.ones_like(metric), torch.full_like(metric, math.inf)
         found, running = target, torch.ones_like(strength, dtype=torch.bool)
         for _ in range(INNER_STEPS):
             ahead = found - metric * (found - target)
-            new = box.clip(PROXES[self.norm](ahead, identity, strength, -free, free))
+            new = torch.clamp(PROXES[self.norm](ahead, identity, strength, -free, free), -clean, 1 - clean)
             change = (new - found).flatten(1).norm(dim=1)
             found = torch.where(per_image(running), new, found)
-            running = running & (change > ENOUGH * new.flatten(1).norm(dim=1))
+            running = running & (change > INNER_CHANGE * new.flatten(1).norm(dim=1))
         return found

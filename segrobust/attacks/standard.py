@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from segrobust.attacks.bounded import CosPGD, MaskedPGD
 from segrobust.attacks.ensemble import BALANCED_ERROR, ERROR, BoundedEnsemble, PlannedSearch
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import register_attack
@@ -40,15 +39,11 @@ class Member:
 
 
 GOING_ON = {"radius_reduction": False, "first_step": 0.5}
-# CosPGD still moves the pixels that softmax(beta * logits) leaves without a gradient; the third is for mIoU.
 MEMBERS = (
     Member(SharpPGD(), 9),
-    Member(CosPGD(radius_reduction=False, first_step=1.0, track="error"), 4, ERROR),
-    Member(BalancedSharpPGD(**GOING_ON, track="ce"), 3, BALANCED_ERROR),
+    Member(BalancedSharpPGD(**GOING_ON, track="ce"), 3, BALANCED_ERROR),  # for mIoU
     Member(SharpPGD(**GOING_ON, beta_start=2.0, beta_end=6.0), 4, ERROR),
 )
-# When few pixels are right, they are such pixels, and the wrong ones only distract: masked CE sees no others.
-LAST_PIXELS = MaskedPGD(**GOING_ON)
 
 
 @register_attack
@@ -63,13 +58,10 @@ class Standard(BoundedEnsemble):
         steps: of all members together.
         attacks: members in their order; as configs: ``dict(type="SharpPGD", share=2, start="error", ...)`` with the
             fields of that attack and those of :class:`Member`.
-        masked_below: share of an image's pixels, still right, up to which masked cross-entropy takes the last member's
-            place; 0: it never does.
     """
 
     steps: int = 450
     attacks: tuple[Member, ...] = MEMBERS
-    masked_below: float = 0.01
 
     kinds: ClassVar[tuple[str, ...]] = (ERROR, BALANCED_ERROR)
     member_options: ClassVar[tuple[str, ...]] = ("share", "start")
@@ -80,9 +72,6 @@ class Standard(BoundedEnsemble):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._numbers("masked_below")
-        if not 0 <= self.masked_below <= 1:
-            raise UserError(f"{self.name}: expected 0 <= masked_below <= 1, got {self.masked_below}")
         members = [one if isinstance(one, Member) else Member(one) for one in self.given()]
         members = tuple(replace(one, attack=self._set_up(one.attack)) for one in members)
         shares = [one.share for one in members]
@@ -107,21 +96,12 @@ class Standard(BoundedEnsemble):
             steps = round(self.steps * before / total) - done
             done += steps
             if steps:
-                searches.append(self._planned(one, steps, number, one.start if searches else "random"))
+                name, attack = f"{number + 1} {one.attack.name}", replace(one.attack, steps=steps)
+                searches.append(PlannedSearch(name, attack, one.start if searches else "random", number))
         return searches
 
-    def _planned(self, member: Member, steps: int, number: int, start: str) -> PlannedSearch:
-        attacks = [replace(member.attack, steps=steps)]
-        if self.masked_below and number == len(self.attacks) - 1:
-            attacks.append(replace(self._set_up(LAST_PIXELS), steps=steps))
-        name = f"{number + 1} {' or '.join(attack.name for attack in attacks)}"
-        return PlannedSearch(name, attacks[0], start, number, *attacks[1:])
-
-    def attacks_by_error(self, search: PlannedSearch, error: Tensor) -> list[tuple[GradientAttack, Tensor]]:
-        active, few = error < 1, 1 - error <= self.masked_below
-        if not search.last_pixels:
-            return [(search.attack, active)]
-        return [(search.attack, active & ~few), (search.last_pixels, active & few)]
+    def active(self, error: Tensor) -> Tensor:
+        return error < 1
 
     def class_weights(self, goal: Goal) -> Tensor:
         classes = max(len(self.class_counts or ()), goal.highest + 1)

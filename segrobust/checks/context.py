@@ -136,6 +136,11 @@ class Context:
         return [one for one in self.conditions if one.study == ATTACK and not one.control and not one.candidate]
 
     @cached_property
+    def compared(self) -> list[Condition]:
+        """The attempts that are compared with each other: those that saw the model itself, where there are any."""
+        return [one for one in self.attempts if not one.surrogate] or self.attempts
+
+    @cached_property
     def searches(self) -> set[str]:
         """Names of the minimum-norm attacks: those with a result that has no radius."""
         return {one.name for one in self.attempts if one.eps is None}
@@ -144,13 +149,14 @@ class Context:
     def radius(self) -> tuple[str, float]:
         """Norm and radius at which attacks are compared: the middle one of the strongest attack's norm."""
         norm = self.own.norm
-        radii = sorted({one.eps for one in self.attempts if self.shares.get(one) and one.norm == norm and one.eps})
+        radii = sorted({one.eps for one in self.compared if self.shares.get(one) and one.norm == norm and one.eps})
         if not radii:
             raise Skip("no attack of the run has a result at a radius")
         return norm, radii[len(radii) // 2]
 
-    @cached_property
+    @property
     def clean(self) -> Condition:
+        """That of the images as they are."""
         return Clean.conditions[0]
 
     @cached_property
@@ -162,12 +168,12 @@ class Context:
         return [image for image in self.ids if image in judged]
 
     def at_radius(self) -> dict[Condition, dict[int, float]]:
-        """Percent at the goal, per image of the subset, under each attack that saw the model itself, at ``radius``."""
+        """Percent at the goal, per image of the subset, under each of the ``compared`` attacks at ``radius``."""
         chosen = set(self.ids)
         return {
             one: {image: share for image, share in self.shares[one].items() if image in chosen}
-            for one in self.attempts
-            if self.shares.get(one) and (one.norm, one.eps) == self.radius and not one.surrogate
+            for one in self.compared
+            if self.shares.get(one) and (one.norm, one.eps) == self.radius
         }
 
     # --- attacks
@@ -193,7 +199,10 @@ class Context:
         """The strongest attack; in a run without results its first one, in a run of controls alone a plain PGD."""
         if self.strongest:
             return self.strongest[0].attack
-        return next((study.attack for study in self.attacks if not study.attack.control), build_attack(FALLBACK))
+        real = [study.attack for study in self.attacks if not study.attack.control]
+        if self.attempts and not real:
+            raise Skip("the run's attacks are those of an earlier start, and not known here: name them again")
+        return real[0] if real else build_attack(FALLBACK)
 
 
 def _described(condition: Condition) -> AttackStudy | None:

@@ -30,11 +30,13 @@ def check_segmenter(what: str, model: Any) -> None:
 
 
 def checked_source(dataset: Any) -> Source:
-    """The data set, whose samples are checked when they are read.
+    """The data set, whose samples are checked when they are read; one of mmseg's is read by its pipeline.
 
     Raises:
         UserError: it lacks a member of ``segrobust.datasets.source.Source``.
     """
+    if hasattr(dataset, "get_data_info") and hasattr(dataset, "pipeline"):
+        return MMSegSource.of(dataset)
     if missing := [name for name in SOURCE if not hasattr(dataset, name)]:
         raise UserError(
             f"dataset: expected a Source, got {type(dataset).__name__}, which lacks {', '.join(missing)}; "

@@ -6,18 +6,18 @@ image, label, name = source[0].image, source[0].label, source[0].name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.datasets.classes import plain_names
 from segrobust.datasets.majority import majority_map, training_labels
 from segrobust.datasets.pipeline import check_test_pipeline, step_names, with_own_reading
-from segrobust.datasets.source import MMSegSource, Source, evenly_spaced
+from segrobust.datasets.source import MMSegSource, Source, spaced_around
 from segrobust.models.mm import import_mmseg, load_config
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ SPLITS = ("val", "test")
 
 
 def source_from_config(
-    config: Config | Mapping | str | Path, split: str = "test", num_images: int | None = None
+    config: Config | Mapping | str | Path,
+    split: str = "test",
+    num_images: int | None = None,
+    known: Sequence[int] = (),
 ) -> MMSegSource:
     """The images that ``config.<split>_dataloader`` tests on.
 
@@ -36,6 +39,7 @@ def source_from_config(
         config: an mmengine config, a dict, or a config's path or zoo name.
         split: "test" or "val".
         num_images: so many of them, evenly spaced (all where it is None or more than there are).
+        known: indices of images that must be among them, and come first; others are added up to ``num_images``.
 
     Raises:
         UserError: no such dataloader in the config, no data, a pipeline that augments, or no positive number of images.
@@ -50,7 +54,7 @@ def source_from_config(
     dataset = _open(loader["dataset"])
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    chosen, steps = evenly_spaced(len(dataset), num_images), step_names(loader["dataset"])
+    chosen, steps = spaced_around(len(dataset), num_images, known), step_names(loader["dataset"])
     return MMSegSource(dataset, chosen, config_sha256(loader["dataset"]), steps)
 
 
@@ -84,7 +88,7 @@ def _open(settings: Mapping) -> BaseDataset:
 
     own, what = with_own_reading(settings), f"cannot open the data set {settings.get('type')!r}"
     # a data set's constructor may fail in any way: wrong type, wrong argument, no files
-    with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
+    with as_user_error(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
         dataset = DATASETS.build(own)
         dataset.full_init()
     return dataset

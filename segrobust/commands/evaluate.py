@@ -40,6 +40,8 @@ from segrobust.runs.settings import Settings
 if TYPE_CHECKING:
     from mmengine import Config
 
+FIT_IMAGES = 64  # of the config's val split, at most: what a universal perturbation or patch is fitted on
+
 
 def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     """Load, attack, report; prints the table and returns the run folder.
@@ -49,7 +51,9 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     """
     cfg_options = parse_cfg_options(inputs.cfg_options)
     cfg, work_dir = load_config(inputs.config, cfg_options), inputs.work_dir
-    source = source_from_config(cfg, "test", inputs.num_images)
+    folder = RunFolder(work_dir)
+    known = [] if settings.fresh else [one["index"] for one in folder.images().entries if "index" in one]
+    source = source_from_config(cfg, "test", inputs.num_images, known)
     weights = _weights(inputs.config, inputs.checkpoint)
     target = settings.target
     majority = target and _stored_majority(work_dir, target, settings.fresh)
@@ -61,6 +65,7 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
     settings = settings.with_(
         target=target,
         surrogate=inputs.surrogate and _surrogate(inputs, source.class_names),
+        fit_on=source_from_config(cfg, "val", FIT_IMAGES) if settings.universal else None,
         attack_defaults=cfg.get("attack_defaults"),
         declared=cfg.get("declared"),
     )

@@ -57,6 +57,7 @@ from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
 from segrobust.studies.clean import Clean
 from segrobust.studies.corruption import plan_corruptions
+from segrobust.studies.universal import plan_universal
 
 _LOG = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ def _with_data(settings: Settings, dataset: Source) -> Settings:
     """With the target and the mask as the data set has them."""
     target, mask = settings.target, settings.mask
     return settings.with_(
+        fit_on=settings.fit_on and checked_source(settings.fit_on),
         target=build_target(target, dataset) if isinstance(target, str) else target,
         mask=None if mask is None else read_mask(mask, dataset),
     )
@@ -196,7 +198,11 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
         surrogate=settings.surrogate,
         known=known,
     )
-    return [Clean(), *attacks, *plan_corruptions(settings.corruptions, settings.severity)]
+    corruptions = plan_corruptions(settings.corruptions, settings.severity)
+    if settings.universal and settings.fit_on is None:
+        raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
+    universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm)
+    return [Clean(), *attacks, *corruptions, *universal]
 
 
 def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:

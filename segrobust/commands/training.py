@@ -19,7 +19,12 @@ from torch import distributed
 
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
-from segrobust.models.mm import import_mmseg, load_config
+from segrobust.hooks.divergence import training_errors
+from segrobust.hooks.load_from import listed_parts
+from segrobust.hooks.make_exact import complete, make_exact
+from segrobust.hooks.train_runner import TrainRunner
+from segrobust.models.checkpoint.loading import load_from_strict
+from segrobust.models.mm import load_config
 from segrobust.models.pretrained import refuse_downloads, without_pretrained
 
 if TYPE_CHECKING:
@@ -57,9 +62,6 @@ def train(
         RunFailed: the training diverged, or the disk is full.
         Interrupted: by Ctrl-C; it says how to go on.
     """
-    import_mmseg()
-    from segrobust.hooks.make_exact import make_exact
-
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
     reasons = make_exact(config)
     started = _written(config)
@@ -70,10 +72,6 @@ def train(
 
 
 def _train(config: Config, reasons: list[str]) -> Runner:
-    from segrobust.hooks.divergence import training_errors
-    from segrobust.hooks.make_exact import complete
-    from segrobust.hooks.train_runner import TrainRunner
-
     grouped, runner = distributed.is_initialized(), None
     try:
         if config.launcher == "pytorch" and not torch.cuda.is_available():
@@ -135,8 +133,6 @@ def prepare(
 
 def _guard(config: Config) -> None:
     """Put in what watches every training, and make the weights that it starts from what the config says they are."""
-    from segrobust.hooks.load_from import listed_parts
-
     left_out = listed_parts(config.get("load_from_except"))
     elsewhere = () if config.get("resume") else left_out  # a checkpoint to go on from holds all weights
     if config.get("load_from"):
@@ -181,8 +177,6 @@ def _last_checkpoint(config: Config) -> Path | None:
 
 def _keep_seed(config: Config) -> None:
     """The seed that the training began with, whatever the config says now: mmengine would take it up too late."""
-    from segrobust.models.checkpoint.loading import load_from_strict
-
     last = config.get("load_from") or _last_checkpoint(config)
     kept = load_from_strict(str(last))["meta"].get("seed") if last else None
     randomness = config.get("randomness") or {}

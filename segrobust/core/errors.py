@@ -33,14 +33,16 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def told_as(tell: Callable[[Exception], str], kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Inside, an error of these kinds becomes a :class:`UserError` with the text that ``tell`` makes of it."""
+def as_user_error(
+    describe: Callable[[Exception], str], kinds: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """Inside, an error of these kinds becomes a :class:`UserError` with the text that ``describe`` gives it."""
     try:
         yield
     except UserError:
         raise
     except kinds as error:
-        raise UserError(tell(error)) from error
+        raise UserError(describe(error)) from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -23,7 +23,11 @@ from segrobust.core.units import FOUND_SHARE, format_eps
 
 CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
 INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")  # pixels are counted as attacked, or as files have them
-_DESCRIBED = ("study", "name", "norm", "eps", "severity", "surrogate", "candidate", "control")
+_TYPES = {
+    "study": str, "name": str, "norm": str, "eps": (int, float), "severity": int, "surrogate": str, "candidate": str,
+    "control": bool, "fields": dict,
+}  # fmt: skip
+_DESCRIBED = tuple(name for name in _TYPES if name != "fields")
 _INFINITE = ("distance", "distance_8bit")
 
 
@@ -85,9 +89,12 @@ class Condition:
     @classmethod
     def from_description(cls, content: Mapping[str, Any], path: Path) -> Condition:
         """What :meth:`description` made; UserError names the file ``path`` where it was not."""
-        known = {name: content[name] for name in (*_DESCRIBED, "fields") if name in content}
+        known = {name: content[name] for name in _TYPES if name in content}
         if not isinstance(known.get("study"), str) or not isinstance(known.get("name"), str):
             raise UserError(f"{path}: a condition without study or name; start anew with --fresh")
+        for name, value in known.items():
+            if not isinstance(value, _TYPES[name]) or (name == "eps" and not math.isfinite(value)):
+                raise UserError(f"{path}: a condition with {name} {value!r}; start anew with --fresh")
         return cls(**known)
 
 

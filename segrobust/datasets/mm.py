@@ -26,6 +26,7 @@ class FolderDataset(BaseSegDataset):
     Args:
         data_root: the folder that holds ``images`` and ``labels``.
         split: the name of the sub-folder (train, val, test).
+        pipeline: without one, images and labels are read as they are.
 
     Raises:
         UserError: the root, the split or a label is missing, or there is no image.
@@ -34,6 +35,7 @@ class FolderDataset(BaseSegDataset):
     def __init__(self, data_root: str | None = None, split: str = "train", **kwargs) -> None:
         self.split = split
         kwargs.setdefault("reduce_zero_label", False)
+        kwargs.setdefault("pipeline", [dict(type="LoadPair"), dict(type="PackSegInputs")])
         prefix = dict(img_path=f"images/{split}", seg_map_path=f"labels/{split}")
         super().__init__(data_root=str(data_root or ""), data_prefix=prefix, seg_map_suffix=".png", **kwargs)
 
@@ -106,6 +108,7 @@ class ImageLabelFolder(FolderDataset):
     """Any image/label folder; classes come from ``metainfo`` or from ``classes.json`` in the root.
 
     ``classes.json``: ``{"classes": ["road", ...], "palette": [[128, 64, 128], ...]}`` (the palette is optional).
+    ``evaluate(model, ImageLabelFolder("data/mine", split="test"))`` attacks its images.
     """
 
     def __init__(self, data_root: str, metainfo: dict | None = None, **kwargs) -> None:

@@ -6,7 +6,7 @@ check_test_pipeline(config.test_dataloader.dataset)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from segrobust.core.errors import UserError
@@ -90,7 +90,13 @@ def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
     pipelines = list(_pipelines(dataset))
     if not pipelines:
         raise UserError(f"the test data set {dataset.get('type')!r} has no pipeline; add {EXAMPLE}")
-    for step in (step for pipeline in pipelines for step in pipeline):
+    for pipeline in pipelines:
+        check_test_steps(pipeline)
+
+
+def check_test_steps(steps: Iterable[Any]) -> None:
+    """Raise a UserError where one of a test pipeline's steps, in a config or built, augments."""
+    for step in steps:
         _check_test_step(step)
 
 

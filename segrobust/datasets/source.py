@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
 from segrobust.datasets.labels import VOID, check_ids, class_ids
-from segrobust.datasets.pipeline import refuse_moved
+from segrobust.datasets.pipeline import check_test_steps, refuse_moved
 from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class MMSegSource:
             tuple(int(v) for v in colour) for colour in meta.get("palette") or default_palette(self.num_classes)
         ]
 
+    @classmethod
+    def of(cls, dataset: BaseDataset) -> MMSegSource:
+        """All images of an mmseg data set that is built already; UserError: its pipeline augments."""
+        transforms = dataset.pipeline.transforms
+        check_test_steps(transforms)
+        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(transforms))  # an object's place in memory says nothing of it
+        return cls(dataset, list(range(len(dataset))), recipe, [type(step).__name__ for step in transforms])
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -113,7 +122,7 @@ class MMSegSource:
     def _load(self, index: int, info: Mapping[str, Any]) -> dict[str, Any]:
         what = f"cannot load {info['img_path']} with its label"
         # the config's own loading steps may raise anything for a bad file
-        with told_as(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
+        with as_user_error(lambda error: f"{what}: {type(error).__name__}: {first_line(error)}"):
             packed = self.dataset[index]
         if not isinstance(packed, Mapping) or not {"inputs", "data_samples"} <= set(packed):
             raise UserError("the test pipeline does not pack what it loads; end it with dict(type='PackSegInputs')")
@@ -138,3 +147,16 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
         raise UserError(f"number of images: expected at least 1, got {count}")
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def spaced_around(total: int, count: int | None, known: Sequence[int]) -> list[int]:
+    """``count`` of ``total`` indices with the ``known`` ones first: the others evenly spaced among what is left.
+
+    Never fewer than are known; without any known, :func:`evenly_spaced`.
+    """
+    known = [index for index in known if index < total]
+    left = sorted(set(range(total)) - set(known))
+    if not known or count is None:
+        return [*known, *(left[place] for place in evenly_spaced(len(left), count))]
+    more = max(count - len(known), 0)
+    return [*known, *(left[place] for place in (evenly_spaced(len(left), more) if more and left else []))]

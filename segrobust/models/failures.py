@@ -51,8 +51,8 @@ def network_errors(name: str, images: Tensor, network: Callable[[Tensor], Tensor
             raise
         size = "x".join(map(str, images.shape[-2:]))
         reason = " ".join(str(error).split())[:300] or "no message"
-        told = f"{name} fails on images of {size}: {type(error).__name__}: {reason}"
-        raise UserError(told + _with_padding(images[:1].detach(), network, advice)) from error
+        message = f"{name} fails on images of {size}: {type(error).__name__}: {reason}"
+        raise UserError(message + _with_padding(images[:1].detach(), network, advice)) from error
 
 
 def _with_padding(image: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> str:

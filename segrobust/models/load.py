@@ -1,8 +1,6 @@
-"""Models: one contract (``segmenter``), an adapter per origin, strict checkpoints and the shipped weights.
+"""From a config and a checkpoint to a segmenter.
 
-For example::
-
-    model = load_segmenter("configs/fpn/x.py", "x.pth")      # or the name of a shipped model alone
+model = load_segmenter("configs/fpn/x.py", "x.pth")      # or the name of a shipped model alone
 """
 
 from __future__ import annotations
@@ -17,15 +15,17 @@ import torch
 
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError
+from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
+from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
+from segrobust.models.mm import import_mmseg, load_config
 from segrobust.models.network_io import in_channels_last
-from segrobust.models.segmenter import Segmenter, frozen_eval
+from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import shipped_model
 
 if TYPE_CHECKING:
     from mmengine import Config
 
-__all__ = ["Segmenter", "frozen_eval", "load_segmenter"]
 LOGGER = logging.getLogger(__name__)
 
 
@@ -56,8 +56,6 @@ def load_segmenter(
     """
     from mmengine import Config
 
-    from segrobust.models.mm import load_config
-
     target = _device(device)
     if isinstance(config, torch.nn.Module):
         raise UserError("config: got a network; Segmenter.wrap(net, num_classes=..., mean=..., std=...) takes those")
@@ -84,10 +82,6 @@ def load_segmenter(
 
 def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
     """The segmenter that a config describes, and the module inside whose keys its checkpoints have."""
-    from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
-    from segrobust.models.adapters.torchvision import TorchvisionSegmenter
-    from segrobust.models.mm import import_mmseg
-
     import_mmseg()  # the data set's classes are looked up in mmseg's registry
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:

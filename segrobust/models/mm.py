@@ -187,5 +187,5 @@ def _parsed(source: str, action: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{source}: cannot be read as a config: {told}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{source}: cannot be read as a config: {reason}") from error

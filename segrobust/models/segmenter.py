@@ -21,9 +21,9 @@ from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.models.binary import decision_logit, two_logits
-from segrobust.models.checkpointing import blocks, recomputing
 from segrobust.models.failures import network_errors
 from segrobust.models.network_io import in_network_type, main_output, to_image_size
+from segrobust.models.recomputing import blocks, recomputing
 
 
 class Segmenter(nn.Module):
@@ -55,9 +55,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-            raise UserError(
-                f"num_classes: expected an integer of at least 2 (one logit per class), got {num_classes!r}"
-            )
+            raise UserError(f"num_classes: expected an integer of at least 2 (a logit per class), got {num_classes!r}")
         self.num_classes = num_classes
         self.class_names = _per_class("class_names", class_names, num_classes) or default_class_names(num_classes)
         colours = _per_class("palette", palette, num_classes) or default_palette(num_classes)
@@ -85,8 +83,8 @@ class Segmenter(nn.Module):
         check_images(images)
         exact = torch.promote_types(images.dtype, torch.float32)
         saving = self.checkpointing and images.requires_grad and not self.training  # statistics would count twice
-        told = network_errors(self.name, images, self._tried, self.padding_advice)
-        with told, self.recomputing() if saving else nullcontext():
+        named = network_errors(self.name, images, self._tried, self.padding_advice)
+        with named, self.recomputing() if saving else nullcontext():
             logits = self.logits(images.to(exact)).to(exact)
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])
         if tuple(logits.shape) != expected:
@@ -201,10 +199,8 @@ def check_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise UserError(f"images: expected shape [N,3,H,W] (RGB), got {list(images.shape)}")
     if images.requires_grad and torch.is_inference_mode_enabled():
-        raise UserError(
-            "images require a gradient, but torch.inference_mode() records none; "
-            "call the model outside it (torch.no_grad() is fine around an attack)"
-        )
+        raise UserError("images require a gradient, but torch.inference_mode() records none; "
+                        "call the model outside it (torch.no_grad() is fine around an attack)")  # fmt: skip
 
 
 @contextmanager

@@ -218,10 +218,10 @@ def _class_view(run: Run) -> dict[str, Any] | None:
     columns = [(title, record["iou"]) for title, record in columns if record["iou"]]
     if not columns:
         return None
-    count = max(len(iou) for _, iou in columns)
-    names = [*run.class_names, *(f"class {i}" for i in range(len(run.class_names), count))]
-    colours = [_css(colour) for colour in run.palette] + ["transparent"] * count
-    rows = [(names[i], colours[i], [iou[i] if i < len(iou) else None for _, iou in columns]) for i in range(count)]
+    classes = range(max(len(iou) for _, iou in columns))
+    names = [*run.class_names, *(f"class {i}" for i in classes[len(run.class_names) :])]
+    colours = [_css(colour) for colour in run.palette] + ["transparent"] * len(classes)
+    rows = [(names[i], colours[i], [iou[i] if i < len(iou) else None for _, iou in columns]) for i in classes]
     return {"run": run, "columns": [title for title, _ in columns], "rows": rows}
 
 

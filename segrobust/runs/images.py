@@ -71,7 +71,7 @@ class RunImages:
     @classmethod
     def from_content(cls, content: Any, path: Path) -> RunImages:
         """What :meth:`content` made; UserError names the file ``path`` where it was not."""
-        known = isinstance(content, dict) and isinstance(content.get("images"), list)
+        known = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("images", "starts"))
         if not known or not all(isinstance(one, dict) and {"name", "sha256"} <= set(one) for one in content["images"]):
             raise UserError(f"{path}: expected the images of a run, as segrobust writes them; start anew with --fresh")
         return cls(tuple(content["images"]), tuple(content["starts"]))

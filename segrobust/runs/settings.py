@@ -23,6 +23,7 @@ from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, cor
 from segrobust.datasets.target_spec import PLAIN, parse_target
 
 if TYPE_CHECKING:
+    from segrobust.datasets.source import Source
     from segrobust.datasets.targets import Target
     from segrobust.models.segmenter import Segmenter
 
@@ -137,6 +138,9 @@ class Settings(Options):
         _universal,
         metavar="{perturbation,patch}",
         many='["perturbation", "patch"]',
+    )
+    fit_on: Source | None = option(
+        None, "the images, of another split, that a universal perturbation or patch is fitted on", only_python=True
     )
     metric_size: str = option(
         INPUT,

@@ -26,8 +26,8 @@ def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
             extra |= {"at_target": int(reached), "target_pixels": int(judged)}
     if made.regions is not None:
         regions = _resized(made.regions, group.size)
-        for n, extra in enumerate(more):
-            extra["regions"] = _by_region(bench, prediction[n], labels[n], regions[n], int(made.regions.max()) + 1)
+        for n, extra in enumerate(more):  # as many as the image has itself, whatever the others of its batch have
+            extra["regions"] = _by_region(bench, prediction[n], labels[n], regions[n], int(regions[n].max()) + 1)
     for n, counts in enumerate(task.counts(prediction, labels)):
         yield Row(group.ids[n], made.condition, counts, more[n])
 

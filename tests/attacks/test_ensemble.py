@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
+from tests.known_answer.trace import Recorder
 
 EPS = 0.03
 CHAIN = ({"type": "SegPGD", "share": 2}, {"type": "SharpPGD", "start": "error", "radius_reduction": False})
@@ -84,7 +86,7 @@ def test_images_leave_as_soon_as_all_of_them_is_wrong_and_the_others_stay_to_the
     assert (result.backwards[done] < 40).all() and (result.backwards[~done] == 40).all()
     assert (result.forwards[~done] == attack.passes()[0]).all()
     last = result.candidates[-2]
-    assert last.name == "4 CEPGD or MaskedPGD" and torch.equal(last.images[done], result.images[done])
+    assert last.name == "4 CEPGD" and torch.equal(last.images[done], result.images[done])
     torch.testing.assert_close(share_wrong(model, last.images, labels)[done], result.pixel_error[done])
 
 
@@ -95,39 +97,14 @@ def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
     first = build_attack("SegPGD", eps=EPS, steps=20)(model, images, labels, seeds=[1, 2, 3])
     by_name = {one.name: one.images for one in result.candidates}
     assert torch.equal(by_name["1 SegPGD"], first.images)
-    after = share_wrong(model, by_name["2 SharpPGD or MaskedPGD"], labels)
+    after = share_wrong(model, by_name["2 SharpPGD"], labels)
     assert (after >= first.pixel_error).all() and (after > first.pixel_error).any()
-    assert torch.equal(result.images, by_name["2 SharpPGD or MaskedPGD"])
+    assert torch.equal(result.images, by_name["2 SharpPGD"])
     with torch.no_grad():
         goal = Segmentation(ignore_index=255).goal(images, labels, None, targeted=False)
         problem = Problem(Engine(model.eval(), goal), images, (1, 2, 3))
         again = build_attack("SharpPGD", eps=EPS, steps=10, radius_reduction=False).search(problem, first.images)
     assert torch.equal(again.by_error.points, result.images)
-
-
-def test_few_right_pixels_are_left_to_masked_cross_entropy():
-    model = SmallNet()
-    images, labels = batch(model, size=16)
-
-    def search(share=0.0, **last):
-        last = {"start": "error", "radius_reduction": False, "first_step": 0.5, **last}
-        attack = build_attack("Standard", eps=EPS, steps=30, masked_below=share, attacks=["CEPGD", last])
-        return attack, attack(model, images, labels, seeds=[1, 2, 3])
-
-    (alone, sharp), (_, masked) = search(type="SharpPGD"), search(type="MaskedPGD")
-    assert alone.candidate_names()[2] == "2 SharpPGD"
-    right = 1 - share_wrong(model, sharp.candidates[0].images, labels)  # before the last member
-    attack, result = search(float(right.median()), type="SharpPGD")
-    assert attack.candidate_names()[2:] == ("2 SharpPGD or MaskedPGD", "2 SharpPGD or MaskedPGD by balanced error")
-    is_few = right <= right.median()
-    assert is_few.any() and not is_few.all()
-    for n in range(3):
-        expected, other = (masked, sharp) if is_few[n] else (sharp, masked)
-        assert torch.equal(result.images[n], expected.images[n]) and result.backwards[n] == 30
-        for mine, theirs in zip(result.candidates, expected.candidates, strict=True):
-            assert torch.equal(mine.images[n], theirs.images[n])
-        assert not torch.equal(result.candidates[-1].images[n], other.candidates[-1].images[n])
-    assert build_attack(json.loads(json.dumps(attack.fields()))) == attack
 
 
 def test_random_members_start_from_different_noise():
@@ -142,6 +119,8 @@ class Seesaw(torch.nn.Module):
     """Two classes, told by the green channel, and one lever for all pixels, the mean of the red one: below 0.49 every
     pixel of class 0 is taken for class 1, above 0.51 the other way round."""
 
+    num_classes = 2
+
     def __init__(self):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(20.0))
@@ -152,11 +131,15 @@ class Seesaw(torch.nn.Module):
         return torch.cat([first, -first], 1)
 
 
-def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the_rare_one():
+def common_and_rare():
     images = torch.full((1, 3, 10, 10), 0.5)
     images[:, 1] = 0.2
     images[:, 1, 0] = 0.8
-    labels = (images[:, 1] > 0.5).long()  # ten of a hundred pixels
+    return images, (images[:, 1] > 0.5).long()  # ten of a hundred pixels
+
+
+def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the_rare_one():
+    images, labels = common_and_rare()
     members = [{"type": "SharpPGD"}, {"type": "BalancedSharpPGD", "start": "balanced error", "radius_reduction": False}]
     attack = build_attack("Standard", eps=0.05, steps=80, class_counts=(1000.0, 1.0), attacks=members)
     result = attack(Seesaw(), images, labels)
@@ -165,7 +148,25 @@ def test_points_by_error_break_the_common_class_and_points_by_balanced_error_the
     assert (
         wrong["1 SharpPGD"] == wrong["1 SharpPGD by balanced error"] == pytest.approx(0.9)
     )  # it never saw the other side
-    assert wrong["2 BalancedSharpPGD or MaskedPGD by balanced error"] == pytest.approx(0.1)
+    assert wrong["2 BalancedSharpPGD by balanced error"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [("error", "1 SharpPGD"), ("balanced error", "2 BalancedSharpPGD by balanced error")]
+)
+def test_a_member_starts_from_the_points_that_are_best_by_what_it_names(start, name):
+    images, labels = common_and_rare()
+    members = [
+        {"type": "SharpPGD", "share": 4},
+        {"type": "BalancedSharpPGD", "share": 4, "start": "balanced error", "radius_reduction": False},
+        {"type": "CEPGD", "share": 1, "start": start, "radius_reduction": False},
+    ]
+    attack = build_attack("Standard", eps=0.05, steps=90, class_counts=(1000.0, 1.0), attacks=members)
+    recorder = Recorder(Seesaw())
+    result = attack(recorder, images, labels)
+    before = sum(member.passes()[0] for member in attack.members()[:2])
+    (best,) = (one.images for one in result.candidates if one.name == name)
+    torch.testing.assert_close(recorder.points[before], best, rtol=0, atol=1e-7)
 
 
 def test_spherical_gradient_is_that_of_autograd():
@@ -212,7 +213,7 @@ def test_the_members_are_part_of_the_identity():
         ("SEA", {"losses": []}, "expected losses="),
         ("SEA", {"losses": [3]}, "follow a gradient within a radius, got 3"),
         ("Standard", {"attacks": ["FMN"]}, "follow a gradient within a radius, got FMN"),
-        ("Standard", {"masked_below": -0.1}, "0 <= masked_below <= 1"),
+        ("Standard", {"attacks": [{"type": "SharpPGD", "share": math.inf}]}, "shares above 0"),
         ("Standard", {"class_counts": "many"}, "one per class"),
     ],
 )

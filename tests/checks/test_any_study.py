@@ -7,22 +7,25 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from segrobust.attacks.bounded import CEPGD
 from segrobust.checks.attack import something_attacked
 from segrobust.checks.context import Context
 from segrobust.checks.integrity import every_image_once, within_budget
 from segrobust.checks.runner import check_run, run_checks
 from segrobust.checks.verdicts import NotApplicable
 from segrobust.core.rows import Condition
+from segrobust.models.segmenter import Segmenter
 from segrobust.report.trust import load_trust
 from segrobust.runs.folder import RunFolder
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.clean import Clean
 from segrobust.studies.corruption import CorruptionStudy
+from tests.attacks.toys import SmallNet
 from tests.checks.looking import BLIND, DIFFER, LARGE, MONOTONE, SINGLE, VOID, finished, levels, verdicts
 from tests.checks.models import segmenter
 from tests.checks.test_badge import ATTACKED, Scenes
-from tests.runs.toy_run import ToySource
+from tests.runs.toy_run import K, ToySource
 
 FOG = [Clean(), CorruptionStudy("fog", 1), CorruptionStudy("fog", 5)]
 PGD = plan_attacks(["CEPGD"], ["8/255"], steps=60)
@@ -75,6 +78,32 @@ def test_a_run_that_has_grown_is_looked_at_anew_and_as_a_whole(tmp_path):
     after = verdicts(tmp_path)
     attacks = OF_ATTACKS | {"best image returned"}  # the attack is made again from what conditions.json says of it
     assert {name: after[name]["numbers"] for name in attacks} == {name: before[name]["numbers"] for name in attacks}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unregistered(CEPGD):
+    """Known to nobody but the start that was given it."""
+
+
+def test_an_attack_that_only_an_earlier_start_knew_is_left_open(tmp_path):
+    source = Scenes()
+    assert checked(tmp_path, [Clean(), *plan_attacks([Unregistered()], ["8/255"], steps=60)], source)
+    found = checked(tmp_path, FOG, source)
+    assert found[ATTACKED]["verdict"] == "pass" and "Unregistered by" in found[ATTACKED]["evidence"]
+    opened = {name for name, check in found.items() if check["open"]}
+    assert {SINGLE, BLIND, VOID, "enough steps"} <= opened and load_trust(tmp_path).level == "with warnings"
+    assert "name them again" in found[SINGLE]["evidence"]
+
+
+def test_attacks_on_another_model_do_not_count_among_those_on_this_one(tmp_path):
+    """Where they take more than the run's own, which are weak on purpose, it is no reason to call these strong."""
+    other = Segmenter.wrap(SmallNet(K, seed=5), num_classes=K, name="other").eval()
+    weak = CEPGD(optimiser="pgd", radius_reduction=False, step_size=1e-7, random_start=False)
+    own = plan_attacks([weak], ["16/255"], steps=10)
+    found = checked(tmp_path, [Clean(), *own, *plan_attacks(["CEPGD"], ["16/255"], steps=10, surrogate=other)])
+    assert {name: found[name]["verdict"] for name in (SINGLE, BLIND)} == {SINGLE: "fail", BLIND: "warn"}
+    assert found[SINGLE]["numbers"]["attack"] == "CEPGD"
+    assert found[ATTACKED]["numbers"]["moved"]["CEPGD@other"] * 255 == pytest.approx(16, abs=0.01)
 
 
 def test_more_images_make_checks_outdated(tmp_path):

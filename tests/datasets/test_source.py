@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from segrobust.commands.arguments import checked_source
 from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets.source import evenly_spaced
+from segrobust.datasets.source import evenly_spaced, spaced_around
 
 from .conftest import CLASSES, write_pair
 
@@ -62,6 +63,21 @@ def test_evenly_spaced(total, count, expected):
     assert evenly_spaced(total, count) == expected
 
 
+@pytest.mark.parametrize(
+    ("count", "known", "expected"),
+    [
+        (2, [], [2, 7]),
+        (4, [2, 7], [2, 7, 3, 8]),
+        (None, [2, 7], [2, 7, 0, 1, 3, 4, 5, 6, 8, 9]),
+        (1, [2, 7], [2, 7]),
+        (10, [12, 9], [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (3, list(range(10)), list(range(10))),
+    ],
+)
+def test_images_of_a_run_are_kept_and_others_put_between(count, known, expected):
+    assert spaced_around(10, count, known) == expected
+
+
 def test_num_images_takes_those(config):
     source = source_from_config(config(), num_images=3)
     assert [source[i].name for i in range(len(source))] == ["img_1", "img_3", "img_5"]
@@ -98,6 +114,24 @@ def test_the_recipe_follows_how_images_are_loaded(config):
     before = source_from_config(config()).recipe
     assert before == source_from_config(config(), num_images=3).recipe and len(before) == 64
     assert source_from_config(config([dict(type="LoadPair", scale=(5, 4))])).recipe != before
+
+
+def test_a_data_set_of_mmseg_is_a_source_by_itself(folder, config):
+    from segrobust import ImageLabelFolder
+
+    def of(**options):
+        return checked_source(ImageLabelFolder(str(folder), metainfo=dict(classes=CLASSES), split="test", **options))
+
+    own, same = of(), source_from_config(config())
+    assert len(own) == len(same) == 7 and own.class_names == same.class_names
+    assert torch.equal(own[3].image, same[3].image) and torch.equal(own[3].label, same[3].label)
+    assert own.original_label(3).shape == (8, 10)
+    assert own.fingerprint() == of().fingerprint() and len(own.fingerprint()) == 64
+    small = [dict(type="LoadPair", scale=(5, 4)), dict(type="PackSegInputs")]
+    assert of(pipeline=small)[0].image.shape == (3, 4, 5) and of(pipeline=small).fingerprint() != own.fingerprint()
+    flips = [dict(type="LoadPair"), dict(type="RandomFlip", prob=0.5), dict(type="PackSegInputs")]
+    with pytest.raises(UserError, match="RandomFlip, which changes images by chance"):
+        of(pipeline=flips)
 
 
 def test_a_config_without_test_data():

@@ -71,8 +71,8 @@ def test_workers_change_nothing(straight, tmp_path):
 
 def test_the_test_would_notice(tmp_path, monkeypatch):
     """mmengine's own sampler and no reseeding: the resumed run differs."""
-    monkeypatch.setattr("segrobust.hooks.make_exact.make_exact", lambda config: [])
-    monkeypatch.setattr("segrobust.hooks.make_exact.complete", lambda runner, reasons: None)
+    monkeypatch.setattr("segrobust.commands.training.make_exact", lambda config: [])
+    monkeypatch.setattr("segrobust.commands.training.complete", lambda runner, reasons: None)
     expected = run(tmp_path / "straight", exact=False)
     found = resumed(tmp_path / "straight", tmp_path / "resumed", exact=False)
     assert not same(found["state_dict"], expected["state_dict"])

@@ -8,7 +8,7 @@ from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
-from segrobust.attacks.eight_bit import quantise
+from segrobust.attacks.eight_bit import search_grid
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.attacks.segmentation import Goal
@@ -39,7 +39,7 @@ def levels_measured(norm, weights, needed, start, steps):
     problem = Problem(Engine(recorder, goal), CLEAN, (0,))
     grid = Closest(build_attack("PDPGD", norm=norm), problem)
     grid.before, grid.required = torch.zeros(1, 4, 4, dtype=torch.bool), torch.ones(1)
-    quantise(problem, CLEAN + start / 255, grid, norm, steps)
+    search_grid(problem, CLEAN + start / 255, grid, norm, steps)
     return (torch.cat(recorder.points) * 255 - 51).round()
 
 

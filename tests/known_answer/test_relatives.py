@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from segrobust.attacks import build_attack
+from segrobust.attacks.alma_cls import ALMACls, ClsLagrangian
+from segrobust.attacks.margins import Margins
+from segrobust.attacks.segmentation import Goal
 from tests.attacks.toys import PixelLinear, SmallNet, batch
 from tests.known_answer.trace import Recorder, assert_same, column, gaps_of, gradient_of, in_float64
 
@@ -143,3 +147,16 @@ def test_alma_for_classification(norm):
     attack(recorder, images, labels)
     assert_same(recorder.points[:STEPS], path, atol=2e-4)
     assert hits.any() and not hits[:3].any()
+
+
+def test_the_tolerance_of_alma_grows_to_a_tenth_of_the_normaliser_where_the_goal_is_missed():
+    goal = Goal(torch.zeros(2, 1, 4, dtype=torch.long), torch.ones(2, 1, 4, dtype=torch.bool))
+    succeeds = torch.tensor([False, True])
+    closest = SimpleNamespace(update=lambda points, reached: succeeds, required=torch.full((2,), 0.99))
+    lagrangian = ClsLagrangian(ALMACls(steps=400), SimpleNamespace(engine=SimpleNamespace(goal=goal)), closest)
+    margin = torch.full((2, 1, 4), 0.5)
+    for step in range(400):
+        lagrangian.derivative_at(margin, step)(Margins(margin, margin < 0, torch.ones_like(margin)))
+        if step == 50:
+            assert lagrangian.tolerance.tolist() == pytest.approx([1e-4 / 0.98**50, 1e-4], rel=1e-4)
+    assert lagrangian.tolerance.tolist() == pytest.approx([0.1, 1e-4])

@@ -128,7 +128,7 @@ def test_losses_of_sea():
 def test_budgets_of_the_ensembles():
     assert [member.passes() for member in build_attack("SEA").members()] == [(303, 300)] * 3
     standard = build_attack("Standard", steps=400)
-    assert [search.attack.steps for search in standard.plan()] == [180, 80, 60, 80]
+    assert [search.attack.steps for search in standard.plan()] == [225, 75, 100]
     last = standard.plan()[-1].attack
     assert [last.sharpness(progress) for progress in (0, 0.5, 1)] == [2, 4, 6]
     assert [build_attack("SharpPGD").sharpness(progress) for progress in (0, 0.5, 1)] == [1, 2, 3]
@@ -141,12 +141,13 @@ def test_the_weight_of_a_pixel_in_the_balanced_error_is_the_root_of_its_rarity()
     assert weights[0].item() == pytest.approx(1 / 4) and weights[16].item() == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize(("right", "takes"), [(0.011, [True, False]), (0.009, [False, True]), (0.0, [False, False])])
-def test_below_one_percent_of_right_pixels_masked_cross_entropy_takes_over(right, takes):
-    standard = build_attack("Standard")
-    last = standard.plan()[-1]
-    assert [bool(active) for _, active in standard.attacks_by_error(last, torch.tensor([1 - right]))] == takes
-    assert [attack.name for attack, _ in standard.attacks_by_error(last, torch.tensor([0.5]))] == [
-        "SharpPGD",
-        "MaskedPGD",
+def test_members_of_standard_after_the_first_go_on_at_one_radius_from_half_of_it():
+    first, *others = build_attack("Standard").plan()
+    assert len(first.attack.stages()) == 3 and first.attack.first_step == 1.0 and first.start == "random"
+    assert [(one.attack.stages()[0][0], len(one.attack.stages()), one.attack.first_step) for one in others] == [
+        (1.0, 1, 0.5)
+    ] * 2
+    assert [(one.attack.name, one.attack.track, one.start) for one in others] == [
+        ("BalancedSharpPGD", "ce", "balanced error"),
+        ("SharpPGD", "error", "error"),
     ]

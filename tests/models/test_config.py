@@ -92,6 +92,16 @@ print(bool(DATASETS.get("SeededDataset")))
     assert result.stdout == "mmseg True\nTrue\n"
 
 
+def test_a_data_set_is_got_quietly_and_safely_as_the_first_thing(repository):
+    code = """
+from segrobust import ImageLabelFolder
+from mmengine.registry import WEIGHT_INITIALIZERS
+print(ImageLabelFolder.__name__, WEIGHT_INITIALIZERS.get("Pretrained").__name__)
+"""
+    result = run(code, repository)
+    assert (result.stdout, result.stderr) == ("ImageLabelFolder StrictPretrained\n", "")
+
+
 def test_mmengines_own_runner_gets_all_of_ours_safely_by_custom_imports(repository, tmp_path):
     (tmp_path / "own.py").write_text('custom_imports = dict(imports=["segrobust.hooks"])')
     code = f"""

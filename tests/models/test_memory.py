@@ -12,8 +12,8 @@ from segrobust.attacks import build_attack
 from segrobust.core.errors import UserError
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.adapters.torchvision import TorchvisionSegmenter
-from segrobust.models.checkpointing import blocks, recomputing
 from segrobust.models.mm import load_config
+from segrobust.models.recomputing import blocks, recomputing
 from segrobust.models.segmenter import Segmenter, frozen_eval
 from tests.models.tiny import CLASSES, TinyNet, mmseg_config, stir, tiny_mmseg
 

@@ -205,6 +205,12 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
             '[{"study": "x", "name": "y", "regions": [{"right": "x"}]}]',
             "regions: expected a number",
         ),
+        ("conditions.json", "{}", "expected a list of conditions"),
+        ("conditions.json", '[{"study": "attack"}]', "a condition without study or name"),
+        ("conditions.json", '[{"study": "x", "name": "y", "eps": NaN}]', "a condition with eps nan"),
+        ("conditions.json", '[{"study": "x", "name": "y", "fields": 3}]', "a condition with fields 3"),
+        ("images.json", "[]", "expected the images of a run"),
+        ("images.json", '{"images": []}', "expected the images of a run"),
         ("run.json", '{"format": 1, "identity": {}, "about": {}}', "not written by this version of segrobust"),
     ],
 )

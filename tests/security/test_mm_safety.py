@@ -7,6 +7,7 @@ every caller but our own reader.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -295,3 +296,22 @@ def test_a_shipped_model_closes_nothing_for_other_configs_of_the_process():
     """A notebook may evaluate a shipped model and then train a config that names torch's own classes."""
     load_config(next(iter(zoo())))
     assert registry.get_object_from_string("torch.optim.SGD") is torch.optim.SGD
+
+
+def test_data_are_safe_where_a_config_of_data_is_the_first_thing(tmp_path, repository):
+    steps = [dict(type="LoadBiomedicalImageFromFile", decode_backend="pickle"), dict(type="PackSegInputs")]
+    dataset = dict(type="ImageLabelFolder", data_root=str(tmp_path), metainfo=dict(classes=["a", "b"]), pipeline=steps)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / kind / "train" / "x.png"), np.zeros((4, 4), np.uint8))
+    code = f"""
+from segrobust.commands.data import majority_of_config, source_from_config
+for read in (source_from_config, lambda config: majority_of_config(config, None)):
+    try:
+        read(dict(test_dataloader=dict(dataset={dataset!r}), train_dataloader=dict(dataset={dataset!r})))
+    except ValueError as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith("UserError") and PICKLE in line for line in lines), done.stderr

@@ -16,16 +16,15 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn import functional as F
 
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.datasets.registered import metainfo_of
 from segrobust.models.binary import decision_logit, two_logits
-from segrobust.models.checkpointing import recomputed, replaced
 from segrobust.models.mm import import_mmseg
 from segrobust.models.network_io import in_network_type
 from segrobust.models.pretrained import without_pretrained
+from segrobust.models.recomputing import recomputed, replaced
 from segrobust.models.segmenter import Segmenter
 
 LOGGER = logging.getLogger(__name__)
@@ -65,22 +64,19 @@ class MMSegSegmenter(Segmenter):
         self.align_corners = bool(module.align_corners)
 
     @classmethod
-    def live(
-        cls,
-        module: nn.Module,
-        class_names: Sequence[str] | None = None,
-        palette: Sequence[Sequence[int]] | None = None,
-    ) -> MMSegSegmenter:
+    def live(cls, module: nn.Module) -> MMSegSegmenter:
         """A view of a segmentor that lives elsewhere, for instance in training; the distributed wrapper is taken off.
 
         Raises:
             UserError: not a segmentor of mmseg, or sharded by FSDP (its parameters are not whole outside forward).
         """
+        from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # takes two seconds
+
         import_mmseg()
         if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in module.modules()):
             raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
                             "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
-        return cls(unwrapped(module), class_names=class_names, palette=palette)
+        return cls(unwrapped(module))
 
     @classmethod
     def from_config(cls, config: Any, name: str | None = None) -> MMSegSegmenter:
@@ -98,10 +94,10 @@ class MMSegSegmenter(Segmenter):
         if config.get("data_preprocessor") is not None:
             settings.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
         # a config can ask for anything, and every package fails in its own way
-        told = told_as(lambda error: f"the model of this config cannot be built: {first_line(error)}")
-        with told, warnings.catch_warnings():
+        failing = as_user_error(lambda error: f"the model of this config cannot be built: {first_line(error)}")
+        with failing, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # no loss is used here
-            warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # told below
+            warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # logged below
             warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
             module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
         model = cls(module.eval(), name=name, **dataset_identity(config))

@@ -36,7 +36,7 @@ def load_state_dict(path: str | os.PathLike, trust: bool = False, weights: str |
     Args:
         path: safetensors, or a file of ``torch.save``.
         trust: read a pickle that needs arbitrary code after all, and log it. It can run any program.
-        weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise told; see ``averaged.py``.
+        weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise logged; see ``averaged.py``.
 
     Raises:
         UserError: not a file, not a checkpoint, damaged, without (such) weights, or it wants to run code.
@@ -83,9 +83,9 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     if unexpected and not own.keys() & given.keys():
         return f"the weights of another model: no key fits (such as {unexpected[0]}; the model has {missing[0]})"
     if missing or unexpected:
-        told = [f"the file lacks {_several(missing)}"] if missing else []
-        told += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
-        return f"the weights do not fit this model: {', '.join(told)}; is it the right config?"
+        parts = [f"the file lacks {_several(missing)}"] if missing else []
+        parts += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
+        return f"the weights do not fit this model: {', '.join(parts)}; is it the right config?"
     shapes = [
         (key, tuple(given[key].shape), tuple(own[key].shape)) for key in given if given[key].shape != own[key].shape
     ]

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from segrobust.core.errors import UserError, first_line, told_as
+from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.models.checkpoint.unpickle import only_stand_ins, resolved
 
 LOGGER = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Any:
         UserError: not a file, not a checkpoint, damaged, or it wants to run code.
     """
     kind, path = file_kind(path), Path(path)
-    with told_as(lambda error: _damage(path, error), DAMAGE):
+    with as_user_error(lambda error: _damage(path, error), DAMAGE):
         if kind == "safetensors":
             return load_file(path)
         _check_hashed_name(path)
