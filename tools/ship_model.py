@@ -16,7 +16,7 @@ from segrobust.models.checkpoint.loading import convert_checkpoint, load_state_d
 from segrobust.models.mm import load_config
 from segrobust.models.shipped import FOLDER
 
-KEPT = ("default_scope", "model", "test_dataloader", "test_evaluator", "test_cfg", "attack_defaults")
+KEPT = ("default_scope", "model", "val_dataloader", "test_dataloader", "test_evaluator", "test_cfg", "attack_defaults")
 LARGEST = 5_000_000
 
 
