@@ -65,6 +65,13 @@ def _universal(value: str) -> str:
     return value
 
 
+def _declared(value: Any) -> Mapping[str, float]:
+    known = isinstance(value, Mapping) and "mIoU" in value and set(value) <= {"mIoU", "images"}
+    if not (known and all(type(number) in (int, float) for number in value.values())):
+        raise UserError(f"expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {value!r}")
+    return value
+
+
 def _mask(value: Any) -> Any:
     return existing_file(value) if isinstance(value, str | Path) else value
 
@@ -182,7 +189,10 @@ class Settings(Options):
         None, "fields by an attack's name that the data set knows, such as class counts", only_python=True
     )
     declared: Mapping[str, float] | None = option(
-        None, "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks", only_python=True
+        None,
+        "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks",
+        _declared,
+        only_python=True,
     )
 
     def __post_init__(self) -> None:
