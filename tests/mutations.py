@@ -407,10 +407,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("image=in_first[row.image]", "image=row.image"),
         (".complete_rows() for run", ".rows() for run"),
     ],
-    ("studies/outcomes.py", "known_answer/test_rules.py"): [
-        ("(reached >= FOUND_SHARE * judged) & (judged > 0)", "(reached > FOUND_SHARE * judged) & (judged > 0)"),
-        ("& (judged > 0)", "& (judged >= 0)"),
-    ],
     ("attacks/universal.py", "attacks/test_universal.py"): [
         ("MOMENTUM = 0.9", "MOMENTUM = 0.8"),
         ("return (canvas - GREY) * 2", "return canvas - GREY"),
@@ -466,7 +462,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(21.25,)", "(21.5,)"),
         ("np.rint(np.clip(image, 0, 1) * 255)", "np.floor(np.clip(image, 0, 1) * 255)"),
         ("kind.function(_eight_bit(image), rng", "kind.function(image, rng"),
-        ("kind.constants[severity - 1]", "kind.constants[severity % 5]"),
+        ("checked_severity(severity) - 1]", "checked_severity(severity) % 5]"),
     ],
     ("datasets/corruptions/noise.py", "datasets/test_corruptions.py"): [
         ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),

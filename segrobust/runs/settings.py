@@ -141,7 +141,8 @@ class Settings(Options):
     )
     universal: tuple[str, ...] = option(
         (),
-        "one perturbation or patch for all images, with fields in parentheses or without",
+        "one perturbation or patch for all images, with fields in parentheses or without, fitted on images of the "
+        "config's val split (in Python: fit_on)",
         _universal,
         metavar="{perturbation,patch}",
         many='["perturbation", "patch"]',

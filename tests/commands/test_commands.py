@@ -184,6 +184,15 @@ def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
         assert part in error
 
 
+def test_norm_fields_and_corruptions_reach_the_run(world, tmp_path):
+    words = ("--attack", "cepgd", "fgsm(norm=Linf)", "--norm", "L2", "--eps", "0.5", "--no-pictures")
+    assert main(world.evaluate(tmp_path, *words)) == 0
+    assert main(world.evaluate(tmp_path, *words, "--corruptions", "fog", "--severity", "2")) == 0  # the run grows
+    found = [(one.study, one.name, one.norm, one.severity) for one in RunFolder(tmp_path).conditions()]
+    assert found == [("clean", "clean", None, None), ("attack", "CEPGD", "L2", None), ("attack", "FGSM", "Linf", None),
+                     ("corruption", "fog", None, 2)]  # fmt: skip
+
+
 @pytest.fixture
 def kinds(world, tmp_path):
     """Files with raw weights, averaged ones, and both."""

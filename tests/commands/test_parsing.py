@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 import segrobust
 from segrobust.cli import build_parser, main
+from segrobust.commands.catalogue import in_catalogue
 from segrobust.commands.inputs import Inputs
 from segrobust.commands.parsing import cfg_option, options_from, parse_cfg_options
 from segrobust.core.errors import UserError
+from segrobust.core.threats import THREATS
 from segrobust.models.shipped import zoo
-from segrobust.runs.settings import Settings
+from segrobust.runs.settings import DEFAULT_ATTACKS, HALF, NORMS, Settings
+from segrobust.studies.bench import AMP
 
 NAME = next(iter(zoo()))
 
@@ -123,6 +126,11 @@ def test_python_and_the_command_line_have_the_same_options():
         if field.name not in ("attacks", "eps"):  # which stand first, without their names
             assert shown[field.name].default is field.default
             assert f"{field.name}: {field.metadata['option'].help}" in told
+
+
+def test_words_that_are_known_without_torch_are_those_of_what_they_name():
+    assert tuple(THREATS) == NORMS and tuple(AMP) == HALF
+    assert all(in_catalogue(name) for name in DEFAULT_ATTACKS)
 
 
 @pytest.mark.parametrize(

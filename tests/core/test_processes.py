@@ -25,6 +25,7 @@ from segrobust.core.errors import RunFailed, UserError
 from segrobust.core.processes import Signal, refuse_missing_processes, together
 from segrobust.models.segmenter import Segmenter
 from segrobust.runs import environment
+from segrobust.runs.folder import RunFolder
 from tests.attacks.toys import PixelLinear
 from tests.runs.killable import SERVER, free_port, join_others
 from tests.runs.toy_run import RUN, K, ToySource, lines, toy_model
@@ -344,8 +345,9 @@ def test_an_attack_that_fails_stops_the_other_process_after_its_batch(tmp_path):
         assert start.statuses == [1, 1], start.told
         assert "".join(start.told).count(f"segrobust: {NOT_FINITE}") == 1, start.told
         rows = [json.loads(line) for line in lines(start.folder / "run", 1 - failing)]
-        assert {row["eps"] for row in rows} <= {None, 2 / 255}
-        assert any(row["eps"] is None for row in rows)
+        eps = {one.id: one.eps for one in RunFolder(start.folder / "run").conditions()}
+        assert {eps[row["condition"]] for row in rows} <= {None, 2 / 255}
+        assert any(eps[row["condition"]] is None for row in rows)
     stored = json.loads((starts[0].folder / "run" / "checks.json").read_text())
     assert stored["failed"] == NOT_FINITE and stored["trust"] == "not trustworthy"
 
