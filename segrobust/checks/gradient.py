@@ -14,6 +14,7 @@ from segrobust.attacks.segmentation import Goal
 from segrobust.checks.context import Context
 from segrobust.checks.probe import probe
 from segrobust.checks.verdicts import FAIL, FOLLOWING, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.core.errors import first_line
 from segrobust.models.expectation import drawing
 from segrobust.models.segmenter import frozen_eval
 from segrobust.studies.bench import Group
@@ -114,7 +115,7 @@ def _loss_on(context: Context, group: Group, crop: tuple) -> tuple[Callable[[Ten
     except ModelError as error:
         raise Skip(f"there is no gradient to compare: {error}") from error
     except Exception as error:  # models fail in their own ways on another type or size
-        raise Skip(f"the model does not run in float64: {str(error).splitlines()[0][:120]}") from error
+        raise Skip(f"the model does not run in float64: {first_line(error)[:120]}") from error
 
     def loss(change: Tensor) -> float:
         with frozen_eval(model):

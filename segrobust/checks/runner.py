@@ -21,7 +21,7 @@ from segrobust.checks import attack, blind, clean, gradient, integrity, model, r
 from segrobust.checks.basis import FILE, FORMAT, basis_of, digest_of, with_digest
 from segrobust.checks.context import Context
 from segrobust.checks.verdicts import INCOMPLETE, SKIPPED, WARN, Check, NotApplicable, Skip, Verdict, trust_of, verdict
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError, first_line, unknown_name
 from segrobust.core.version import __version__
 from segrobust.runs.environment import code_sha256
 from segrobust.runs.executor import Executor
@@ -117,8 +117,7 @@ def _verdict(check: Check, context: Context) -> Verdict:
         return check.skipped(str(reason))
     except Exception as error:  # a model that a check breaks is a finding, not the end of a finished run
         LOGGER.warning("the check %r could not be made", check.name, exc_info=error)
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        text = f"could not be made: {type(error).__name__}: {reason}"
+        text = f"could not be made: {type(error).__name__}: {first_line(error)}"
         return verdict(WARN, text, "find out why: what this check looks for is not known now")
 
 

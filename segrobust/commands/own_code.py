@@ -5,20 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from segrobust.core.errors import UserError
-
-
-def see_folder(folder: str | None = None) -> None:
-    """Let Python find modules in a folder, else in the current one as under ``python -m``; last, to hide nothing."""
-    here = os.getcwd()
-    folder = folder or here
-    if not ({"", folder} if folder == here else {folder}) & set(sys.path):
-        sys.path.append(folder)
+from segrobust.core.errors import UserError, first_line
+from segrobust.core.import_path import see_folder
 
 
 def import_own(names: Iterable[str]) -> None:
@@ -35,8 +26,8 @@ def import_own(names: Iterable[str]) -> None:
         except UserError as error:
             raise UserError(f"--import {name}: {error}") from error
         except (Exception, SystemExit) as error:  # a program may end in any way
-            told = (str(error).strip() or "no message").splitlines()[0]
-            raise UserError(f"--import {name}: cannot be imported: {type(error).__name__}: {told}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"--import {name}: cannot be imported: {reason}") from error
 
 
 def _module_of(file: Path) -> str:
