@@ -317,8 +317,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/base.py", "known_answer/test_rules.py attacks/test_table.py::test_budget_box_and_books attacks/test_optimise.py"): [
         ("found = error >= FOUND_SHARE", "found = error > FOUND_SHARE"),
-        ("SeedSequence((seed, restart))", "SeedSequence((seed, 0))"),
-        ("SeedSequence((seed, restart))", "SeedSequence((0, restart))"),
+        ("mixed(seed, restart, bits=63)", "mixed(seed, 0, bits=63)"),
+        ("mixed(seed, restart, bits=63)", "mixed(0, restart, bits=63)"),
         ("farther = distance > allowed(self.norm, eps)", "farther = distance > 2 * allowed(self.norm, eps)"),
     ],
     ("core/threats.py", "core/test_threats.py known_answer/test_rules.py"): [

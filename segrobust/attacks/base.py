@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from segrobust.attacks.inputs import as_batch
 from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.task import Task
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.seeds import mixed
 from segrobust.core.threats import THREATS, allowed, per_image
 from segrobust.core.units import DEFAULT_EPS, FOUND_SHARE, parse_eps
 from segrobust.models.segmenter import frozen_eval
@@ -91,8 +91,7 @@ class Problem:
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
-        states = (np.random.SeedSequence((seed, restart)).generate_state(1, np.uint64)[0] for seed in self.seeds)
-        return [torch.Generator().manual_seed(int(state) & (2**63 - 1)) for state in states]
+        return [torch.Generator().manual_seed(mixed(seed, restart, bits=63)) for seed in self.seeds]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.segmentation import Goal, Weight
+from segrobust.core.errors import first_line
 from segrobust.models.expectation import Expectation
 from segrobust.models.failures import modules_that_write_on_their_input
 
@@ -134,7 +135,7 @@ class Engine:
                 else ("it stands in a forward itself (such as x += y or x.relu_()): write it as x = x + y there")
             )
             raise ModelError(
-                f"a step in place breaks the gradient; {where}; torch says: {str(error).splitlines()[0][:200]}"
+                f"a step in place breaks the gradient; {where}; torch says: {first_line(error)[:200]}"
             ) from error
 
     def _logits(self, points: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, first_line
 
 
 def import_own(names: Iterable[str]) -> None:
@@ -26,8 +26,8 @@ def import_own(names: Iterable[str]) -> None:
         except UserError as error:
             raise UserError(f"--import {name}: {error}") from error
         except (Exception, SystemExit) as error:  # a program may end in any way
-            told = (str(error).strip() or "no message").splitlines()[0]
-            raise UserError(f"--import {name}: cannot be imported: {type(error).__name__}: {told}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"--import {name}: cannot be imported: {reason}") from error
 
 
 def _module_of(file: Path) -> str:

@@ -79,6 +79,7 @@ class MMSegSource:
         transforms = dataset.pipeline.transforms
         check_test_steps(transforms)
         recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(transforms))  # an object's place in memory says nothing of it
+        recipe = hashlib.sha256(recipe.encode()).hexdigest()
         return cls(dataset, list(range(len(dataset))), recipe, [type(step).__name__ for step in transforms])
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError, first_line, unknown_name
+from segrobust.core.import_path import see_folder
 from segrobust.models.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def _read(file: Path) -> Config:
         _check_is_data(file)
         if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
             close_imports_by_name()
-    elif not {"", os.getcwd()} & set(sys.path):  # for its custom_imports, as under python -m; last, so it hides nothing
-        sys.path.append(os.getcwd())
+    else:  # its custom_imports may stand there
+        see_folder()
     return Config.fromfile(file)
 
 

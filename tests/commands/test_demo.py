@@ -36,7 +36,7 @@ def test_the_demo_trains_attacks_reports_and_does_nothing_twice(tmp_path):
     assert report == tmp_path / "report.html" and "standard" in page and "robust" in page
     for name in ("standard", "robust"):
         summary = json.loads((tmp_path / f"evaluation-{name}" / "summary.json").read_text())
-        assert [r["attack"] for r in summary] == ["clean", "CEPGD", "TsallisPGD", "UniformNoise", "worst_case"]
+        assert [r["name"] for r in summary] == ["clean", "CEPGD", "TsallisPGD", "UniformNoise", "worst_case"]
         assert {r["images"] for r in summary} == {4}
 
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pth")}
