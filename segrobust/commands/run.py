@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
 from segrobust.commands.inputs import Inputs, shipped_name
-from segrobust.commands.own_code import import_own, may_register, see_folder
+from segrobust.commands.own_code import import_own, may_register
 from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
 from segrobust.core.units import parse_eps
@@ -27,7 +27,6 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train what the config describes."""
     shipped = shipped_name(options.config)
-    see_folder()
     from segrobust.commands.training import train
 
     train(

@@ -22,20 +22,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
-from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.batches import attacked_model, label_of, to_loader, to_rgb
+from segrobust.hooks.batches import attacked_model, equal_batches, to_loader
 from segrobust.models.adapters.mmseg import unwrapped
 
 
@@ -126,26 +124,17 @@ class AdversarialTrainingHook(Hook):
         inputs = list(data_batch["inputs"])
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
-        seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in range(len(inputs))]
+        device, results = next(self.segmenter.parameters()).device, []
         with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
-            results = [
-                self._attack_group(attack, inputs, data_batch["data_samples"], group, seeds)
-                for group in of_equal_size({index: inputs[index].shape for index in chosen})
-            ]
+            for group, images, labels in equal_batches(data_batch, chosen, device):
+                seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
+                results.append(
+                    attack(self.segmenter, images, labels, ignore_index=self.segmenter.ignore_index, seeds=seeds)
+                )
+                for index, attacked in zip(group, results[-1].images, strict=True):
+                    inputs[index] = to_loader(attacked)
         data_batch["inputs"] = inputs
         return results
-
-    def _attack_group(
-        self, attack: Attack, inputs: list[Tensor], samples: Sequence[Any], group: list[int], seeds: list[int]
-    ) -> AttackResult:
-        device = next(self.segmenter.parameters()).device
-        images = torch.stack([to_rgb(inputs[index], device) for index in group])
-        labels = torch.stack([label_of(samples[index], device) for index in group])
-        result = attack(self.segmenter, images, labels, ignore_index=self.segmenter.ignore_index,
-                        seeds=[seeds[index] for index in group])  # fmt: skip
-        for index, attacked in zip(group, result.images, strict=True):
-            inputs[index] = to_loader(attacked)
-        return result
 
 
 def _radius_field(attack: Attack) -> str:

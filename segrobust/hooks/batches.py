@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.segmenter import Segmenter
 
@@ -39,3 +41,13 @@ def label_of(data_sample: Any, device: torch.device) -> Tensor:
         raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
                         "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
     return data_sample.gt_sem_seg.data.squeeze(0).to(device).long()
+
+
+def equal_batches(
+    batch: Mapping[str, Any], chosen: Iterable[int], device: torch.device
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """The chosen images of a batch in groups of equal size: indices, images ``[N, 3, H, W]``, labels ``[N, H, W]``."""
+    inputs, samples = list(batch["inputs"]), batch["data_samples"]
+    for group in of_equal_size({index: inputs[index].shape for index in chosen}):
+        images = torch.stack([to_rgb(inputs[index], device) for index in group])
+        yield group, images, torch.stack([label_of(samples[index], device) for index in group])

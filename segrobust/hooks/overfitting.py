@@ -19,10 +19,9 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks import Attack, build_attack
 from segrobust.core.errors import UserError
-from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
-from segrobust.hooks.batches import label_of, to_rgb
+from segrobust.hooks.batches import equal_batches
 from segrobust.models.adapters.mmseg import unwrapped
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
@@ -107,18 +106,15 @@ class OverfittingHook(Hook):
         """Shares of wrong pixels under the training attack and under the stronger one, on the same images."""
         segmenter = self.trainer.segmenter
         device = next(segmenter.parameters()).device
-        images = list(batch["inputs"])
-        count = min(PROBE_IMAGES, max(1, len(images) // 2))
+        count = min(PROBE_IMAGES, max(1, len(batch["inputs"]) // 2))
         plain = dict(steps=PROBE_STEPS, optimiser="pgd", radius_reduction=False)
         attacks = (attack, build_attack("CEPGD", norm=attack.norm, eps=attack.eps, **plain))
         errors = []
         with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
-            for group in of_equal_size({index: images[index].shape for index in range(count)}):
-                pixels = torch.stack([to_rgb(images[index], device) for index in group])
-                labels = torch.stack([label_of(batch["data_samples"][index], device) for index in group])
+            for group, images, labels in equal_batches(batch, range(count), device):
                 seeds = [seed_of(runner.seed, "probe", runner.iter, runner.rank, index) for index in group]
                 given = dict(ignore_index=segmenter.ignore_index, seeds=seeds)
-                errors.append([one(segmenter, pixels, labels, **given).pixel_error for one in attacks])
+                errors.append([one(segmenter, images, labels, **given).pixel_error for one in attacks])
         weak, strong = (float(torch.cat(values).float().mean()) for values in zip(*errors, strict=True))
         return weak, strong
 
