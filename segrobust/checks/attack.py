@@ -35,15 +35,16 @@ MATTERS = {"Linf": 0.1 / 255, "L2": 1 / 255, "L1": 1 / 255}  # L2 and L1: one va
 
 
 def something_attacked(context: Context) -> Verdict:
-    """Every attack that tries has moved an image by what can matter."""
-    if not context.attempts:
+    """Every attack that tries, and every universal perturbation, has moved an image by what can matter."""
+    tried = {one for one in context.conditions if one.study in FOLLOWING and one.norm in MATTERS}
+    tried = {one for one in tried if not one.control and not one.candidate}
+    if not tried:
         return _nothing_tries(context)
     judged = {image for shares in context.shares.values() for image in shares}
     if not judged:
         raise Skip("no image of the run has a labelled pixel: nothing was measured")
-    norms = {one.name: one.norm for one in context.attempts}
+    norms = {one.name: one.norm for one in sorted(tried, key=lambda one: one.order)}
     moved = dict.fromkeys(norms, 0.0)
-    tried = set(context.attempts)
     for row in context.rows:
         if row.condition in tried and row.image in judged:
             name = row.condition.name

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from segrobust.core.rows import ATTACK
+from segrobust.core.rows import ATTACK, UNIVERSAL
 
 PASS, INFO, SKIPPED, WARN, FAIL = "pass", "info", "skipped", "warn", "fail"
 LEVELS = (PASS, INFO, SKIPPED, WARN, FAIL)
 
 VERIFIED, WITH_WARNINGS, NOT_TRUSTWORTHY = "verified", "with warnings", "not trustworthy"
 NOISE = 0.5  # points that two runs of the same attack may differ by
-FOLLOWING = (ATTACK, "universal")  # the studies that follow a gradient
+FOLLOWING = (ATTACK, UNIVERSAL)  # the studies that follow a gradient
 INCOMPLETE = "incomplete"  # the checks were interrupted; the next start of the run completes them
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from segrobust.attacks.bounded import CEPGD
+from segrobust.attacks.patch import UniversalPatch
+from segrobust.attacks.universal import UniversalPerturbation
 from segrobust.checks.attack import something_attacked
 from segrobust.checks.context import Context
 from segrobust.checks.integrity import every_image_once, within_budget
@@ -21,6 +23,7 @@ from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.clean import Clean
 from segrobust.studies.corruption import CorruptionStudy
+from segrobust.studies.universal import UniversalStudy
 from tests.attacks.toys import SmallNet
 from tests.checks.looking import BLIND, DIFFER, LARGE, MONOTONE, SINGLE, VOID, finished, levels, verdicts
 from tests.checks.models import segmenter
@@ -152,6 +155,26 @@ def test_pixels_under_a_patch_do_not_count_and_all_others_must(tmp_path):
     lost = Context(finished(segmenter("small"), tmp_path / "lost", source, [Clean(), Patch(marked=False)]), [])
     found = every_image_once(lost)
     assert found.level == "fail" and found.numbers["images_with_unequal_labels"] == 7
+
+
+def fitted(universal):
+    """A study that is fitted on eight other images."""
+    source = ToySource(12, salt=1)
+    source.samples = [sample for sample in source.samples if sample.label.shape == (16, 16)]
+    return [Clean(), UniversalStudy(universal, source)]
+
+
+@pytest.mark.parametrize("universal", [UniversalPerturbation(epochs=3), UniversalPatch(patch=(4, 4), epochs=3)])
+def test_universal_perturbations_and_patches_are_honest(universal, tmp_path):
+    found = checked(tmp_path, fitted(universal))
+    assert levels(found, "fail", "warn") == set() and not any(one["open"] for one in found.values())
+    assert found[ATTACKED]["verdict"] == ("skipped" if universal.covers else "pass")
+    assert found["gradient usable"]["verdict"] == "pass" and found[SINGLE]["verdict"] == "skipped"
+
+
+def test_a_universal_perturbation_of_nothing(tmp_path):
+    found = checked(tmp_path, fitted(UniversalPerturbation(eps=1e-9, epochs=1)))
+    assert found[ATTACKED]["verdict"] == "fail" and "nothing was attacked" in found[ATTACKED]["evidence"]
 
 
 def test_a_universal_perturbation_stays_within_its_radius_and_needs_gradients(tmp_path):
