@@ -201,7 +201,7 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     if settings.universal and settings.fit_on is None:
         raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
     universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm)
-    return [Clean(), *attacks, *corruptions, *universal]
+    return [Clean(), *attacks, *corruptions, *universal, *settings.studies]
 
 
 def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:

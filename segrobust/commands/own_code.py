@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from segrobust.core.errors import UserError, first_line
+from segrobust.core.import_path import see_folder
 
 
 def import_own(names: Iterable[str]) -> None:
@@ -18,7 +18,7 @@ def import_own(names: Iterable[str]) -> None:
     Raises:
         UserError: there is no such file or module, it fails, or Python has another module of a file's name.
     """
-    _see(Path.cwd())
+    see_folder()
     importlib.invalidate_caches()
     for name in names:
         try:
@@ -35,17 +35,11 @@ def _module_of(file: Path) -> str:
     if not file.is_file():
         raise UserError("no such file; name a Python file or a module that Python finds")
     file = file.resolve()
-    _see(file.parent)
+    see_folder(str(file.parent))
     found = importlib.util.find_spec(file.stem)
     if found is None or found.origin is None or Path(found.origin).resolve() != file:
         raise UserError(f"Python has another module {file.stem!r}, from {found and found.origin}; rename the file")
     return file.stem
-
-
-def _see(folder: Path) -> None:
-    """Let Python find modules in a folder; last, so that they hide no others."""
-    if folder not in {Path(part).resolve() for part in sys.path}:
-        sys.path.append(str(folder))
 
 
 def may_register(config: str | Path) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segrobust.datasets.source import Source
     from segrobust.datasets.targets import Target
     from segrobust.models.segmenter import Segmenter
+    from segrobust.studies.base import Study
 
 NORMS = ("Linf", "L2", "L1")
 AUTO = "auto"
@@ -69,6 +70,12 @@ def _declared(value: Any) -> Mapping[str, float]:
     known = isinstance(value, Mapping) and "mIoU" in value and set(value) <= {"mIoU", "images"}
     if not (known and all(type(number) in (int, float) for number in value.values())):
         raise UserError(f"expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {value!r}")
+    return value
+
+
+def _study(value: Any) -> Any:
+    if not hasattr(value, "perturbed"):
+        raise UserError(f"expected a Study of segrobust.studies.base, got {value!r}")
     return value
 
 
@@ -150,6 +157,9 @@ class Settings(Options):
     fit_on: Source | None = option(
         None, "the images, of another split, that a universal perturbation or patch is fitted on", only_python=True
     )
+    studies: tuple[Study, ...] = option(
+        (), "studies of your own, beside those that the other options ask for", _study, only_python=True, many="[MyStudy()]"
+    )
     metric_size: str = option(
         INPUT,
         "where to measure: at the network's input, which is attacked, or at the labels' own size",
@@ -196,7 +206,7 @@ class Settings(Options):
     )
 
     def __post_init__(self) -> None:
-        others = self.corruptions or self.universal
+        others = self.corruptions or self.universal or self.studies
         if others and self.attacks is DEFAULT_ATTACKS:  # nobody asked for attacks, and they take the longest
             object.__setattr__(self, "attacks", ())
         super().__post_init__()
