@@ -36,7 +36,6 @@ class UniversalPatch(Universal):
     patch: tuple[int, int] = (40, 40)
     place: str | tuple[int, int] = "centre"
 
-    paper: ClassVar[str] = "arXiv 1712.09665"
     covers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Names of the attacks: ``build_attack("TsallisPGD", eps="4/255", steps=100)``.
 
-Every attack enters by its decorator, ours and those of a module that the config names in ``custom_imports`` (or that
-you import)::
+Every attack enters by its decorator, ours and those of a module that you import, or that ``--import`` or the config's
+``custom_imports`` name::
 
     @segrobust.register_attack
     class Mine(GradientAttack):                 # its annotated fields are its options, as in a dataclass

@@ -58,7 +58,6 @@ class Universal(Configured, ABC):
     epochs: int = 30
     weight: str = "jensen_shannon"
 
-    paper: ClassVar[str] = ""
     norm: ClassVar[str | None] = None
     eps: ClassVar[float | None] = None
     covers: ClassVar[bool] = False  # pixels, which then do not count
@@ -79,7 +78,7 @@ class Universal(Configured, ABC):
 
     @abstractmethod
     def size(self, images: Tensor) -> tuple[int, int]:
-        """(height, width) of the canvas for images ``[N, 3, H, W]``; UserError: none fits them."""
+        """(height, width) of the canvas for images ``[N, 3, H, W]``."""
 
     @abstractmethod
     def fitted(self, canvas: Tensor) -> Tensor:
@@ -170,8 +169,6 @@ class UniversalPerturbation(Universal):
 
     norm: str = "Linf"
     eps: float | str = DEFAULT_EPS
-
-    paper: ClassVar[str] = "arXiv 1610.08401"
 
     def __post_init__(self) -> None:
         super().__post_init__()

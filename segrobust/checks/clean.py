@@ -72,8 +72,7 @@ def clean_score(context: Context) -> Verdict:
         raise Skip("no declared score; a config may have declared = dict(mIoU=PERCENT, images=NUMBER)")
     clean = _record(context)
     measured, interval = clean["mIoU"], clean["ci"]["mIoU"]
-    gap = abs(measured - declared)
-    # a part of the images may differ by chance: the gap beyond the interval counts, and it must be clear to fail
+    # a part of the images may differ by chance: what lies beyond the interval counts, and it must be clear to fail
     whole = context.declared.get("images", clean["images"]) == clean["images"]
     if not whole and clean["images"] < FEWEST:
         raise Skip(f"declared on other images, and {clean['images']} are too few to compare (at least {FEWEST})")
@@ -87,7 +86,7 @@ def clean_score(context: Context) -> Verdict:
         "check normalisation, channel order, input size, label map and weights before believing any robust score",
         measured=measured,
         declared=declared,
-        gap=gap,
+        difference=abs(measured - declared),
         images=clean["images"],
     )
 

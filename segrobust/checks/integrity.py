@@ -151,7 +151,7 @@ def traceable(context: Context) -> Verdict:
     """The run says what it is made of, and that is what is here."""
     identity, about = context.identity, context.run.get("about") or {}
     missing = [name for name in IDENTITY if identity.get(name) in (None, "")]
-    untold = [name for name in ABOUT if not about.get(name)]
+    unstated = [name for name in ABOUT if not about.get(name)]
     here = {
         "weights_sha256": weights_sha256(context.model),
         "images": _digests(entries_of(context.source)),
@@ -159,14 +159,14 @@ def traceable(context: Context) -> Verdict:
     }
     stored = {**identity, "images": _digests(context.folder.images().entries)}
     changed = [name for name, found in here.items() if name in stored and stored[name] != found]
-    numbers = {"missing": missing, "untold": untold, "changed": changed, "compared": sorted(here)}
+    numbers = {"missing": missing, "unstated": unstated, "changed": changed, "compared": sorted(here)}
     if changed or missing:
         parts = [f"{name} is not what the run's files say" for name in changed]
         parts += [f"run.json has no {name}" for name in missing]
         remedy = "weights or data changed since the run, or run.json did: start anew with --fresh"
         return verdict(FAIL, "; ".join(parts), remedy, **numbers)
-    if untold:
-        text = f"run.json does not say: {', '.join(untold)}"
+    if unstated:
+        text = f"run.json does not say: {', '.join(unstated)}"
         return verdict(WARN, text, "start anew with --fresh, so that the run stores what it was made with", **numbers)
     return verdict(PASS, f"run.json is complete, and {', '.join(sorted(here))} match what is here", **numbers)
 

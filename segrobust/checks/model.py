@@ -38,15 +38,19 @@ def unchanged(context: Context) -> Verdict:
 def deterministic(context: Context) -> Verdict:
     """The same batch twice."""
     seen, seeded = probe(context).repeated, probe(context).seeded
-    numbers = {"changed_percent": seen.percent, "largest_relative_gap": seen.gap, "gap_under_one_seed": seeded.gap}
-    text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.gap:.2g}"
+    numbers = {
+        "changed_percent": seen.percent,
+        "largest_relative_difference": seen.largest,
+        "under_one_seed": seeded.largest,
+    }
+    text = f"{seen.percent:.3g} % of the pixels change their class between two forwards, logits by {seen.largest:.2g}"
     if seeded.beyond_rounding:
         text += "; under one seed too, so another start of this run finds other numbers"
         remedy = "draw from the global generators of torch, numpy or Python, which are seeded here, not from one's own"
         return verdict(WARN, text, remedy, **numbers)
     if seen.beyond_rounding:
         return verdict(WARN, text, "attack the mean over several draws (EOT) and report scores over several", **numbers)
-    return verdict(INFO if seen.gap else PASS, text, **numbers)
+    return verdict(INFO if seen.largest else PASS, text, **numbers)
 
 
 def batch_invariant(context: Context) -> Verdict:
@@ -55,10 +59,10 @@ def batch_invariant(context: Context) -> Verdict:
     seen = probe(context).alone
     return verdict(
         graded(seen.percent, warn=CHANGED_PERCENT),
-        f"{seen.percent:.3g} % of the pixels change their class in another batch, logits by {seen.gap:.2g}",
+        f"{seen.percent:.3g} % of the pixels change their class in another batch, logits by {seen.largest:.2g}",
         "an image's result depends on its neighbours: no statistics over the batch in forward, or --batch-size 1",
         changed_percent=seen.percent,
-        largest_relative_gap=seen.gap,
+        largest_relative_difference=seen.largest,
     )
 
 
@@ -96,10 +100,10 @@ def one_path(context: Context) -> Verdict:
     return verdict(
         FAIL if seen.attacked.beyond_rounding else PASS,
         f"{seen.attacked.percent:.3g} % of the pixels differ between attacked and reported forward, "
-        f"logits by {seen.attacked.gap:.2g}",
+        f"logits by {seen.attacked.largest:.2g}",
         "the model computes something else where a gradient is wanted; use one inference path for both",
         changed_percent=seen.attacked.percent,
-        largest_relative_gap=seen.attacked.gap,
+        largest_relative_difference=seen.attacked.largest,
     )
 
 

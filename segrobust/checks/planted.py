@@ -34,17 +34,17 @@ class Planted(nn.Module):
             way = model(_points(image, attack, seed, 1, on_sphere=True)).float() - self.start
             length = float(way.square().sum())
             self.axis = way / max(length, torch.finfo(torch.float32).tiny)
-            inner = [self.along(model(one[None]).float()) for one in _points(image, attack, seed + 1, INNER)]
+            inner = [self.position(model(one[None]).float()) for one in _points(image, attack, seed + 1, INNER)]
         highest = max(map(float, inner))
         self.hidden = length > 0 and highest < 1  # else there is no such point, or every noise finds one
         self.threshold = (highest + 1) / 2
 
-    def along(self, logits: Tensor) -> Tensor:
+    def position(self, logits: Tensor) -> Tensor:
         """How far the logits ``[N, K, H, W]`` are on the way, ``[N]``."""
         return ((logits - self.start) * self.axis).flatten(1).sum(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        score = SHARPNESS * (self.along(self.model(images)) - self.threshold)
+        score = SHARPNESS * (self.position(self.model(images)) - self.threshold)
         planes = torch.stack([torch.zeros_like(score), score], 1)
         return planes[:, :, None, None].expand(-1, -1, *images.shape[-2:])
 

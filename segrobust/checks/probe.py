@@ -22,26 +22,26 @@ from segrobust.models.segmenter import frozen_eval
 from segrobust.studies.bench import Group
 
 CHANGED_PERCENT = 0.01  # of the pixels: more than rounding explains
-GAP = 1e-3  # of the logits, relative
+RELATIVE = 1e-3  # of the logits
 
 
 @dataclass
 class Difference:
-    """Between the logits of two forwards that should be equal: pixels whose class differs, and the largest gap.
+    """Between the logits of two forwards that should be equal: pixels of another class, and how far they differ.
 
-    gap: of the logits, relative to the largest of them; inf where they are not finite.
+    largest: difference of logits, relative to the largest of them; inf where they are not finite.
     """
 
     changed: int = 0
     pixels: int = 0
-    gap: float = 0.0
+    largest: float = 0.0
 
     def add(self, one: Tensor, other: Tensor) -> None:
         self.changed += int((one.argmax(1) != other.argmax(1)).sum())
         self.pixels += one[:, 0].numel()
-        largest = one.abs().amax().clamp_min(torch.finfo(one.dtype).tiny)
-        gap = float((one - other).abs().amax() / largest)
-        self.gap = max(self.gap, gap) if gap == gap else float("inf")
+        scale = one.abs().amax().clamp_min(torch.finfo(one.dtype).tiny)
+        largest = float((one - other).abs().amax() / scale)
+        self.largest = max(self.largest, largest) if largest == largest else float("inf")
 
     @property
     def percent(self) -> float:
@@ -49,7 +49,7 @@ class Difference:
 
     @property
     def beyond_rounding(self) -> bool:
-        return self.percent > CHANGED_PERCENT or self.gap > GAP
+        return self.percent > CHANGED_PERCENT or self.largest > RELATIVE
 
 
 @dataclass
@@ -114,7 +114,7 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
             logits = model(images).float()
         seen.sampled |= {name for name, state in _states().items() if state != states[name]}
         seen.repeated.add(logits, model(images).float())
-        if seen.repeated.gap:
+        if seen.repeated.largest:
             seen.seeded.add(*(_drawn(model, images) for _ in range(2)))
         if len(images) > 1:
             alone = torch.cat([model(image[None]).float() for image in images])
@@ -168,14 +168,9 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
     seen.still_images += int((judged & (still | ~valid).flatten(1).all(1)).sum())
 
 
-def random_forward(context: Context) -> bool:
-    """Whether two forwards of the same batch differ by more than rounding."""
-    return probe(context).repeated.beyond_rounding
-
-
 def refuse_random(context: Context, why: str = "") -> None:
-    """Skip a check that compares forwards, where two of the same batch differ."""
-    if random_forward(context):
+    """Skip a check that compares forwards, where two of the same batch differ by more than rounding."""
+    if probe(context).repeated.beyond_rounding:
         raise Skip(f"two forwards of the same batch differ already{why}")
 
 

@@ -21,27 +21,18 @@ from segrobust.checks import attack, blind, clean, gradient, integrity, model, r
 from segrobust.checks.basis import FILE, FORMAT, basis_of, digest_of, with_digest
 from segrobust.checks.context import Context
 from segrobust.checks.verdicts import INCOMPLETE, SKIPPED, WARN, Check, NotApplicable, Skip, Verdict, trust_of, verdict
-from segrobust.core.errors import UserError, first_line, unknown_name
+from segrobust.core.errors import first_line
 from segrobust.core.version import __version__
 from segrobust.runs.environment import code_sha256
 from segrobust.runs.executor import Executor
 from segrobust.runs.progress import ImageProgress
+from segrobust.runs.settings import CHECKS as TIERS
 
 LOGGER = logging.getLogger(__name__)
 HERE = Path(__file__).parent
-QUICK, FULL, OFF = TIERS = ("quick", "full", "off")
+QUICK, FULL, OFF = TIERS
 _THEMES = (integrity, clean, results, model, gradient, attack, strength, blind)
 CHECKS: tuple[Check, ...] = tuple(check for theme in _THEMES for check in theme.CHECKS)  # as they are made and shown
-
-
-def refuse_unfit(tier: str, declared: Any) -> None:
-    """UserError, before the run begins, for a tier that does not exist or a declared score that is none."""
-    if tier not in TIERS:
-        raise unknown_name("tier of checks", str(tier), TIERS)
-    numbers = declared.values() if isinstance(declared, Mapping) else [declared]
-    known = isinstance(declared, Mapping) and "mIoU" in declared and set(declared) <= {"mIoU", "images"}
-    if declared is not None and not (known and all(type(number) in (int, float) for number in numbers)):
-        raise UserError(f"declared: expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {declared!r}")
 
 
 def check_run(executor: Executor, tier: str, summary: Sequence[Record] = (), **facts: Any) -> None:
@@ -107,9 +98,9 @@ def _verdict(check: Check, context: Context) -> Verdict:
         return verdict(SKIPPED, "only with --checks full")
     if context.error is not None and not check.unfinished:
         return check.skipped("the run's attack failed, there are no results to look at")
-    if check.studies and not any(one.study in check.studies for one in context.conditions):
-        return verdict(SKIPPED, f"nothing to look for: the run has no {' or '.join(check.studies)}")
     try:
+        if check.studies and not any(one.study in check.studies for one in context.conditions):
+            raise NotApplicable(f"nothing to look for: the run has no {' or '.join(check.studies)}")
         return check.run(context)
     except NotApplicable as reason:
         return verdict(SKIPPED, str(reason))

@@ -96,7 +96,7 @@ def written() -> str:
     from segrobust.attacks import ATTACKS
 
     ours = {name: cls for name, cls in ATTACKS.items() if cls.__module__.startswith("segrobust.")}
-    order = sorted(ours, key=lambda name: ours[name].minimum_norm)
+    order = sorted(ours, key=lambda name: (ours[name].minimum_norm, name.lower()))  # of no import order
     lines = (f"{json.dumps(name)}: {json.dumps(dataclasses.asdict(facts_of(ours[name])))}" for name in order)
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -27,7 +27,7 @@ from torch import nn
 from segrobust.analysis.summary import Record, summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
-from segrobust.checks.runner import check_run, refuse_unfit
+from segrobust.checks.runner import check_run
 from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
 from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
@@ -160,12 +160,11 @@ def evaluate(
 
 
 def _check_fit(model: Segmenter, dataset: Source, settings: Settings) -> None:
-    """UserError: the data set, the model and the surrogate have not the same classes, or a score is none."""
+    """UserError: the data set, the model and the surrogate have not the same classes."""
     if model.num_classes != dataset.num_classes:
         hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
         raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
     check_class_order(dataset.class_names, model.class_names, "the model")
-    refuse_unfit(settings.checks, settings.declared)
     if (surrogate := settings.surrogate) is not None:
         check_segmenter("surrogate", surrogate)
         if surrogate.num_classes != model.num_classes:

@@ -111,7 +111,7 @@ def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             return convert(text)
         except UserError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix("eps: ")) from None
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return converted
 

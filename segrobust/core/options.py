@@ -48,7 +48,7 @@ class Option:
                 return tuple(map(self.check or _kept, _listed(value, self.many)))
             return value if value is None or self.check is None else self.check(value)
         except UserError as error:
-            raise UserError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+            raise UserError(f"{name}: {error}") from None
 
 
 def option(default: Any, help: str, check: Callable[[Any], Any] | None = None, **more: Any) -> Any:

@@ -9,13 +9,13 @@ Imports no torch, so that the command line can refuse a wrong value at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.attack_specs import parse_spec
-from segrobust.core.errors import unknown_name
+from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
@@ -35,22 +35,22 @@ UNIVERSAL = ("perturbation", "patch")
 DEFAULT_ATTACKS = ("TsallisPGD", "SegPGD", "CosPGD")
 
 
-def _radius(value: float | str) -> float | str:
-    """As it was written; whether an attack's norm allows it, the attack says."""
-    parse_eps(value, norm="")
-    return value
+def _text(parse: Callable[[str], Any], word: str) -> Callable[[Any], Any]:
+    """A check that text can be read, and is kept as it is: ``word``, with which errors begin, is the option itself."""
+
+    def check(value: Any) -> Any:
+        try:
+            if isinstance(value, str):
+                parse(value)
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f"{word}: ")) from None
+        return value
+
+    return check
 
 
-def _attack(value: Any) -> Any:
-    if isinstance(value, str):
-        parse_spec(value)
-    return value
-
-
-def _target(value: str | Target) -> str | Target:
-    if isinstance(value, str):
-        parse_target(value)
-    return value
+def _radius(value: Any) -> None:
+    parse_eps(value, norm="")  # whether an attack's norm allows it, the attack says
 
 
 def _amp(value: bool | str) -> str | bool:
@@ -62,6 +62,13 @@ def _universal(value: str) -> str:
     name = parse_spec(str(value))["type"]
     if name not in UNIVERSAL:
         raise unknown_name("universal attack", name, UNIVERSAL)
+    return value
+
+
+def _declared(value: Any) -> Mapping[str, float]:
+    known = isinstance(value, Mapping) and "mIoU" in value and set(value) <= {"mIoU", "images"}
+    if not (known and all(type(number) in (int, float) for number in value.values())):
+        raise UserError(f"expected dict(mIoU=PERCENT, images=NUMBER), the clean score, got {value!r}")
     return value
 
 
@@ -82,13 +89,17 @@ class Settings(Options):
         "names, with fields in parentheses or without (in Python also configs, attacks and their classes); a bounded "
         "attack runs at every radius, a minimum-norm one once (default where no corruption and nothing universal is "
         f"asked for: {' '.join(DEFAULT_ATTACKS)})",
-        _attack,
+        _text(parse_spec, "attack"),
         flag="--attack",
         metavar="NAME",
         many='["TsallisPGD", "CosPGD"]',
     )
     eps: tuple[float | str, ...] = option(
-        (DEFAULT_EPS,), "radii, in units of the image range", _radius, metavar="EPS", many='["1/255", "4/255"]'
+        (DEFAULT_EPS,),
+        "radii, in units of the image range",
+        _text(_radius, "eps"),
+        metavar="EPS",
+        many='["1/255", "4/255"]',
     )
     norm: str | None = option(
         None,
@@ -101,7 +112,7 @@ class Settings(Options):
         None,
         f"what all pixels are to become: {', '.join(PLAIN)}, class:NAME or mask:FILE; makes every attack targeted "
         "(default: no longer right)",
-        _target,
+        _text(parse_target, "target"),
         metavar="SPEC",
     )
     mask: Any = option(
@@ -177,7 +188,10 @@ class Settings(Options):
         None, "fields by an attack's name that the data set knows, such as class counts", only_python=True
     )
     declared: Mapping[str, float] | None = option(
-        None, "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks", only_python=True
+        None,
+        "the model's published clean score, {'mIoU': 49.6, 'images': 233}, for the checks",
+        _declared,
+        only_python=True,
     )
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import entries_of
+from segrobust.runs.settings import Settings
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
@@ -88,13 +89,12 @@ def look_again(model: Segmenter, folder: Path, **more: Any) -> dict[str, dict[st
 
 def finished(model: Segmenter, folder: Path, source: ToySource, studies: Sequence[Study]) -> Executor:
     """A run of any studies, or one more start of it, with its summary."""
-    run, batch_size = RunFolder(folder), 30
+    run, settings = RunFolder(folder), Settings.of(batch_size=30)
     bench = Bench(model, source)
-    settings = {"batch_size": batch_size, "seed": 0, "amp": False}
     conditions = [condition for study in studies for condition in study.conditions]
     about = about_this_run(bench.device)
     run.open(identity_of(bench, studies, settings), conditions, entries_of(source), about=about)
-    executor = Executor(bench, studies, run, batch_size)
+    executor = Executor(bench, studies, run, settings.batch_size)
     executor.run()
     rows = run.complete_rows()
     run.write_json("summary.json", summarise(rows, source.num_classes, run.timings()))

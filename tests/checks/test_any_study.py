@@ -130,7 +130,7 @@ def test_a_condition_that_an_earlier_start_did_not_finish_is_left_out(tmp_path):
 class Patch(Study):
     """A grey square in the corner, whose pixels do not count; in two regions."""
 
-    told: bool = True
+    marked: bool = True
     passes = 1
 
     @property
@@ -141,7 +141,7 @@ class Patch(Study):
         images, void = group.images.clone(), group.labels.new_zeros(group.labels.shape, dtype=bool)
         images[..., :4, :4], void[..., :4, :4] = 0.5, True
         extra = [{"forwards": 1, "backwards": 0}] * len(group.ids)
-        regions = {"regions": void.long()} if self.told else {}
+        regions = {"regions": void.long()} if self.marked else {}
         yield Perturbed(self.conditions[0], images, extra, void, **regions)
 
 
@@ -149,7 +149,7 @@ def test_pixels_under_a_patch_do_not_count_and_all_others_must(tmp_path):
     source = ToySource(7)
     patched = Context(finished(segmenter("small"), tmp_path / "patch", source, [Clean(), Patch()]), [])
     assert every_image_once(patched).level == "pass"
-    lost = Context(finished(segmenter("small"), tmp_path / "lost", source, [Clean(), Patch(told=False)]), [])
+    lost = Context(finished(segmenter("small"), tmp_path / "lost", source, [Clean(), Patch(marked=False)]), [])
     found = every_image_once(lost)
     assert found.level == "fail" and found.numbers["images_with_unequal_labels"] == 7
 

@@ -139,7 +139,7 @@ def test_a_check_that_breaks_is_a_warning_and_the_others_are_made(folder):
 
 
 def test_evaluate_refuses_what_it_cannot_check(tmp_path):
-    with pytest.raises(UserError, match="unknown tier of checks 'fast'; known: full, off, quick"):
+    with pytest.raises(UserError, match="checks: unknown value 'fast'; known: full, off, quick"):
         look(segmenter("small"), tmp_path, checks="fast")
     for declared in (61.2, {"miou": 61.2}, {"mIoU": "61.2"}):
         with pytest.raises(UserError, match="declared: expected dict"):

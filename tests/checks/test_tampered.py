@@ -170,4 +170,4 @@ def test_other_data_and_a_stripped_identity(folder):
     run["identity"]["seed"] = 0
     (folder / "run.json").write_text(json.dumps(run))
     found = traceable(context(segmenter("small"), folder))
-    assert found.level == "warn" and found.numbers["untold"] == ["date", "python", "versions", "device"]
+    assert found.level == "warn" and found.numbers["unstated"] == ["date", "python", "versions", "device"]

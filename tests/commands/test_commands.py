@@ -40,6 +40,11 @@ REFUSED = {
     "unknown option '--num-image'": ["evaluate", "none.py", "--num-image", "3"],
     "--corruptions: unknown corruption": ["evaluate", "none.py", "--corruptions", "mist"],
     "--eps: images lie in [0, 1]": ["evaluate", NAME, "--eps", "8"],
+    "--eps: images lie in [0, 1], so a Linf": ["evaluate", NAME, "--attack", "ddn(norm=L2)", "fgsm", "--eps", "1.5"],
+    "unknown attack 'tsalis-pgd'": ["evaluate", NAME, "--attack", "tsalis-pgd"],
+    "unknown field of CEPGD 'stepz'": ["evaluate", NAME, "--attack", "cepgd(stepz=3)"],
+    "--attack: expected a text such as": ["evaluate", NAME, "--attack", "cepgd(steps"],
+    "--target: unknown target": ["evaluate", NAME, "--target", "majorty"],
     "--import mine.py: no such file": ["evaluate", NAME, "--import", "mine.py"],
     "unknown command 'attaks'": ["attaks"],
 }
