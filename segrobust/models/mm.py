@@ -142,7 +142,7 @@ def _read(file: Path) -> Config:
         if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
             close_imports_by_name()
     else:  # its custom_imports may stand there
-        see_folder()
+        see_folder(Path.cwd())
     return Config.fromfile(file)
 
 

@@ -158,7 +158,11 @@ class Settings(Options):
         None, "the images, of another split, that a universal perturbation or patch is fitted on", only_python=True
     )
     studies: tuple[Study, ...] = option(
-        (), "studies of your own, beside those that the other options ask for", _study, only_python=True, many="[MyStudy()]"
+        (),
+        "studies of your own, beside those that the other options ask for",
+        _study,
+        only_python=True,
+        many="[MyStudy()]",
     )
     metric_size: str = option(
         INPUT,
