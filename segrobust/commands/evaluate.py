@@ -40,7 +40,7 @@ from segrobust.runs.settings import Settings
 if TYPE_CHECKING:
     from mmengine import Config
 
-FIT_IMAGES = 64  # of the config's val split, at most: what a universal perturbation or patch is fitted on
+FIT_IMAGES = 16  # of the config's val split, at most: what a universal perturbation or patch is fitted on
 
 
 def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
