@@ -15,9 +15,8 @@ from torch import Tensor
 from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
-from segrobust.datasets.labels import VOID, check_ids, class_ids
+from segrobust.datasets.labels import VOID, check_ids, class_ids, resize_nearest
 from segrobust.datasets.pipeline import check_test_steps, refuse_moved
-from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
     from mmengine.dataset import BaseDataset

@@ -1,10 +1,4 @@
-"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
-
-For example::
-
-    from segrobust.models.mm import import_mmseg, load_config
-    config = load_config("configs/fast_scnn/x.py", {"train_cfg.max_iters": 100})
-"""
+"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors."""
 
 from __future__ import annotations
 
@@ -42,11 +36,13 @@ def import_mmseg() -> None:
     code or be downloaded (``segrobust.models.mm_safety``).
     """
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
-    with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
-        from mmseg.utils import register_all_modules
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            from mmseg.utils import register_all_modules
 
-        register_all_modules(init_default_scope=True)
-        filtered.flush()
+            register_all_modules(init_default_scope=True)
+    finally:
+        sys.stderr.write(without_noise(printed.getvalue()))
     _point_to_installed_mmseg()
     from segrobust.models.mm_safety import make_mmengine_safe
 
@@ -54,22 +50,9 @@ def import_mmseg() -> None:
     import segrobust.datasets.mm  # noqa: F401  (registers ours)
 
 
-class _WithoutNoise(io.TextIOBase):
-    """A text stream that drops the known noise lines and passes all others on."""
-
-    def __init__(self, target: io.TextIOBase) -> None:
-        self.target = target
-        self.pending = ""
-
-    def write(self, text: str) -> int:
-        *lines, self.pending = (self.pending + text).split("\n")
-        self.target.write("".join(f"{line}\n" for line in lines if line not in NOISE))
-        return len(text)
-
-    def flush(self) -> None:
-        self.target.write(self.pending)
-        self.pending = ""
-        self.target.flush()
+def without_noise(text: str) -> str:
+    """The text without the known lines."""
+    return "".join(line for line in text.splitlines(keepends=True) if line.rstrip("\n") not in NOISE)
 
 
 def _point_to_installed_mmseg() -> None:

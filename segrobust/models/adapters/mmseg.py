@@ -1,10 +1,4 @@
-"""mmseg's segmentors behind the contract: the attacked path is ``model.test_step``'s, for whole and slide inference.
-
-For example::
-
-    model = MMSegSegmenter.from_config(load_config("config.py"))     # to evaluate
-    model = MMSegSegmenter.live(runner.model)                        # to attack the model in training
-"""
+"""mmseg's segmentors behind the contract: the attacked path is ``model.test_step``'s, for whole and slide inference."""
 
 from __future__ import annotations
 
@@ -19,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segrobust.core.errors import UserError, as_user_error, first_line
-from segrobust.datasets.registered import metainfo_of
-from segrobust.models.binary import decision_logit, two_logits
+from segrobust.datasets.pipeline import metainfo_of
 from segrobust.models.mm import import_mmseg
-from segrobust.models.network_io import in_network_type
+from segrobust.models.network_io import decision_logit, in_network_type, two_logits
 from segrobust.models.pretrained import without_pretrained
 from segrobust.models.recomputing import recomputed, replaced
 from segrobust.models.segmenter import Segmenter
