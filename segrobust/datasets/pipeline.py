@@ -87,7 +87,15 @@ def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
 def check_test_steps(steps: Iterable[Any]) -> None:
     """Raise a UserError where one of a test pipeline's steps, in a config or built, augments."""
     for step in steps:
-        _check_test_step(step)
+        name = type_name(step)
+        if name in TEST_TIME:
+            raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked "
+                            f"here; use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
+        if ("Random" in name or name in RANDOM) and not _is_certain(name, step):
+            raise UserError(f"the test pipeline has {name}, which changes images by chance, so no two runs would see "
+                            "the same; remove it from the pipeline of test_dataloader")  # fmt: skip
+        for inner in step.get("transforms", ()) if isinstance(step, Mapping) else ():
+            check_test_steps(inner if isinstance(inner, list | tuple) else [inner])
 
 
 def step_names(dataset: Mapping[str, Any]) -> set[str]:
@@ -116,19 +124,6 @@ def _pipelines(node: Any) -> Iterator[list]:
         if node.get("pipeline"):
             yield node["pipeline"]
         yield from _pipelines([node[key] for key in ("dataset", "datasets") if key in node])
-
-
-def _check_test_step(step: Any) -> None:
-    name = type_name(step)
-    if name in TEST_TIME:
-        raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked here; "
-                        f"use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
-    if ("Random" in name or name in RANDOM) and not _is_certain(name, step):
-        raise UserError(f"the test pipeline has {name}, which changes images by chance, so no two runs would see the "
-                        "same; remove it from the pipeline of test_dataloader")  # fmt: skip
-    for inner in step.get("transforms", ()) if isinstance(step, Mapping) else ():
-        for one in inner if isinstance(inner, list | tuple) else [inner]:
-            _check_test_step(one)
 
 
 def _is_certain(name: str, step: Mapping[str, Any]) -> bool:

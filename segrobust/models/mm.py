@@ -106,13 +106,10 @@ def _locate(name: str) -> Path:
 
 
 def _nearest(inside: str, known: Iterable[str]) -> str:
-    """The configs whose path, or else whose name, is most like what was asked for."""
-    paths = {path.removesuffix(".py"): path for path in known if not path.startswith("_base_")}
-    names = {path.rpartition("/")[2]: path for path in paths}
-    asked = inside.removesuffix(".py")
-    near = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)
-    near = [names[one] for one in near] or difflib.get_close_matches(asked, paths, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(f'mmseg::{paths[one]}' for one in near)}?" if near else ""
+    """The configs whose name is most like what was asked for."""
+    names = {Path(path).stem: path for path in known if not path.startswith("_base_")}
+    near = difflib.get_close_matches(Path(inside.removesuffix(".py")).name, names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'mmseg::{names[one]}' for one in near)}?" if near else ""
 
 
 def _read(file: Path) -> Config:

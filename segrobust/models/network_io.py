@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segrobust.core.errors import UserError
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def in_network_type(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -20,7 +17,7 @@ def in_network_type(network: nn.Module, pixels: Tensor) -> Tensor:
     return pixels.to(next(weights, pixels).dtype)
 
 
-def in_channels_last(network: Network) -> Network:
+def in_channels_last(network: nn.Module) -> nn.Module:
     """The network with its weights in channels-last order, a third faster on a CPU than the usual one."""
     return network.to(memory_format=torch.channels_last)
 

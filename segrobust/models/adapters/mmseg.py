@@ -40,7 +40,6 @@ class MMSegSegmenter(Segmenter):
         *,
         class_names: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        name: str | None = None,
     ) -> None:
         _check_segmentor(module)
         head = _last_head(module)
@@ -51,7 +50,7 @@ class MMSegSegmenter(Segmenter):
             class_names=class_names if class_names is not None and len(class_names) == num_classes else None,
             palette=palette if palette is not None and len(palette) == num_classes else None,
             ignore_index=head.ignore_index,
-            name=name or f"{type(module).__name__}-{type(head).__name__}",
+            name=f"{type(module).__name__}-{type(head).__name__}",
         )
         self.module, self._decision = module, decision
         self.align_corners = bool(module.align_corners)
@@ -72,7 +71,7 @@ class MMSegSegmenter(Segmenter):
         return cls(unwrapped(module))
 
     @classmethod
-    def from_config(cls, config: Any, name: str | None = None) -> MMSegSegmenter:
+    def from_config(cls, config: Any) -> MMSegSegmenter:
         """Build the ``model`` of an mmengine config, in eval mode, with random weights and without any download.
 
         Raises:
@@ -93,7 +92,7 @@ class MMSegSegmenter(Segmenter):
             warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # logged below
             warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
             module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
-        model = cls(module.eval(), name=name, **dataset_identity(config))
+        model = cls(module.eval(), **dataset_identity(config))
         if model._decision is not None:
             text = (
                 "%s: one sigmoid channel, served as two logits: class 1 above the threshold %g (decode_head.threshold)"
