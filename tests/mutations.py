@@ -465,11 +465,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("kind.function(_eight_bit(image), rng", "kind.function(image, rng"),
         ("checked_severity(severity) - 1]", "checked_severity(severity) % 5]"),
     ],
-    ("datasets/corruptions/noise.py", "datasets/test_corruptions.py"): [
-        ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),
-        ("rng.random(image.shape) < 0.5", "rng.random(image.shape) < 0.45"),
-        ("hit, white = rng.random(image.shape)", "hit, white = rng.random((*image.shape[:2], 1))"),
-    ],
     ("datasets/corruptions/kernels.py", "datasets/test_corruptions.py"): [
         ("inside = (axis[:, None] ** 2 + axis**2 <= radius**2)", "inside = (axis[:, None] ** 2 + axis**2 < radius**2)"),
         ("return kernel / kernel.sum()", "return kernel"),
@@ -499,6 +494,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("np.minimum(value + more, 1)", "(value + more)"),
     ],
     ("datasets/corruptions/digital.py", "datasets/test_corruptions.py"): [
+        ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),
+        ("rng.random(image.shape) < 0.5", "rng.random(image.shape) < 0.45"),
+        ("hit, white = rng.random(image.shape)", "hit, white = rng.random((*image.shape[:2], 1))"),
         ("image.mean(axis=(0, 1), dtype", "image.mean(axis=(0, 1, 2), dtype"),
         ("(-0.005 * height, 0.005 * height,", "(-0.005 * width, 0.005 * width,"),
         ("(0.01 * height, 0.01 * width)", "(0.01 * height, 0.01 * height)"),

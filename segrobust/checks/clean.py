@@ -16,7 +16,7 @@ from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicab
 from segrobust.core.errors import UserError
 from segrobust.core.rows import CLEAN
 from segrobust.datasets.classes import made_up, plain_names
-from segrobust.models.checkpoint.class_names import stored_class_names
+from segrobust.models.checkpoint.reading import stored_class_names
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
