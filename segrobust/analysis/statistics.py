@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segrobust.analysis.metrics import Scores, dense_counts, pooled
+from segrobust.analysis.metrics import Scores, dense_counts, pooled, share
 from segrobust.core.errors import UserError
 from segrobust.core.rows import Row
 
@@ -52,15 +52,10 @@ def _pool(summed: np.ndarray, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) ->
     hit, more, missed = (part[:, present] for part in np.split(summed, 3, axis=1))
     tp, fp, fn = (part[present] for part in (tp, fp, fn))
     return Scores(
-        100 * _share(hit.sum(1), (hit + missed).sum(1), tp.sum() / (tp + fn).sum()),
-        100 * _share(hit, hit + missed, tp / (tp + fn)).mean(1),
-        100 * _share(hit, hit + more + missed, tp / (tp + fp + fn)).mean(1),
+        100 * share(hit.sum(1), (hit + missed).sum(1), tp.sum() / (tp + fn).sum()),
+        100 * share(hit, hit + missed, tp / (tp + fn)).mean(1),
+        100 * share(hit, hit + more + missed, tp / (tp + fp + fn)).mean(1),
     )
-
-
-def _share(part: np.ndarray, whole: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """``part / whole``, and ``otherwise`` where that is 0/0."""
-    return np.divide(part, whole, out=np.broadcast_to(otherwise, part.shape).copy(), where=whole > 0)
 
 
 def bootstrap_intervals(
