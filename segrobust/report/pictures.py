@@ -17,7 +17,14 @@ from torch import Tensor
 from segrobust.core.errors import UserError
 from segrobust.core.files import clear_io_errors, replace_file
 
-KINDS = ("image", "perturbation", "truth", "before", "after", "changed")
+KINDS = {  # and what they are called on the page
+    "image": "image",
+    "perturbation": "perturbation",
+    "truth": "ground truth",
+    "before": "prediction before",
+    "after": "prediction after",
+    "changed": "changed pixels",
+}
 VOID = (0, 0, 0)
 CHANGES = {  # colours that stay apart for colour-blind readers (Okabe and Ito, 2008)
     "right before, wrong after": (213, 94, 0),

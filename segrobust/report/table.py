@@ -13,11 +13,9 @@ from rich.text import Text
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.units import format_eps
-from segrobust.report.corruption import below_clean, mean_lines
-from segrobust.report.cost import CostLine, cost_lines
+from segrobust.report.lines import CostLine, below_clean, cost_lines, mean_lines, ring_table, universal_lines
 from segrobust.report.texts import median_8bit, median_cell, percent, shown_name, with_norm
 from segrobust.report.trust import Trust
-from segrobust.report.universal import ring_table, universal_lines
 
 _RADII_BESIDE = 5
 _SPACE = 2

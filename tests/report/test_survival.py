@@ -42,9 +42,10 @@ def test_both_kinds_of_attack_in_one_figure(make_run):
     (run,) = load_runs([with_distances(make_run(), [0.5 / 255, 2 / 255, 8 / 255, None])])
     lines = {line.label: line for line in survival_curves(run, "Linf", run.all_names("Linf"), 4 / 255)}
     assert list(lines) == ["CEPGD", "TsallisPGD", "worst case", "ALMAProx"]
-    assert lines["CEPGD"].points == [(0.0, 100.0), (1 / 255, 75.0), (4 / 255, 25.0)]
-    assert not lines["CEPGD"].exact and lines["ALMAProx"].exact
-    assert [percent for _, percent in lines["ALMAProx"].points] == [100.0, 75.0, 50.0, 50.0]
+    at_radii, exact = (lines[name] for name in ("CEPGD", "ALMAProx"))
+    assert at_radii.points["survival"] == [(0.0, 100.0, None), (1 / 255, 75.0, None), (4 / 255, 25.0, None)]
+    assert "drawstyle" not in at_radii.style and exact.style["drawstyle"] == "steps-post"
+    assert [percent for _, percent, _ in exact.points["survival"]] == [100.0, 75.0, 50.0, 50.0]
     assert len({str(line.style["color"]) for line in lines.values()}) == 4
     ((title, svg),) = survival_figures([run], "Linf")
     assert title == "mine" and {"CEPGD", "ALMAProx", "images not broken (%)"} <= set(texts(svg))
