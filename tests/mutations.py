@@ -408,7 +408,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/pairs.py", "report/test_pairs.py"): [
         ("image=in_first[row.image]", "image=row.image"),
-        (".complete_rows() for run", ".rows() for run"),
+    ],
+    ("report/runs.py", "report/test_pairs.py"): [
+        ("RunFolder(self.path).complete_rows()", "RunFolder(self.path).rows()"),
     ],
     ("attacks/universal.py", "attacks/test_universal.py"): [
         ("MOMENTUM = 0.9", "MOMENTUM = 0.8"),

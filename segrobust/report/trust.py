@@ -78,11 +78,9 @@ def load_trust(path: Path) -> Trust | None:
     folder = RunFolder(path)
     content = folder.read_json(FILE)
     checks = content.get("checks") if isinstance(content, dict) else None
-    if not isinstance(checks, list):
-        raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
-    if reason := outdated(content):
+    if isinstance(checks, list) and (reason := outdated(content)):
         return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
-    if not all(map(_is_check, checks)):
+    if not isinstance(checks, list) or not all(map(_is_check, checks)):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
     reason, level = doubt(folder, content), trust_of(checks)
     if reason:
