@@ -20,27 +20,17 @@ from segrobust.checks.verdicts import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
-from segrobust.report import lines
+from segrobust.report import lines, texts
 from segrobust.report.curves import attack_curves, draw, run_curves, upper_end
 from segrobust.report.pairs import as_data, bounds, paired_runs
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
 from segrobust.report.survival import survival_figures
-from segrobust.report.texts import (
-    count,
-    format_distance,
-    interval,
-    median_8bit,
-    median_cell,
-    passes,
-    percent,
-    points,
-    shown_name,
-)
 
 _FILTERS = (
-    percent, interval, count, passes, points, bounds, median_cell, median_8bit, format_eps, format_distance,
-    lines.mean_lines, lines.severity_table, lines.below_clean, lines.universal_lines, lines.ring_table,
+    texts.percent, texts.interval, texts.count, texts.passes, texts.points, texts.median_cell, texts.median_8bit,
+    texts.format_distance, format_eps, bounds, lines.mean_lines, lines.severity_table, lines.below_clean,
+    lines.universal_lines, lines.ring_table,
 )  # fmt: skip
 _HEAD = {
     "Model": ("model",),
@@ -166,7 +156,7 @@ def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
         "radii": sorted({r["eps"] for run in mine for r in run.attacked(norm) if r["eps"] is not None}),
         "blocks": [(run, _attack_views(run, norm)) for run in mine],
         "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
-        "greedy": [(run, shown_name(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
+        "greedy": [(run, texts.shown_name(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
         "in_words": _IN_WORDS.get(norm, ""),
     }
 
@@ -181,10 +171,10 @@ def _attack_views(run: Run, norm: str) -> list[dict[str, Any]]:
         total = max if name in searches else sum
         views.append(
             {
-                "name": shown_name(name),
+                "name": texts.shown_name(name),
                 "worst": name == WORST_CASE,
                 "cells": {record["eps"]: record for record in records},
-                "passes": _once(map(passes, records)),
+                "passes": _once(map(texts.passes, records)),
                 "seconds": total(known) if known else None,
             }
         )
