@@ -42,17 +42,15 @@ def distance_fields(rows: Sequence[Row], samples: int) -> tuple[dict[str, Any], 
     """
     judged = [row for row in rows if row.goal_counts[1]]
     distances = np.array([row.extra["distance"] if row.found else math.inf for row in judged])
+    of_correct = [row.extra["error_of_correct"] for row in judged if "error_of_correct" in row.extra]
     fields = {
         "median_distance": _length(quantile(distances, 0.5)),
         "quantiles": {"25": _length(quantile(distances, 0.25)), "75": _length(quantile(distances, 0.75))},
         "found": finite(100 * np.isfinite(distances).mean()) if len(distances) else None,
         "apsr": finite(success_rate(rows)),
-        "apsr_correct": None,
+        "apsr_correct": finite(100 * np.mean(of_correct)) if of_correct else None,
         "distances": [_length(distance) for distance in np.sort(distances)],
     }
-    of_correct = [row.extra["error_of_correct"] for row in judged if "error_of_correct" in row.extra]
-    if of_correct:
-        fields["apsr_correct"] = finite(100 * float(np.mean(of_correct)))
     rounded = np.array([row.extra["distance_8bit"] for row in judged if "distance_8bit" in row.extra])
     if len(rounded):
         fields["median_distance_8bit"] = _length(quantile(rounded, 0.5))

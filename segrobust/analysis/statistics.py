@@ -106,9 +106,7 @@ def paired_difference(
     if len(rows_a) > 1:
         drawn_a, drawn_b = (resampled_scores(*counts, samples, seed) for counts in (counts_a, counts_b))
         bounds = _intervals(Scores(*(b - a for a, b in zip(drawn_a, drawn_b, strict=True))))
-    return {
-        name: [float(b - a), *bounds[name]] for name, a, b in zip(Scores._fields, at_a, at_b, strict=True)
-    }  # fmt: skip
+    return {name: [float(b - a), *bounds[name]] for name, a, b in zip(bounds, at_a, at_b, strict=True)}
 
 
 def _paired_counts(rows_a: Sequence[Row], rows_b: Sequence[Row], num_classes: int) -> list[tuple[np.ndarray, ...]]:

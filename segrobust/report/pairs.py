@@ -90,8 +90,9 @@ def _chosen(rows: list[Row], num_classes: int, norm: str | None, eps: float | No
 
 def as_data(pairs: Sequence[Pair], label: str) -> dict[str, Any]:
     """What the run ``label`` has more than earlier ones, as JSON values."""
-    mine = [asdict(pair) for pair in pairs if pair.second == label and not pair.reason]
-    return {"paired": [{"minus": pair["first"], "differences": pair["differences"]} for pair in mine]} if mine else {}
+    mine = [pair for pair in pairs if pair.second == label and not pair.reason]
+    paired = [{"minus": pair.first, "differences": [asdict(one) for one in pair.differences]} for pair in mine]
+    return {"paired": paired} if paired else {}
 
 
 def bounds(values: Sequence[float | None]) -> str:

@@ -36,18 +36,15 @@ class Trust:
     @property
     def failed(self) -> str:
         """What makes the run not trustworthy: the failed checks, or the doubt; empty where nothing does."""
-        if self.level == NOT_TRUSTWORTHY and self.doubt:
-            return self.doubt
-        return self._named(FAIL)
+        return self.doubt if self.level == NOT_TRUSTWORTHY and self.doubt else self._named(FAIL)
 
     @property
     def why(self) -> str:
         """What lowers the level, such as ``failed: gradient usable; warnings: enough images``."""
         opened = ", ".join(check["name"] for check in self.checks if check["open"])
         parts = {"failed": self._named(FAIL), "warnings": self._named(WARN), "essential, but not made": opened}
-        return "; ".join(
-            [self.doubt] * bool(self.doubt) + [f"{what}: {names}" for what, names in parts.items() if names]
-        )
+        reasons = [self.doubt, *(f"{what}: {names}" for what, names in parts.items() if names)]
+        return "; ".join(filter(None, reasons))
 
     @property
     def counts(self) -> str:
@@ -82,10 +79,9 @@ def load_trust(path: Path) -> Trust | None:
         return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
     if not isinstance(checks, list) or not all(map(_is_check, checks)):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
-    reason, level = doubt(folder, content), trust_of(checks)
-    if reason:
-        level = NOT_TRUSTWORTHY
-    elif content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
+    reason = doubt(folder, content)
+    level = NOT_TRUSTWORTHY if reason else trust_of(checks)
+    if content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
         level = INCOMPLETE
     shown = [{name: check[name] for name in (*_TEXTS, "open")} for check in checks]
     return Trust(level, str(content.get("tier")), shown, reason)
