@@ -158,8 +158,7 @@ def _radius_axis(axis: Axes, radii: Sequence[float], norm: str) -> None:
 
 def upper_end(runs: Sequence[Run]) -> float:
     """A round number above every score and interval of the runs, so that all their figures share one scale."""
-    values = [run.clean[metric] for run in runs if run.clean for metric in SCORES]
-    values += [record[metric] for run in runs for record in run.records for metric in SCORES]
+    values = [record[metric] for run in runs for record in run.records for metric in SCORES]
     highest = max((value for value in values if value is not None), default=100.0)
     return max(10.0, min(100.0, 10.0 * math.ceil((highest + 2) / 10)))
 

@@ -49,7 +49,7 @@ def survival_figures(runs: Sequence[Run], norm: str) -> list[tuple[str, Markup]]
     """A title and an SVG element per run that has a minimum-norm attack under ``norm``, or any image broken."""
     names = list(dict.fromkeys(name for run in runs for name in run.all_names(norm)))
     radii = {one["eps"] for run in runs for one in run.attacked(norm) if one["eps"]}
-    far = [max(found, default=0.0) for run in runs for one in run.distances(norm) if (found := _upper(one))]
+    far = [value for run in runs for one in run.distances(norm) for value in _quartiles(one) if value is not None]
     end = max([*radii, *far], default=0.0)
     figures = []
     for run in runs if end else ():
@@ -60,6 +60,5 @@ def survival_figures(runs: Sequence[Run], norm: str) -> list[tuple[str, Markup]]
     return figures
 
 
-def _upper(record: Record) -> list[float]:
-    """The median and the quartiles where they are finite: so far the figure should reach."""
-    return [value for value in (record["median_distance"], *record.get("quantiles", {}).values()) if value is not None]
+def _quartiles(record: Record) -> list[float | None]:
+    return [record["median_distance"], *record.get("quantiles", {}).values()]

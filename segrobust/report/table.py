@@ -1,4 +1,4 @@
-"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost."""
+"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost, trust checks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.checks.verdicts import FAIL, PASS, SKIPPED, WARN
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.units import format_eps
 from segrobust.report.lines import CostLine, below_clean, cost_lines, mean_lines, ring_table, universal_lines
@@ -19,6 +20,7 @@ from segrobust.report.trust import Trust
 
 _RADII_BESIDE = 5
 _SPACE = 2
+_STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 
 def print_table(
@@ -129,6 +131,21 @@ def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]], console:
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)
+
+
+def print_checks(trust: Trust, console: Console) -> None:
+    """Every check with its evidence; below it, where something is wrong, what to do."""
+    table = _plain_table()
+    for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
+        table.add_column(title, overflow="fold", **more)
+    for check in trust.checks:
+        style = _STYLES.get(check["verdict"], "")
+        evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
+        if check["remedy"]:
+            evidence.append(f"\n-> {check['remedy']}", style=style)
+        table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
+    console.print(table)
+    console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)
 
 
 def _plain_table() -> Table:

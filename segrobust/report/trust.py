@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from segrobust.checks.basis import FILE, doubt, outdated
-from segrobust.checks.verdicts import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
+from segrobust.checks.verdicts import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, WARN, trust_of
 from segrobust.core.errors import UserError
 from segrobust.runs.folder import RunFolder
 
 _TEXTS = ("name", "verdict", "evidence", "remedy")
-_STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 
 @dataclass(frozen=True)
@@ -91,18 +85,3 @@ def _is_check(check: Any) -> bool:
     if not isinstance(check, dict) or type(check.get("open")) is not bool:
         return False
     return all(isinstance(check.get(name), str) for name in _TEXTS) and check["verdict"] in LEVELS
-
-
-def print_checks(trust: Trust, console: Console) -> None:
-    """Every check with its evidence; below it, where something is wrong, what to do."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
-        table.add_column(title, overflow="fold", **more)
-    for check in trust.checks:
-        style = _STYLES.get(check["verdict"], "")
-        evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
-        if check["remedy"]:
-            evidence.append(f"\n-> {check['remedy']}", style=style)
-        table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
-    console.print(table)
-    console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)
