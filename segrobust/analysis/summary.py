@@ -150,9 +150,8 @@ def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) ->
     counts = dense_counts(choice.greedy, num_classes)
     greedy = float(pooled(*(field.sum(0) for field in counts)).mIoU)
     per_image = float(pooled(*(field.sum(0) for field in dense_counts(choice.by_image, num_classes))).mIoU)
-    record |= {"mIoU_greedy": finite(greedy), "mIoU_per_image": finite(per_image), "mIoU_gap": None}
-    if record["mIoU"] is not None:
-        record["mIoU_gap"] = finite(record["mIoU"] - greedy)
+    gap = None if record["mIoU"] is None else finite(record["mIoU"] - greedy)
+    record |= {"mIoU_greedy": finite(greedy), "mIoU_per_image": finite(per_image), "mIoU_gap": gap}
     record["ci"]["mIoU_greedy"] = _interval(*bootstrap_intervals(*counts, samples=samples)["mIoU"])
 
 

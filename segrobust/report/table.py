@@ -40,7 +40,7 @@ def print_table(
             parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
             title.append(f": clean {cell(clean)} on {clean['images']} images ({parts} in %)", style="not bold")
         console.print(title)
-        if trust is not None and name in trust:
+        if trust and name in trust:
             said = trust[name].sentence if trust[name] else "unknown, no checks were made"
             console.print(Text(f"trust: {said}", style="bold"))
         bounded = [one for one in records if one["study"] in (ATTACK, WORST_CASE) and one["eps"] is not None]
