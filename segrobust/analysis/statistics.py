@@ -60,16 +60,12 @@ def bootstrap_intervals(
         ``{"aAcc": [low, high], "mAcc": ..., "mIoU": ...}`` in percent; NaN for fewer than two images, which say
         nothing about how images differ.
     """
-    if len(tp) < 2:
-        return {name: [math.nan, math.nan] for name in Scores._fields}
-    return _intervals(resampled_scores(tp, fp, fn, samples, seed))
+    return _intervals(resampled_scores(tp, fp, fn, samples, seed), len(tp))
 
 
-def _intervals(scores: Scores) -> dict[str, list[float]]:
-    return {
-        name: [float(bound) for bound in np.quantile(values, (LOW, HIGH))]
-        for name, values in zip(Scores._fields, scores, strict=True)
-    }
+def _intervals(scores: Scores, images: int) -> dict[str, list[float]]:
+    ends = np.quantile(scores, (LOW, HIGH), axis=1).T if images > 1 else np.full((len(scores), 2), math.nan)
+    return dict(zip(Scores._fields, ends.tolist(), strict=True))
 
 
 def paired_difference(
@@ -92,10 +88,8 @@ def paired_difference(
     """
     counts_a, counts_b = _paired_counts(rows_a, rows_b, num_classes)
     at_a, at_b = (pooled(*(field.sum(0) for field in counts)) for counts in (counts_a, counts_b))
-    bounds = {name: [math.nan, math.nan] for name in Scores._fields}
-    if len(rows_a) > 1:
-        drawn_a, drawn_b = (resampled_scores(*counts, samples, seed) for counts in (counts_a, counts_b))
-        bounds = _intervals(Scores(*(b - a for a, b in zip(drawn_a, drawn_b, strict=True))))
+    drawn_a, drawn_b = (resampled_scores(*counts, samples, seed) for counts in (counts_a, counts_b))
+    bounds = _intervals(Scores(*(b - a for a, b in zip(drawn_a, drawn_b, strict=True))), len(rows_a))
     return {name: [float(b - a), *bounds[name]] for name, a, b in zip(bounds, at_a, at_b, strict=True)}
 
 

@@ -45,7 +45,7 @@ def write_grid(
 
     Args:
         folder: created where missing; file names are numbers, never names from the data.
-        entries: ``{rule, image_id, name, attack, eps}`` and tensors ``image`` and ``adversarial`` [3, H, W] RGB in
+        entries: ``{rule, image_id, name, attack, eps}`` and, on the CPU, ``image`` and ``adversarial`` [3, H, W] RGB in
             [0, 1], ``label``, ``before`` and ``after`` [H, W] class ids.
         palette: RGB in [0, 255] per class. Void pixels are black in the ground truth and in the map of changes.
 

@@ -53,12 +53,13 @@ def survival_figures(runs: Sequence[Run], norm: str) -> list[tuple[str, Markup]]
     end = max([*radii, *far], default=0.0)
     figures = []
     for run in runs if end else ():
-        if run.distances(norm) or any(one["broken"] for one in run.attacked(norm)):
+        shown = run.distances(norm) or any(one["broken"] for one in run.attacked(norm))
+        if shown and (curves := survival_curves(run, norm, names, end)):
             title = f"{run.label}: share of images not broken within eps, {norm}"
-            curves = survival_curves(run, norm, names, end)
             figures.append((run.label, draw(curves, norm, title, 102, PANEL, sorted({*radii, end}))))
     return figures
 
 
 def _quartiles(record: Record) -> list[float | None]:
+    """The median and the quartiles: as far as they are finite the figure should reach."""
     return [record["median_distance"], *record.get("quantiles", {}).values()]

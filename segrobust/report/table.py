@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.verdicts import FAIL, PASS, SKIPPED, WARN
 from segrobust.core.rows import ATTACK, CLEAN
@@ -24,9 +24,7 @@ _STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 
 def print_table(
-    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
-    console: Console,
-    trust: Mapping[str, Trust | None] | None = None,
+    summaries: Mapping[str, Sequence[Record]], console: Console, trust: Mapping[str, Trust | None] | None = None
 ) -> None:
     """Print the records of each run (``summarise``) by its name; more radii than fit go in further tables below.
 
@@ -52,7 +50,7 @@ def print_table(
         _print_costs(cost_lines(records), console)
 
 
-def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Console) -> None:
+def _print_norm(records: Sequence[Record], norm: str, console: Console) -> None:
     radii = sorted({record["eps"] for record in records})
     cells = {(record["name"], record["eps"]): cell(record) for record in records}
     worst = [record for record in records if record["study"] == WORST_CASE]
@@ -80,7 +78,7 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
         console.print(table)
 
 
-def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_distances(records: Sequence[Record], console: Console) -> None:
     """Minimum-norm results: median with 95 % interval over images, failures counting as infinitely far."""
     titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", "8 bits")
     lines = []
@@ -91,7 +89,7 @@ def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> 
     _print_lines(titles, lines, console)
 
 
-def _print_corruptions(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_corruptions(records: Sequence[Record], console: Console) -> None:
     """Means over the types at each severity, and over all."""
     titles = ("corruptions", "types", "aAcc / mIoU", "below clean", "% of clean lost")
     lines = []
@@ -103,7 +101,7 @@ def _print_corruptions(records: Sequence[Mapping[str, Any]], console: Console) -
     _print_lines(titles, lines, console)
 
 
-def _print_universal(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_universal(records: Sequence[Record], console: Console) -> None:
     """Scores under one change for all images, and of patches how much is right in each ring around them."""
     lines = universal_lines(records)
     scores = [(name, cell(record), f"{more['aAcc']} / {more['mIoU']}") for name, record, more in lines]
@@ -152,7 +150,7 @@ def _plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _SPACE - 1, 0, 0))
 
 
-def cell(record: Mapping[str, Any]) -> str:
+def cell(record: Record) -> str:
     """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target."""
     names = ("aAcc", "mIoU", *(("apsr",) if "apsr" in record else ()))
     return " / ".join(percent(record[name]) for name in names)
