@@ -367,7 +367,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("place = share * (len(ordered) - 1)", "place = share * len(ordered) - 0.5"),
         ("(1 - part) * ordered[low] + part * ordered[low + 1]", "ordered[low]"),
         ("middle = ((len(values) - 1) // 2, len(values) // 2)", "middle = (len(values) // 2, len(values) // 2)"),
-        ("for counts in (counts_a, counts_b))\n        bounds", "for counts in (counts_a, counts_a))\n        bounds"),
+        ("for counts in (counts_a, counts_b))\n    bounds", "for counts in (counts_a, counts_a))\n    bounds"),
         ("(b - a for a, b in zip(drawn_a", "(a - b for a, b in zip(drawn_a"),
         ("rng = np.random.default_rng(seed)", "rng = np.random.default_rng(seed + 1)"),
     ],
