@@ -66,6 +66,17 @@ def test_no_figure_where_nothing_is_broken(make_run):
     assert survival_figures([run], "Linf") == []
 
 
+def test_no_figure_without_an_image_that_counts(make_run):
+    """A minimum-norm attack alone, on images of void: it has a radius, and no distance to draw."""
+    folder = with_distances(make_run(), [])
+    records = json.loads((folder / "summary.json").read_text())
+    clean, alma = records[0], records[-1]
+    at_radius = {name: value for name, value in alma.items() if name not in ("median_distance", "distances")}
+    kept = [clean | {"broken": None}, alma, at_radius | {"eps": 1 / 255, "broken": None}]
+    (folder / "summary.json").write_text(json.dumps(kept))
+    assert survival_figures(load_runs([folder]), "Linf") == []
+
+
 def test_the_report_shows_them(make_run):
     folder = with_distances(make_run(), [0.5 / 255, 2 / 255, 3 / 255, None], median_distance_8bit=None, found_8bit=25.0)
     page = Page(build_report([folder]).read_text())
