@@ -30,8 +30,8 @@ from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import shipped_model
-from segrobust.report.table import print_table
-from segrobust.report.trust import load_trust, print_checks
+from segrobust.report.table import print_checks, print_table
+from segrobust.report.trust import load_trust
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.settings import Settings

@@ -11,8 +11,8 @@ from rich.console import Console
 from segrobust.checks.basis import FORMAT, basis_of, with_digest
 from segrobust.core.errors import UserError
 from segrobust.report import build_report
-from segrobust.report.table import print_table
-from segrobust.report.trust import load_trust, print_checks
+from segrobust.report.table import print_checks, print_table
+from segrobust.report.trust import load_trust
 from segrobust.runs.folder import RunFolder
 from tests.report.test_report import HOSTILE, Page
 
