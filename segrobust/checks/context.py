@@ -39,7 +39,6 @@ class Context:
         executor: of this start. The run may hold conditions of earlier starts too; its rows are complete unless
             ``error`` says why they are not.
         summary: the records of ``summary.json``; none where the run failed.
-        full: look longer where a check can.
         declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
         files: path by the name of the identity's field that holds its sha256.
         altered: a process found its models changed after its work.
@@ -51,13 +50,12 @@ class Context:
         executor: Executor,
         summary: Sequence[Record] = (),
         *,
-        full: bool = False,
         declared: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | None = None,
         altered: bool = False,
         error: Exception | None = None,
     ) -> None:
-        self.executor, self.summary, self.full, self.error = executor, summary, full, error
+        self.executor, self.summary, self.error = executor, summary, error
         self.declared, self.files, self.altered = declared, files or {}, altered
         self.bench, self.folder = executor.bench, executor.folder
         self.model, self.source = self.bench.model, self.bench.source

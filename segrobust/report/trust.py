@@ -29,7 +29,6 @@ class Trust:
     """
 
     level: str
-    tier: str
     checks: list[dict[str, Any]]
     doubt: str = ""
 
@@ -81,16 +80,12 @@ def load_trust(path: Path) -> Trust | None:
     if not isinstance(checks, list):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
     if reason := outdated(content):
-        return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
+        return Trust(INCOMPLETE, [], reason)
     if not all(map(_is_check, checks)):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
     reason, level = doubt(folder, content), trust_of(checks)
-    if reason:
-        level = NOT_TRUSTWORTHY
-    elif content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
-        level = INCOMPLETE
     shown = [{name: check[name] for name in (*_TEXTS, "open")} for check in checks]
-    return Trust(level, str(content.get("tier")), shown, reason)
+    return Trust(NOT_TRUSTWORTHY if reason else level, shown, reason)
 
 
 def _is_check(check: Any) -> bool:
