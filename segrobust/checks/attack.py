@@ -99,7 +99,8 @@ VOID_IMAGES = 2
 def void_ignored(context: Context) -> Verdict:
     """What stands below a void label does not matter."""
     model_void = getattr(context.model, "ignore_index", context.void)
-    attacks = [shortened(attack, 3) for attack in _kinds(context)]
+    kinds = {type(study.attack): study.attack for study in context.attacks if not study.attack.control}
+    attacks = [shortened(attack, 3) for attack in kinds.values() or [context.own]]
     groups = [one for one in context.singles(2 * FEW) if (one.labels == context.void).any()][:VOID_IMAGES]
     moved = [attack.name for attack in attacks if any(_moved_by_void(context, attack, group) for group in groups)]
     numbers = {"attacks": [attack.name for attack in attacks], "moved": moved, "images": len(groups)}
@@ -114,12 +115,6 @@ def void_ignored(context: Context) -> Verdict:
         raise NotApplicable(f"no image of the subset has a void pixel ({context.void})")
     text = f"other labels at void pixels of {len(groups)} images leave {', '.join(numbers['attacks'])} as it was"
     return verdict(PASS, text, **numbers)
-
-
-def _kinds(context: Context) -> list[Attack]:
-    """One attack of each kind that the run has."""
-    attacks = (study.attack for study in context.attacks if not study.attack.control)
-    return list({type(attack): attack for attack in attacks}.values()) or [context.own]
 
 
 def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:

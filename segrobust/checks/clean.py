@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -134,7 +134,14 @@ def _tries(context: Context, poor: bool) -> list[Try]:
     as_is = _confusion(context, lambda images: images)
     tries = [Try("", as_is, "")]
     tries += [Try(what, _confusion(context, change), remedy) for what, (change, remedy) in INPUTS.items()]
-    tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in _orders(context)]
+    count = len(as_is)
+    shift = "the labels are shifted by one: set reduce_zero_label as in training, and in one place"
+    orders = (  # for every class the label that would stand for it
+        ("labels one lower", [*range(1, count), None], shift),
+        ("labels one higher", [None, *range(count - 1)], shift),
+        ("classes in reverse order", range(count)[::-1], "give the classes in the order of training"),
+    )
+    tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in orders]
     if poor:
         rows = _matched(as_is)
         moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
@@ -143,15 +150,6 @@ def _tries(context: Context, poor: bool) -> list[Try]:
         if matched.score >= MATCHED:
             tries.append(matched)
     return tries
-
-
-def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]:
-    """What else the labels may mean: a name, for every class the label that would stand for it, and what to do."""
-    count = context.source.num_classes
-    shift = "the labels are shifted by one: set reduce_zero_label as in training, and in one place"
-    yield "labels one lower", [*range(1, count), None], shift
-    yield "labels one higher", [None, *range(count - 1)], shift
-    yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
 
 
 def _confusion(context: Context, change: Callable[[Tensor], Tensor]) -> np.ndarray:

@@ -29,7 +29,6 @@ from segrobust.studies.clean import Clean
 IMAGES = 16  # of the run: whole batches, evenly spaced
 MOST_IMAGES = 32  # where a batch alone has more than that
 FEWEST = 16  # whose interval says something about others: rare classes are missing on fewer
-FALLBACK = {"type": "CEPGD"}
 
 
 class Context:
@@ -194,13 +193,14 @@ class Context:
 
     @cached_property
     def own(self) -> Attack:
-        """The strongest attack; in a run without results its first one, in a run of controls alone a plain PGD."""
+        """The strongest attack; in a run without results its first one."""
         if self.strongest:
             return self.strongest[0].attack
         real = [study.attack for study in self.attacks if not study.attack.control]
-        if self.attempts and not real:
-            raise Skip("the run's attacks are those of an earlier start, and not known here: name them again")
-        return real[0] if real else build_attack(FALLBACK)
+        if not real:
+            unknown = "the run's attacks are those of an earlier start, and not known here: name them again"
+            raise Skip(unknown if self.attempts else "the run has no attack that tries")
+        return real[0]
 
 
 def _described(condition: Condition) -> AttackStudy | None:

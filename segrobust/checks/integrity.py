@@ -192,11 +192,9 @@ def one_version(context: Context) -> Verdict:
     return verdict(WARN, f"the run went on although it differed: {differences}", remedy, accepted=accepted)
 
 
-def _difference(one: Any) -> str:
-    if not isinstance(one, Mapping):
-        return str(one)
-    stored, now = (_short(one.get(name)) for name in ("stored", "now"))
-    return f"{one.get('what')} was {stored} and is {now} since {one.get('date')}"
+def _difference(one: Mapping[str, Any]) -> str:
+    stored, now = (_short(one[name]) for name in ("stored", "now"))
+    return f"{one['what']} was {stored} and is {now} since {one['date']}"
 
 
 def _short(value: Any) -> str:

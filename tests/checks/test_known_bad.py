@@ -265,6 +265,12 @@ def test_an_attack_that_looks_at_void_labels(tmp_path):
     assert found[VOID]["verdict"] == "fail" and "CountsVoid" in found[VOID]["evidence"]
 
 
+def test_an_attack_that_looks_at_void_labels_beside_another(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", CountsVoid()], steps=5)[VOID]
+    assert found["verdict"] == "fail" and found["numbers"]["attacks"] == ["CEPGD", "CountsVoid"]
+    assert found["numbers"]["moved"] == ["CountsVoid"]
+
+
 def test_a_model_with_another_void(tmp_path):
     found = look(segmenter("small", ignore_index=0), tmp_path)
     assert found[VOID]["verdict"] == "warn" and found[VOID]["numbers"]["void_of_model"] == 0
