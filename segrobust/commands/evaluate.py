@@ -89,7 +89,7 @@ def _origin(inputs: Inputs, cfg: Config, weights: str | Path) -> Origin:
     return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": Path(weights)})
 
 
-def _print_results(work_dir: Path, name: str, summary: Sequence[Record], checks: str) -> None:
+def _print_results(work_dir: Path, name: str, summary: Sequence[Record], checks: bool) -> None:
     """Tables, checks and where the report is; RunFailed: a check says that the results are not trustworthy."""
     console, trust, report = Console(), load_trust(work_dir), work_dir / "report.html"
     print_table({name: summary}, console, {name: trust})
@@ -131,9 +131,9 @@ def _surrogate(inputs: Inputs, classes: Sequence[str]) -> Segmenter:
     return model
 
 
-def _print_trust(work_dir: Path, checks: str) -> None:
+def _print_trust(work_dir: Path, checks: bool) -> None:
     trust = load_trust(work_dir)
-    if trust and checks != "off" and int(os.environ.get("RANK", "0")) == 0:
+    if trust and checks and int(os.environ.get("RANK", "0")) == 0:
         print_checks(trust, Console())
 
 

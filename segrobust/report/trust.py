@@ -23,7 +23,6 @@ class Trust:
     """
 
     level: str
-    tier: str
     checks: list[dict[str, Any]]
     doubt: str = ""
 
@@ -70,15 +69,12 @@ def load_trust(path: Path) -> Trust | None:
     content = folder.read_json(FILE)
     checks = content.get("checks") if isinstance(content, dict) else None
     if isinstance(checks, list) and (reason := outdated(content)):
-        return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
+        return Trust(INCOMPLETE, [], reason)
     if not isinstance(checks, list) or not all(map(_is_check, checks)):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
-    reason = doubt(folder, content)
-    level = NOT_TRUSTWORTHY if reason else trust_of(checks)
-    if content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
-        level = INCOMPLETE
+    reason, level = doubt(folder, content), trust_of(checks)
     shown = [{name: check[name] for name in (*_TEXTS, "open")} for check in checks]
-    return Trust(level, str(content.get("tier")), shown, reason)
+    return Trust(NOT_TRUSTWORTHY if reason else level, shown, reason)
 
 
 def _is_check(check: Any) -> bool:
