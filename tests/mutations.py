@@ -109,7 +109,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first_step: float = 1.0", "first_step: float = 2.0"),
         ('track: str = "error"', 'track: str = "ce"'),
     ],
-    ("attacks/spherical.py", "attacks/test_ensemble.py"): [("ascent = unit * own", "ascent = unit")],
+    ("attacks/sea.py", "attacks/test_ensemble.py"): [("ascent = unit * own", "ascent = unit")],
     ("attacks/sea.py", "attacks/test_ensemble.py known_answer/test_schedules.py"): [
         ('"v2": (BalancedPGD, MaskedPGD, JSPGD)', '"v2": (BalancedPGD, SegPGD, JSPGD)'),
     ],
@@ -172,9 +172,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("attacks/alma_prox.py", "known_answer/test_proximal.py attacks/test_alma_prox.py"): [
         ("SQUARE_DECAY = 0.8", "SQUARE_DECAY = 0.9"),
         ("LEAST_METRIC = 1e-8", "LEAST_METRIC = 1e-3"),
-        ('"Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1}', '"Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.2}'),
-        ('"L2": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03}', '"L2": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1}'),
-        ('"L1": {"warm_share": 0.3', '"L1": {"warm_share": 0.5'),
+        ('STEP_DECAY = {"Linf": 0.1', 'STEP_DECAY = {"Linf": 0.2'),
+        ('"L2": 0.03', '"L2": 0.1'),
+        ("warm_share: float = 0.3", "warm_share: float = 0.5"),
         ("step_size: float | str = 1e-3", "step_size: float | str = 2e-3"),
         ('"repair_share": 0.0, "step_decay": 0.1', '"repair_share": 0.0, "step_decay": 0.01'),
         ("(closest.distance, steps // 2)", "(closest.distance, steps)"),
@@ -205,7 +205,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("first, last, step / self.steps)", "first, last, step / max(self.steps - 1, 1))"),
         ("gamma: float = 0.05", "gamma: float = 0.1"),
         ("last_gamma: float = 0.001", "last_gamma: float = 0.01"),
-        ("last_step: float = 0.01", "last_step: float = 0.1"),
+        ("LAST_STEP = 0.01", "LAST_STEP = 0.1"),
         ("return cosine(first, last, step / self.steps)", "return first + (last - first) * step / self.steps"),
         ('RELATIVE_STEP = {"Linf": 0.3', 'RELATIVE_STEP = {"Linf": 0.5'),
         ('DUAL = {"Linf": "L1"', 'DUAL = {"Linf": "L2"'),
@@ -221,7 +221,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('"L2": 0.1}', '"L2": 0.2}'),
         ('"gamma": 0.001}', '"gamma": 0.002}'),
     ],
-    ("attacks/losses.py", "known_answer/test_adaptive_norm.py attacks/test_relatives_a.py"): [
+    ("attacks/margins.py", "known_answer/test_adaptive_norm.py attacks/test_relatives_a.py"): [
         ("return ~margins.reached", "return margins.reached | True"),
     ],
     ("attacks/bisection.py", "known_answer/test_bisection.py parity/test_min_norm.py attacks/test_relatives_a.py"): [
@@ -263,7 +263,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("dual_lr: float = 0.1", "dual_lr: float = 0.2"),
         ("DUAL_LR_DECAY = 0.1  #", "DUAL_LR_DECAY = 0.01  #"),
         ("AVERAGE = 0.9", "AVERAGE = 0.8"),
-        ("first: float = 0.9, second: float = 0.999", "first: float = 0.9, second: float = 0.99"),
+        ("decays = 0.9, 0.999", "decays = 0.9, 0.99"),
         ("(DUAL_LR_DECAY + (1 - DUAL_LR_DECAY) * left)", "DUAL_LR_DECAY ** (1 - left)"),
         ("self.pixels / (1 + margins.margin.neg().exp())", "self.pixels * (margins.margin > 0)"),
         ("duals.norm / duals.total * lr / largest", "duals.norm / duals.total * lr"),
@@ -344,7 +344,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("analysis/metrics.py", "analysis/test_statistics.py"): [
         ("np.broadcast_to(otherwise, np.shape(whole))", "np.broadcast_to(0 * otherwise, np.shape(whole))"),
     ],
-    ("attacks/counting.py", "attacks/test_counting.py"): [
+    ("attacks/segmentation.py", "attacks/test_counting.py"): [
         ("valid = maps != ignore_index", "valid = maps < 255"),
         ("fn = per_class(truth + offset) - tp", "fn = per_class(guess + offset) - tp"),
     ],

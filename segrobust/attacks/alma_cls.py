@@ -1,22 +1,16 @@
-"""ALMA for classification, with every pixel a constraint of its own: gradient steps on the norm plus penalties.
-
-attack = ALMACls(norm="L2", steps=500)
-result = attack(model, images, labels)
-"""
+"""ALMA for classification, with every pixel a constraint of its own: gradient steps on the norm plus penalties."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from segrobust.attacks.alma_published import published_gradient
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.margins import Margins, margin_gradient, published_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.penalty import TOLERANCE, PenaltyLagrangian, adapted, penalty_derivative
 from segrobust.attacks.registry import register_attack
@@ -32,7 +26,6 @@ LARGEST_TOLERANCE = 0.1
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class ALMACls(MinNormAttack):
     """Augmented Lagrangian minimum-norm attack (Rony et al., 2021, arXiv 2011.11857), ported to segmentation.
 
@@ -42,7 +35,6 @@ class ALMACls(MinNormAttack):
     steps. Published: its L2 settings in arXiv 2206.07179; the L1 ones differ by ``init_lr_distance=1000.0``.
 
     Args:
-        steps: gradients, each of one forward and one backward.
         init_lr_distance: norm of the first step, which sets the step size; None: that of 0.3/255 in every value.
         masking: leave out more and more of the hardest pixels, as many as may miss the goal in the end.
         reference: the published behaviour: every value has its own mean square, from 1 on; multipliers stay below 1;
@@ -51,21 +43,17 @@ class ALMACls(MinNormAttack):
     """
 
     norm: str = "L2"
-    steps: int = 500
     init_lr_distance: float | None = None
     masking: bool = True
     reference: bool = False
 
     norms: ClassVar[tuple[str, ...]] = ("L2", "L1")
     paper: ClassVar[str] = "arXiv 2011.11857"
-    can_target: ClassVar[bool] = True
     published: ClassVar = {"norm": "L2", "init_lr_distance": 1.0, "reference": True}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        if self.init_lr_distance is not None:
-            self._numbers("init_lr_distance", above=0)
+        self._numbers("init_lr_distance", above=0)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean

@@ -1,8 +1,5 @@
 """ALMA-prox (Rony et al., 2023, arXiv 2206.07179): one multiplier per pixel, and an exact proximal step of the norm.
 
-    result = ALMAProx(steps=500)(model, images, labels)
-    result.distance[result.found]
-
 The problem, Eq. (1): the least norm of delta such that all pixels, or the share ``apsr`` of them, are at their goal
 and the image stays in [0, 1]. Every pixel is a constraint, Eq. (3), with a penalty, Eq. (7) (``penalty.py``). An
 iteration descends the penalties' gradient in a variable metric and takes the proximal step of norm and box in the same
@@ -15,29 +12,22 @@ point, after them one shrinks what was found (``ball.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from segrobust.attacks.alma_published import published_gradient
 from segrobust.attacks.ball import BallSearch
 from segrobust.attacks.base import Problem
-from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.margins import Margins, margin_gradient, published_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.penalty import ProxLagrangian
 from segrobust.attacks.prox import PROXES
 from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
-from segrobust.core.units import parse_eps
 
-BY_NORM = {
-    "Linf": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.1},
-    "L2": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
-    "L1": {"warm_share": 0.3, "repair_share": 0.6, "step_decay": 0.03},
-}
+STEP_DECAY = {"Linf": 0.1, "L2": 0.03, "L1": 0.03}
 SQUARE_DECAY = 0.8  # of the running mean of the squared gradient
 LEAST_METRIC = 1e-8
 WARM_STEPS = 30  # first steps in the distance that a warm start has found
@@ -45,16 +35,15 @@ REFERENCE = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_de
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class ALMAProx(MinNormAttack):
     """Minimum-norm attack by proximal splitting with an augmented Lagrangian (arXiv 2206.07179).
 
     Args:
-        steps: gradients in all: warm start, proximal iterations and repair together.
         step_size: of the first iterations, in image units: a value's move where its gradient is as large as lately.
-        step_decay: step size at the end, as a share of the first; it falls from the first feasible point on.
+        step_decay: step size at the end, as a share of the first; it falls from the first feasible point on. None:
+            the norm's own.
         warm_share: share of the steps for the bounded search at growing radii that starts it.
-        repair_share: share of the steps for shrinking what was found. These three: None for the norm's own.
+        repair_share: share of the steps for shrinking what was found.
         eps_max: cap on the norm, inside the proximal step; for training. A capped attack has neither warm start nor
             repair, and spends ``steps`` gradients and two forwards on every image.
         target_apsr: required share of the pixels that are not at the goal from the beginning, in place of ``apsr`` of
@@ -63,34 +52,26 @@ class ALMAProx(MinNormAttack):
             in its code, shrinking from the start.
     """
 
-    steps: int = 500
     step_size: float | str = 1e-3
     step_decay: float | None = None
-    warm_share: float | None = None
-    repair_share: float | None = None
+    warm_share: float = 0.3
+    repair_share: float = 0.6
     eps_max: float | str | None = None
     target_apsr: float | None = None
     reference: bool = False
 
     paper: ClassVar[str] = "arXiv 2206.07179"
-    can_target: ClassVar[bool] = True
     published: ClassVar = REFERENCE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        for field, value in BY_NORM[self.norm].items():
-            if getattr(self, field) is None:
-                object.__setattr__(self, field, value)
-        self._numbers("step_decay", above=0, up_to=1)
-        self._numbers("warm_share", "repair_share")
-        object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
-        if min(self.warm_share, self.repair_share) < 0 or self.warm_share + self.repair_share > 1:
-            raise UserError(f"{self.name}: expected warm_share and repair_share >= 0 with a sum of at most 1")
-        if self.eps_max is not None:
-            object.__setattr__(self, "eps_max", parse_eps(self.eps_max, self.norm, "eps_max"))
-        if self.target_apsr is not None:
-            self._numbers("target_apsr", above=0, up_to=1)
+        if self.step_decay is None:
+            object.__setattr__(self, "step_decay", STEP_DECAY[self.norm])
+        self._numbers("step_decay", "target_apsr", above=0, up_to=1)
+        self._numbers("warm_share", "repair_share", least=0)
+        self._image_units("step_size", "eps_max")
+        if self.warm_share + self.repair_share > 1:
+            raise UserError(f"{self.name}: expected warm_share and repair_share with a sum of at most 1")
 
     @property
     def rounds(self) -> bool:

@@ -1,12 +1,7 @@
-"""Adaptive segmentation mask attack: steps along the targets' logits that grow with the overlap already reached.
-
-attack = ASMA(steps=500)
-result = attack(model, images, labels, targets=targets)
-"""
+"""Adaptive segmentation mask attack: steps along the targets' logits that grow with the overlap already reached."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -22,7 +17,6 @@ from segrobust.core.threats import per_image
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class ASMA(MinNormAttack):
     """Adaptive segmentation mask attack, targeted only (Ozbulak et al., 2019, arXiv 1907.13124).
 
@@ -31,7 +25,6 @@ class ASMA(MinNormAttack):
     occurs neither among the targets nor in the prediction counts 0. The published code pools the IoU over a batch.
 
     Args:
-        steps: gradients, each of one forward and one backward.
         step_size: of the first step, per unit of gradient.
         iou_step: what a mean IoU of 1 adds to it.
         first_change: root mean square change of a channel value in the first step, in image units, to which both are
@@ -40,28 +33,20 @@ class ASMA(MinNormAttack):
 
     norm: str = "L2"
     targeted: bool = True
-    steps: int = 500
     step_size: float = 1e-7
     iou_step: float = 1e-6
     first_change: float | None = 3e-4
 
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     paper: ClassVar[str] = "arXiv 1907.13124"
-    can_target: ClassVar[bool] = True
-    targeted_only: ClassVar[bool] = True
     published: ClassVar = {"first_change": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.targeted:
             raise UserError(f"{self.name} has no untargeted form; leave targeted out and give targets")
-        self._whole(steps=1)
-        self._numbers("step_size", above=0)
-        self._numbers("iou_step")
-        if self.iou_step < 0:
-            raise UserError(f"{self.name}: expected iou_step >= 0, got {self.iou_step}")
-        if self.first_change is not None:
-            self._numbers("first_change", above=0)
+        self._numbers("step_size", "first_change", above=0)
+        self._numbers("iou_step", least=0)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean = problem.engine, problem.clean

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.losses import normalised
-from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.margins import Margins, margin_gradient, normalised
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.weights import Pixels, cosine, tsallis
 from segrobust.core.threats import THREATS, per_image

@@ -12,12 +12,11 @@ from torch import Tensor
 from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
-from segrobust.attacks.segmentation import Segmentation
-from segrobust.attacks.task import Task
+from segrobust.attacks.segmentation import Segmentation, Task
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.seeds import mixed
 from segrobust.core.threats import THREATS, allowed, per_image
-from segrobust.core.units import DEFAULT_EPS, FOUND_SHARE, parse_eps
+from segrobust.core.units import DEFAULT_EPS, FOUND_SHARE
 from segrobust.models.segmenter import frozen_eval
 
 
@@ -88,6 +87,11 @@ class Problem:
     seeds: tuple[int, ...]
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
     class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
+
+    def subset(self, rows: Tensor) -> Problem:
+        """That of some images, by long indices ``[M]``, without budgets."""
+        seeds = tuple(self.seeds[row] for row in rows.tolist())
+        return Problem(self.engine.subset(rows), self.clean[rows], seeds)
 
     def generators(self, restart: int = 0) -> list[torch.Generator]:
         """One generator per image, from its seed and the restart alone."""
@@ -219,7 +223,7 @@ class BoundedAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        self._image_units("eps")
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
         points, error, candidates, _ = answer

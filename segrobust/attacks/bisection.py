@@ -1,7 +1,5 @@
 """Bounded attacks as minimum-norm attacks: growing radii up to the first success, then bisection, per image.
 
-result = PGDBisection(steps=500, inner_steps=20)(model, images, labels)
-
 An image goes on to its next radius as soon as it succeeds at one, and takes with it the points and the gradient that
 were best so far, so that no gradient is computed without a step along it. As published (``warm_start=False``) there is
 nothing but bisection, of radii that all get the same steps, from the clean image on.
@@ -17,18 +15,17 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.losses import loss_gradient, normalised
+from segrobust.attacks.margins import loss_gradient, normalised
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.optimise import STEP_SCHEDULES
 from segrobust.attacks.registry import register_attack
-from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
-from segrobust.core.units import parse_eps
 
 START_EPS = {"Linf": 0.25 / 255, "L2": 0.05}
 GROWTH, GROWTH_STEPS = 2.0, 5  # factor on the radius up to the first success, and steps at each
 REOPENED = 0.1  # a radius that was too small for one run may do for a later, warmer one
 TIGHT = 0.025
+HALVING = {"norm": "Linf", "start_eps": 1.0, "step_schedule": "constant", "loss": "ce", "warm_start": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,6 @@ class Bisection(MinNormAttack):
     """Base of the two; ``momentum`` is what tells them apart.
 
     Args:
-        steps: gradients in all, over the radii.
         inner_steps: gradients at one radius, at most; after that many it counts as too small. With warm_start they are
             5 up to the first success, where a radius that is too large costs little.
         loss: ``"ce"`` or ``"dlr"`` over all valid pixels, ``"masked"`` (cross-entropy) or ``"hinge"`` (margins) over
@@ -51,7 +47,6 @@ class Bisection(MinNormAttack):
             those of the smallest radius or, without any, the clean image.
     """
 
-    steps: int = 500
     inner_steps: int = 10
     loss: str = "masked"
     start_eps: float | str | None = None
@@ -61,21 +56,15 @@ class Bisection(MinNormAttack):
     warm_start: bool = True
 
     norms: ClassVar[tuple[str, ...]] = tuple(START_EPS)
-    can_target: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1, inner_steps=1)
+        self._whole(inner_steps=1)
         self._one_of(loss=("ce", "masked", "hinge", "dlr"), step_schedule=STEP_SCHEDULES)
-        self._numbers("relative_step", "momentum")
-        if self.relative_step <= 0 or self.momentum < 0:
-            raise UserError(f"{self.name}: expected relative_step > 0 and momentum >= 0")
-        if not isinstance(self.warm_start, bool):
-            raise UserError(f"{self.name}: expected warm_start to be True or False, got {self.warm_start!r}")
-        if self.start_eps is not None:
-            object.__setattr__(self, "start_eps", parse_eps(self.start_eps, self.norm, "start_eps"))
-            if self.start_eps == 0:
-                raise UserError(f"{self.name}: expected start_eps > 0, got 0")
+        self._numbers("momentum", least=0)
+        self._flags("warm_start")
+        self._image_units("start_eps")
+        self._numbers("relative_step", "start_eps", above=0)
 
     @property
     def first_eps(self) -> float:
@@ -187,39 +176,18 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class PGDBisection(Bisection):
     """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179)."""
 
     paper: ClassVar[str] = "arXiv 1706.06083"
-    published: ClassVar = {
-        "norm": "Linf",
-        "steps": 520,
-        "inner_steps": 40,
-        "start_eps": 1.0,
-        "relative_step": 0.1 / 3,
-        "step_schedule": "constant",
-        "loss": "ce",
-        "warm_start": False,
-    }
+    published: ClassVar = {**HALVING, "steps": 520, "inner_steps": 40, "relative_step": 0.1 / 3}
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class MIFGSMBisection(Bisection):
     """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""
 
     momentum: float = 1.0
 
     paper: ClassVar[str] = "arXiv 1710.06081"
-    published: ClassVar = {
-        "norm": "Linf",
-        "steps": 260,
-        "inner_steps": 20,
-        "start_eps": 1.0,
-        "relative_step": 0.05,
-        "momentum": 1.0,
-        "step_schedule": "constant",
-        "loss": "ce",
-        "warm_start": False,
-    }
+    published: ClassVar = {**HALVING, "steps": 260, "inner_steps": 20, "relative_step": 0.05, "momentum": 1.0}

@@ -26,7 +26,6 @@ from segrobust.core.errors import UserError
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class UniformNoise(BoundedAttack):
     """Uniform noise in the ball, a control: an attack that does not beat it found nothing.
 
@@ -53,7 +52,6 @@ class UniformNoise(BoundedAttack):
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class FGSM(BoundedAttack):
     """One full step along the steepest direction of cross-entropy (Goodfellow et al., 2015, arXiv 1412.6572)."""
 
@@ -72,19 +70,27 @@ class FGSM(BoundedAttack):
         return points, problem.engine.measure(points).error
 
 
-def set_class_counts(attack: BoundedAttack) -> None:
-    """Make ``class_counts`` of an attack that is being built a tuple of numbers.
+@dataclass(frozen=True, kw_only=True)
+class PerClass(BoundedAttack):
+    """Base of what weighs pixels by their class.
 
-    Raises:
-        UserError: not None and no list of numbers.
+    Args:
+        class_counts: pixels per class of the training set; None: those of each image.
     """
-    counts = attack.class_counts
-    if counts is None:
-        return
-    numbers = isinstance(counts, Sequence) and all(isinstance(n, int | float) and n >= 0 for n in counts)
-    if not numbers or not counts:
-        raise UserError(f"{attack.name}: expected class_counts=[one per class], got {counts!r}")
-    object.__setattr__(attack, "class_counts", tuple(float(count) for count in counts))
+
+    class_counts: tuple[float, ...] | None = None
+
+    defaults_of: ClassVar[str] = "BalancedPGD"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = self.class_counts
+        if counts is None:
+            return
+        numbers = isinstance(counts, Sequence) and all(isinstance(n, int | float) and n >= 0 for n in counts)
+        if not numbers or not counts:
+            raise UserError(f"{self.name}: expected class_counts=[one per class], got {counts!r}")
+        object.__setattr__(self, "class_counts", tuple(float(count) for count in counts))
 
 
 PGD_SETTINGS = {"optimiser": "pgd", "radius_reduction": False}
@@ -92,7 +98,6 @@ SEA_SETTINGS = {"steps": 300, "optimiser": "apgd", "radius_reduction": True, "tr
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class CEPGD(GradientAttack):
     """Cross-entropy (Madry et al., 2018, arXiv 1706.06083); published: 10 steps of eps/4, best iterate, as the plain
     PGD of arXiv 2605.03405."""
@@ -100,13 +105,10 @@ class CEPGD(GradientAttack):
     paper: ClassVar[str] = "arXiv 1706.06083"
     can_target: ClassVar[bool] = True
     published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 10}
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.ce(pixels)
+    weight = staticmethod(weights.ce)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class SegPGD(GradientAttack):
     """Correct pixels first, wrong ones more and more (Gu et al., 2022, arXiv 2207.12391).
 
@@ -116,13 +118,10 @@ class SegPGD(GradientAttack):
     paper: ClassVar[str] = "arXiv 2207.12391"
     can_target: ClassVar[bool] = True
     published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.segpgd(pixels)
+    weight = staticmethod(weights.segpgd)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class CosPGD(GradientAttack):
     """Cosine of softmax and label as weight (Agnihotri et al., 2024, arXiv 2302.02213).
 
@@ -132,60 +131,41 @@ class CosPGD(GradientAttack):
     paper: ClassVar[str] = "arXiv 2302.02213"
     can_target: ClassVar[bool] = True
     published: ClassVar = {**PGD_SETTINGS, "eps": "8/255", "steps": 100, "step_size": 0.01, "keep": "last"}
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.cospgd(pixels)
+    weight = staticmethod(weights.cospgd)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class JSPGD(GradientAttack):
     """Jensen-Shannon divergence (Croce et al., 2024, arXiv 2306.12941)."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     published: ClassVar = SEA_SETTINGS
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.jensen_shannon(pixels)
+    weight = staticmethod(weights.jensen_shannon)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class MaskedPGD(GradientAttack):
     """Cross-entropy of the pixels not yet at the goal (Croce et al., 2024, arXiv 2306.12941)."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     can_target: ClassVar[bool] = True
     published: ClassVar = SEA_SETTINGS
-
-    def weight(self, pixels: Pixels) -> Tensor:
-        return weights.masked(pixels)
+    weight = staticmethod(weights.masked)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
-class BalancedPGD(GradientAttack):
-    """Masked cross-entropy by inverse class frequency, against mIoU (Croce et al., 2024, arXiv 2306.12941).
-
-    Args:
-        class_counts: pixels per class of the training set, as published; None: those of the image itself.
-    """
-
-    class_counts: tuple[float, ...] | None = None
+class BalancedPGD(PerClass, GradientAttack):
+    """Masked cross-entropy by inverse class frequency, against mIoU (Croce et al., 2024, arXiv 2306.12941); published
+    with ``class_counts`` of the training set."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     published: ClassVar = SEA_SETTINGS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_class_counts(self)
 
     def weight(self, pixels: Pixels) -> Tensor:
         return weights.balanced(pixels, self.class_counts)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class TsallisPGD(GradientAttack):
     """Tsallis cross-entropy with a schedule of q (arXiv 2605.03405).
 
@@ -211,13 +191,13 @@ class TsallisPGD(GradientAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(schedule=("fixed", "q_linear", "q_cosine", "p_linear", "p_cosine"))
-        self._numbers("q_start", "q_end", "p_start", "p_end", "end_fraction")
+        self._numbers("q_start", "q_end")
+        self._numbers("p_start", "p_end", above=0, below=1)
+        self._numbers("end_fraction", least=0, up_to=1)
         if max(self.q_start, self.q_end) > 1:
             raise UserError(
                 f"{self.name}: expected q <= 1 (larger ones diverge at p = 0), got {self.q_start}, {self.q_end}"
             )
-        if not (0 < self.p_start < 1 and 0 < self.p_end < 1 and 0 <= self.end_fraction <= 1):
-            raise UserError(f"{self.name}: expected 0 < p_start, p_end < 1 and 0 <= end_fraction <= 1")
 
     def q(self, progress: float) -> float:
         """The entropic index at ``progress`` in [0, 1]."""

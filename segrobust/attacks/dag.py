@@ -1,30 +1,22 @@
-"""DAG: steps along the margins of the pixels that are not at their goal, until enough of them are.
-
-result = DAG(gamma="0.25/255")(model, images, labels)
-"""
+"""DAG: steps along the margins of the pixels that are not at their goal, until enough of them are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.losses import unreached
-from segrobust.attacks.margins import margin_gradient
+from segrobust.attacks.margins import margin_gradient, unreached
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.registry import register_attack
-from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
-from segrobust.core.units import parse_eps
 
 GAMMA = {"Linf": 0.003, "L2": 0.1}
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class DAG(MinNormAttack):
     """Dense Adversary Generation (Xie et al., 2017, arXiv 1703.08603): nothing keeps the norm small but stopping at
     the first success; an image that is done costs no further passes.
@@ -43,16 +35,12 @@ class DAG(MinNormAttack):
 
     norms: ClassVar[tuple[str, ...]] = tuple(GAMMA)
     paper: ClassVar[str] = "arXiv 1703.08603"
-    can_target: ClassVar[bool] = True
     published: ClassVar = {"norm": "Linf", "steps": 500, "gamma": 0.001}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        if self.gamma is not None:
-            object.__setattr__(self, "gamma", parse_eps(self.gamma, self.norm, "gamma"))
-            if self.gamma == 0:
-                raise UserError(f"{self.name}: expected gamma > 0, got 0")
+        self._image_units("gamma")
+        self._numbers("gamma", above=0)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, free = problem.engine, problem.clean

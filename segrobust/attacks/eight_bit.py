@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from segrobust.attacks.base import Problem
-from segrobust.attacks.losses import unreached
-from segrobust.attacks.margins import margin_gradient
+from segrobust.attacks.margins import margin_gradient, unreached
 from segrobust.core.threats import per_image
 
 LEVELS = 255

@@ -9,15 +9,14 @@ data set most depends on the other images: see ``segrobust/analysis/worst_case.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from segrobust.attacks.base import Answer, Attack, BoundedAttack, Candidate, Problem
-from segrobust.attacks.bounded import set_class_counts
+from segrobust.attacks.base import Answer, Attack, Candidate, Problem
+from segrobust.attacks.bounded import PerClass
 from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.optimise import BestIterate, SearchResult
@@ -45,45 +44,22 @@ class PlannedSearch:
         return self.name if kind == ERROR else f"{self.name} by {kind}"
 
 
-class BestPoints:
-    """Per image the best points so far, by every kind of error."""
-
-    def __init__(self, problem: Problem, kinds: Sequence[str]) -> None:
-        nothing = problem.clean.new_full((len(problem.clean),), -1.0)
-        self.best = {kind: BestIterate(problem.clean, nothing) for kind in kinds}
-
-    def update(self, rows: Tensor, result: SearchResult) -> dict[str, Tensor]:
-        """Take what an attack found on the images ``rows``; returns its points by kind."""
-        found = {ERROR: result.by_error, BALANCED_ERROR: result.by_balanced_error}
-        for kind, best in self.best.items():
-            points = best.points.index_copy(0, rows, found[kind].points)
-            best.update(points, best.score.index_copy(0, rows, found[kind].score))
-        return {kind: found[kind].points for kind in self.best}
-
-    def points(self) -> dict[str, Tensor]:
-        return {kind: best.points for kind, best in self.best.items()}
-
-
 @dataclass(frozen=True, kw_only=True)
-class BoundedEnsemble(Ensemble, BoundedAttack):
+class BoundedEnsemble(Ensemble, PerClass):
     """Base of the ensembles: members in a row; the best points of each become candidates.
 
     Args:
         steps: gradients; of what, the ensemble says.
-        class_counts: pixels per class of the training set, for what is weighted by class; None: those of each image.
     """
 
     steps: int = 300
-    class_counts: tuple[float, ...] | None = None
 
     kinds: ClassVar[tuple[str, ...]] = (ERROR,)  # of the best points that are kept
-    defaults_of: ClassVar[str] = "BalancedPGD"
     sets: ClassVar[tuple[str, ...]] = ("norm", "targeted", "eps", "seed", "steps", "restarts", "random_start", "keep")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(steps=1)
-        set_class_counts(self)
 
     def plan(self) -> list[PlannedSearch]:
         """The members' searches in their order."""
@@ -109,23 +85,24 @@ class BoundedEnsemble(Ensemble, BoundedAttack):
         return tuple(search.candidate(kind) for search in self.plan() for kind in self.kinds)
 
     def run(self, problem: Problem) -> Answer:
-        best = BestPoints(problem, self.kinds)
-        candidates = []
+        nothing = problem.clean.new_full((len(problem.clean),), -1.0)
+        best, candidates = {kind: BestIterate(problem.clean, nothing) for kind in self.kinds}, []
         for search in self.plan():
-            points = best.points()  # of images that sit out, what is best so far
-            active = self.active(best.best[ERROR].score) & (problem.engine.goal.pixels > 0)
+            points = {kind: one.points for kind, one in best.items()}  # of images that sit out, what is best so far
+            active = self.active(best[ERROR].score) & (problem.engine.goal.pixels > 0)
             rows = active.nonzero().flatten()
             if len(rows):
-                found = best.update(rows, self._search(search, problem, rows, points))
-                points = {kind: points[kind].index_copy(0, rows, found[kind]) for kind in self.kinds}
+                result = self._search(search, problem, rows, points)
+                found = {ERROR: result.by_error, BALANCED_ERROR: result.by_balanced_error}
+                for kind, one in best.items():
+                    points[kind] = points[kind].index_copy(0, rows, found[kind].points)
+                    one.update(points[kind], one.score.index_copy(0, rows, found[kind].score))
             candidates += [Candidate(search.candidate(kind), self.eps, points[kind]) for kind in self.kinds]
-        worst = best.best[ERROR]
-        return Answer(worst.points, worst.score, tuple(candidates))
+        return Answer(best[ERROR].points, best[ERROR].score, tuple(candidates))
 
     def _search(self, search: PlannedSearch, problem: Problem, rows: Tensor, best: dict[str, Tensor]) -> SearchResult:
-        engine = problem.engine.subset(rows)
-        seeds = tuple(problem.seeds[row] for row in rows.tolist())
-        part = Problem(engine, problem.clean[rows], seeds, class_weights=self.class_weights(engine.goal))
+        part = problem.subset(rows)
+        part = replace(part, class_weights=self.class_weights(part.engine.goal))
         if search.start == "random":
             start = start_at_random(search.attack, part, search.restart, search.attack.stages()[0][0])
         else:

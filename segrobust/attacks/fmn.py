@@ -1,7 +1,4 @@
-"""FMN and DDN: one gradient step, then back to a norm that shrinks while the goal is reached and grows while it is not.
-
-result = FMN(norm="L2", steps=200)(model, images, labels)
-"""
+"""FMN and DDN: one gradient step, then back to a norm that shrinks while the goal is reached and else grows."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ from torch import Tensor
 
 from segrobust.attacks.base import Problem
 from segrobust.attacks.eight_bit import on_grid
-from segrobust.attacks.losses import CROSS_ENTROPIES, MARGIN_LOSSES, loss_gradient
-from segrobust.attacks.margins import Margins, margin_gradient
+from segrobust.attacks.margins import CROSS_ENTROPIES, MARGIN_LOSSES, Margins, loss_gradient, margin_gradient
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.registry import register_attack
 from segrobust.attacks.weights import cosine
-from segrobust.core.errors import UserError
 from segrobust.core.threats import THREATS, per_image
 
+LAST_STEP = 0.01
 RELATIVE_STEP = {"Linf": 0.3, "L2": 0.3, "L1": 1.0}
 DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
@@ -31,36 +27,25 @@ class AdaptiveNorm(MinNormAttack):
     """Base of the two.
 
     Args:
-        steps: gradients per image.
-        step_size: Euclidean length of the first step, in image units; cosine decay towards ``last_step`` of it, which
+        step_size: Euclidean length of the first step, in image units; cosine decay towards ``LAST_STEP`` of it, which
             the step after the last would have. None (FMN alone): ``RELATIVE_STEP`` of the change that fills the ball
             evenly, for images of any size.
-        last_step: share of the step size that is left at the end.
         gamma: share by which the norm changes in the first step.
     """
 
-    steps: int = 500
     step_size: float | None = None
-    last_step: float = 0.01
     gamma: float = 0.05
-
-    can_target: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
-        self._numbers("last_step", "gamma", *(() if self.step_size is None else ("step_size",)))
-        if (self.step_size is not None and self.step_size <= 0) or not 0 <= self.last_step <= 1:
-            raise UserError(f"{self.name}: expected step_size > 0 and 0 <= last_step <= 1")
-        if not 0 < self.gamma < 1:
-            raise UserError(f"{self.name}: expected 0 < gamma < 1, got {self.gamma}")
+        self._numbers("step_size", above=0)
+        self._numbers("gamma", above=0, below=1)
 
     def decayed(self, first: float, last: float, step: int) -> float:
         return cosine(first, last, step / self.steps)
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class FMN(AdaptiveNorm):
     """Fast minimum-norm attack (Pintor et al., 2021, arXiv 2102.12827).
 
@@ -76,24 +61,13 @@ class FMN(AdaptiveNorm):
     loss: str = "hinge"
     last_gamma: float = 0.001
 
-    norms: ClassVar[tuple[str, ...]] = tuple(DUAL)
     paper: ClassVar[str] = "arXiv 2102.12827"
-    published: ClassVar = {
-        "norm": "Linf",
-        "steps": 500,
-        "loss": "margin",
-        "step_size": 10.0,
-        "last_step": 0.01,
-        "gamma": 0.05,
-        "last_gamma": 0.001,
-    }
+    published: ClassVar = {"norm": "Linf", "loss": "margin", "step_size": 10.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(loss=("margin", "hinge"))
-        self._numbers("last_gamma")
-        if not 0 < self.last_gamma < 1:
-            raise UserError(f"{self.name}: expected 0 < last_gamma < 1, got {self.last_gamma}")
+        self._numbers("last_gamma", above=0, below=1)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean, points = problem.engine, problem.clean, problem.clean
@@ -106,7 +80,7 @@ class FMN(AdaptiveNorm):
             estimate = self._estimate(points - clean, gradient, margins, engine.goal.valid)
             changed = torch.where(success, torch.minimum(eps * (1 - gamma), closest.distance), eps * (1 + gamma))
             eps = torch.where(closest.found, changed, estimate).clamp_max(widest)
-            length = self._first_step(eps, clean) * self.decayed(1, self.last_step, step)
+            length = self._first_step(eps, clean) * self.decayed(1, LAST_STEP, step)
             points = self.threat.project(points + THREATS["L2"].step(points, -gradient, length), clean, eps)
         closest.update(points, engine.measure(points).reached)
 
@@ -124,7 +98,6 @@ class FMN(AdaptiveNorm):
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class DDN(AdaptiveNorm):
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600).
 
@@ -137,29 +110,20 @@ class DDN(AdaptiveNorm):
     """
 
     norm: str = "L2"
-    step_size: float | None = 1.0
+    step_size: float = 1.0
     first_eps: float = 1.0
     levels: int | None = None
     loss: str = "masked"
 
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     paper: ClassVar[str] = "arXiv 1811.09600"
-    published: ClassVar = {
-        "steps": 500,
-        "loss": "ce",
-        "step_size": 1.0,
-        "last_step": 0.01,
-        "gamma": 0.05,
-        "first_eps": 1.0,
-        "levels": 256,
-    }
+    published: ClassVar = {"loss": "ce", "levels": 256}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(loss=CROSS_ENTROPIES)
-        self._numbers("first_eps", "step_size", above=0)
-        if self.levels is not None:
-            self._whole(levels=2)
+        self._numbers("first_eps", above=0)
+        self._whole(levels=2)
 
     def search(self, problem: Problem, closest: Closest) -> None:
         engine, clean, points = problem.engine, problem.clean, problem.clean
@@ -169,7 +133,7 @@ class DDN(AdaptiveNorm):
             gradient, reached = loss_gradient(engine, points, self.loss)
             success = closest.update(points, reached)
             eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).clamp_max(widest)
-            length = torch.full_like(eps, self.decayed(self.step_size, self.step_size * self.last_step, step))
+            length = torch.full_like(eps, self.decayed(self.step_size, self.step_size * LAST_STEP, step))
             delta = points + self.threat.step(points, gradient, length) - clean
             scale = eps / self.threat.distance(delta).clamp_min(1e-12)  # finite: without a gradient it meets zeros
             points = (clean + delta * per_image(scale)).clamp_(0, 1)

@@ -12,7 +12,6 @@ from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.optimise import STEP_SCHEDULES, BestIterate, SearchResult, Stage, apgd, pgd
 from segrobust.attacks.weights import Pixels
 from segrobust.core.errors import UserError
-from segrobust.core.units import parse_eps
 
 RADII = (2.0, 1.5, 1.0)
 STAGE_SHARES = (30, 30, 40)  # percent of the steps
@@ -58,17 +57,11 @@ class GradientAttack(BoundedAttack):
         self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
         self._one_of(handover=("error", "ce"), keep=("best", "last"), scope=("stage", "run"))
         self._whole(steps=1, restarts=1)
-        self._numbers("first_step")
-        if not isinstance(self.halves_first, bool):
-            raise UserError(f"{self.name}: expected halves_first to be True or False, got {self.halves_first!r}")
-        if self.first_step <= 0:
-            raise UserError(f"{self.name}: expected first_step > 0, got {self.first_step}")
-        if self.step_size is not None:
-            if self.optimiser == "apgd":
-                raise UserError(
-                    f"{self.name}: APGD chooses its steps itself; leave step_size out or set optimiser='pgd'"
-                )
-            object.__setattr__(self, "step_size", parse_eps(self.step_size, self.norm, "step_size"))
+        self._numbers("first_step", above=0)
+        self._flags("halves_first")
+        self._image_units("step_size")
+        if self.step_size is not None and self.optimiser == "apgd":
+            raise UserError(f"{self.name}: APGD chooses its steps itself; leave step_size out or set optimiser='pgd'")
 
     def weight(self, pixels: Pixels) -> Tensor:
         """Weight of every pixel, ``[N, H, W]``."""

@@ -1,9 +1,4 @@
-"""Margins of the label's logit, and their gradient: what the minimum-norm attacks follow instead of cross-entropy.
-
-def slope(margins):                         # of the loss in each pixel's margin, [N, H, W]
-    return margins.margin > 0                  # hinge: only pixels that are not at their goal
-gradient, margins = margin_gradient(engine, points, slope)     # descend it
-"""
+"""Margins of the label's logit, their gradient, and the losses of the minimum-norm attacks by name."""
 
 from __future__ import annotations
 
@@ -16,6 +11,8 @@ from torch import Tensor
 
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.segmentation import Goal
+from segrobust.attacks.weights import ce, masked
+from segrobust.core.threats import per_image
 
 FLOOR = 1e-8
 
@@ -107,3 +104,71 @@ def _write_gradient(planes: Tensor, goal: Goal, rival: Tensor, factor: Tensor) -
         torch.eq(plane, rival, out=plane)
     planes.mul_(-factor.unsqueeze(1))
     return planes.scatter_(1, goal.labels.unsqueeze(1), factor.unsqueeze(1))
+
+
+def unreached(margins: Margins) -> Tensor:
+    """Slope of the summed margins of the pixels that are not at their goal."""
+    return ~margins.reached
+
+
+CROSS_ENTROPIES = {"masked": masked, "ce": ce}
+MARGIN_LOSSES = {  # by their slopes in the margins
+    "margin": lambda margins: torch.ones_like(margins.margin),
+    "hinge": unreached,
+    "dlr": lambda margins: margins.normaliser.reciprocal(),  # Croce & Hein, 2020; the normaliser taken as constant
+}
+
+
+def loss_gradient(engine: Engine, points: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """Input gradient towards the goal, ``[N, 3, H, W]``, and the pixels that are there, ``[N, H, W]`` bool."""
+    if loss in CROSS_ENTROPIES:
+        measured = engine.gradient(points, CROSS_ENTROPIES[loss], 0.0)
+        return measured.gradient, measured.reached
+    gradient, margins = margin_gradient(engine, points, MARGIN_LOSSES[loss], normaliser=loss == "dlr")
+    return -gradient, margins.reached
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Of length 1 in L1."""
+    return gradient / per_image(gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny))
+
+
+LARGEST_DERIVATIVE = 1e12  # penalty parameters have no bound there, and its squares must stay finite
+
+
+def published_gradient(
+    engine: Engine, points: Tensor, derivative: Callable[[Margins], Tensor], tolerance: float
+) -> Tensor:
+    """Input gradient ``[N, 3, H, W]`` of the penalties of ``(margin + tolerance) / normaliser``, in the code published
+    with ALMA-prox (arXiv 2206.07179): through the normaliser too, which bends it away from the boundary.
+
+    Args:
+        derivative: of the penalties in the margins, ``[N, H, W]``, already over the normaliser.
+    """
+    targeted = engine.goal.targeted
+    sign, ranks = (-1.0 if targeted else 1.0), RANKS[targeted]
+
+    def logit_gradient(logits: Tensor) -> tuple[Tensor, None]:
+        labels = engine.goal.labels.unsqueeze(1)
+        top, places = logits.topk(min(ranks, logits.shape[1]), dim=1)
+        first_is_label = places[:, :1] == labels
+        rival = torch.where(first_is_label, top[:, 1:2], top[:, :1])
+        rival_place = torch.where(first_is_label, places[:, 1:2], places[:, :1])
+        own = logits.gather(1, labels)
+        margin = rival - own if targeted else own - rival
+        normalised = logits.shape[1] >= ranks
+        low = top[:, 2:].mean(1, keepdim=True) if normalised else top[:, :1] - 1
+        normaliser = top[:, :1] - low + FLOOR
+        reached = (margin <= 0 if targeted else margin < 0).squeeze(1) & engine.goal.valid
+        slope = derivative(Margins(margin.squeeze(1), reached, normaliser.squeeze(1)))
+        slope = (slope.clamp(max=LARGEST_DERIVATIVE).to(logits.dtype) * engine.goal.valid).unsqueeze(1)
+        ascent = torch.zeros_like(logits)
+        ascent.scatter_add_(1, labels, sign * slope).scatter_add_(1, rival_place, -sign * slope)
+        if normalised:
+            through_normaliser = slope * (margin + tolerance) / normaliser
+            ascent.scatter_add_(1, places[:, :1], -through_normaliser)
+            for rank in range(2, ranks):
+                ascent.scatter_add_(1, places[:, rank : rank + 1], through_normaliser / (ranks - 2))
+        return ascent, None
+
+    return engine.backward(points, logit_gradient)[0]

@@ -32,11 +32,15 @@ class Ensemble:
 
     def members(self) -> list[Attack]:
         """The attacks as they run, with all that the ensemble sets."""
-        raise NotImplementedError
+        return list(getattr(self, self.members_field))
 
-    def config(self, attack: Attack) -> dict[str, Any]:
+    def config(self, member: Any) -> dict[str, Any]:
         """What ``build_attack`` needs to make this member again, as JSON values."""
-        return {name: value for name, value in attack.fields().items() if name not in self.sets}
+        return {name: value for name, value in member.fields().items() if name not in self.sets}
+
+    def fields(self) -> dict[str, Any]:
+        members = getattr(self, self.members_field)
+        return {**super().fields(), self.members_field: [self.config(member) for member in members]}
 
     def given(self) -> Sequence[Any]:
         """The members' field.

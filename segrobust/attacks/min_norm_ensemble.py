@@ -1,8 +1,4 @@
-"""The smallest norm, per image, that any of several attacks finds; bounded attacks are run at growing radii.
-
-attack = MinNormEnsemble(attacks=(ALMAProx(), FMN(steps=200), CosPGD()), radii=("1/255", "2/255"))
-result = attack(model, images, labels)
-"""
+"""The smallest norm, per image, that any of several attacks finds; bounded attacks are run at growing radii."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +34,6 @@ INSIDE = 1e-5, 1e-7  # of the radius, and in image units: rounding must not carr
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class MinNormEnsemble(Ensemble, MinNormAttack):
     """Per image the smallest norm of the members, each one's result measured again in float32 before it counts.
 
@@ -59,13 +53,10 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
     radii: tuple[float | str, ...] | None = None
     steps: int | None = None
 
-    can_target: ClassVar[bool] = True
     sets: ClassVar[tuple[str, ...]] = ("norm", "targeted", "apsr", "eps", "seed", "quantise", "quantise_steps")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps is not None:
-            self._whole(steps=1)
         if self.radii is not None:
             self._set_radii()
         if self.attacks is None:
@@ -88,12 +79,6 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
         if radii[0] <= 0 or any(low >= high for low, high in itertools.pairwise(radii)):
             raise UserError(f"{self.name}: expected radii above 0 that rise, got {self.radii!r}")
         object.__setattr__(self, "radii", radii)
-
-    def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "attacks": [self.config(member) for member in self.attacks]}
-
-    def members(self) -> list[Attack]:
-        return list(self.attacks)
 
     def search_passes(self) -> tuple[int, int]:
         forwards, backwards = 1, 0
@@ -130,13 +115,11 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
             closest.update(points, _measure(problem, points))
 
     def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
-        engine = problem.engine
         farther = ~closest.found | (closest.distance > member.eps)
-        rows = (farther & (engine.goal.pixels > 0)).nonzero().flatten()
+        rows = (farther & (problem.engine.goal.pixels > 0)).nonzero().flatten()
         if not len(rows):
             return
-        seeds = tuple(problem.seeds[row] for row in rows.tolist())
-        part = Problem(engine.subset(rows), problem.clean[rows], seeds)
+        part = problem.subset(rows)
         points = member.run(part)[0].detach()
         closest.update(points, _measure(part, points), rows)
 

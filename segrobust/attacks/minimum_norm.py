@@ -28,24 +28,26 @@ class MinNormAttack(Attack):
     """Base of the minimum-norm attacks; a subclass implements ``search``.
 
     Args:
+        steps: gradients in all, each of one forward and one backward.
         apsr: attack pixel success rate to reach: share of the valid pixels that are wrong or, targeted, at the target.
         quantise: return the closest image found among those that an 8-bit file can hold; see ``eight_bit.py``. The
             worst images per budget stay as the search left them.
         quantise_steps: steps for that, more than the attack's own.
     """
 
+    steps: int = 500
     apsr: float = 0.99
     quantise: bool = False
     quantise_steps: int = 40
+    can_target: ClassVar[bool] = True
     minimum_norm: ClassVar[bool] = True
     rounds: ClassVar[bool] = True  # whether the result's norm after rounding to 8 bits is measured too
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._numbers("apsr", above=0, up_to=1)
-        self._whole(quantise_steps=1)
-        if not isinstance(self.quantise, bool):
-            raise UserError(f"{self.name}: expected quantise to be True or False, got {self.quantise!r}")
+        self._whole(steps=1, quantise_steps=1)
+        self._flags("quantise")
         if self.quantise and not self.rounds:
             raise UserError(f"{self.name}: 8-bit images need room above the cap; leave quantise or eps_max out")
 

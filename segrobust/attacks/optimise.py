@@ -86,17 +86,13 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
 
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
     """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
-    result = None
-    for step in range(stage.steps):
-        measured = stage.gradient(points, step)
-        if result is None:
-            result = SearchResult(stage.problem, points, measured)
-        else:
-            result.update(points, measured)
-        size = step_size * STEP_SCHEDULES[schedule](step / stage.steps)
+    measured = stage.gradient(points, 0)
+    result = SearchResult(stage.problem, points, measured)
+    for step in range(1, stage.steps + 1):
+        size = step_size * STEP_SCHEDULES[schedule]((step - 1) / stage.steps)
         points = stage.move(points, measured.gradient, size)
-    measured = stage.problem.engine.measure(points)
-    result.update(points, measured)
+        measured = stage.gradient(points, step) if step < stage.steps else stage.problem.engine.measure(points)
+        result.update(points, measured)
     return result
 
 

@@ -1,8 +1,4 @@
-"""Primal-dual attacks: the perturbation descends norm plus weighted constraints, the weights ascend what is violated.
-
-attack = PDPGD(norm="Linf", steps=500)
-result = attack(model, images, labels)
-"""
+"""Primal-dual attacks: the perturbation descends norm plus weighted constraints, whose weights ascend."""
 
 from __future__ import annotations
 
@@ -68,8 +64,9 @@ class DualWeights:
 class Adam:
     """Bias-corrected moments (Kingma & Ba, 2015, arXiv 1412.6980)."""
 
-    def __init__(self, like: Tensor, first: float = 0.9, second: float = 0.999) -> None:
-        self.decays = first, second
+    decays = 0.9, 0.999
+
+    def __init__(self, like: Tensor) -> None:
         self.moments = [torch.zeros_like(like), torch.zeros_like(like)]
         self.steps = 0
 
@@ -88,23 +85,19 @@ class PrimalDual(MinNormAttack):
     """What PDPGD and PDGD share.
 
     Args:
-        steps: gradients, each of one forward and one backward.
         lr: first step size of the perturbation (Adam), in image units.
         dual_lr: first step size of the dual logits.
     """
 
-    steps: int = 500
     lr: float = 0.01
     dual_lr: float = 0.1
 
     paper: ClassVar[str] = "arXiv 2106.01538"
-    can_target: ClassVar[bool] = True
     published: ClassVar = {}
     least_ratio: ClassVar[float] = 1e-12  # of a pixel's weight to the norm's, and the other way round
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole(steps=1)
         self._numbers("lr", "dual_lr", above=0)
 
     def move(self, delta: Tensor, gradient: Tensor, duals: DualWeights, adam: Adam, lr: float, clean: Tensor) -> Tensor:
@@ -127,7 +120,6 @@ class PrimalDual(MinNormAttack):
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class PDGD(PrimalDual):
     """Primal-dual gradient descent on norm and constraints together (Matyasko & Chau, 2021, arXiv 2106.01538)."""
 
@@ -142,7 +134,6 @@ class PDGD(PrimalDual):
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: Adam on the constraints, then the norm's prox in Adam's metric
     (Matyasko & Chau, 2021, arXiv 2106.01538).

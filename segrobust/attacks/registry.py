@@ -1,16 +1,7 @@
 """Names of the attacks: ``build_attack("TsallisPGD", eps="4/255", steps=100)``.
 
 Every attack enters by its decorator, ours and those of a module that you import, or that ``--import`` or the config's
-``custom_imports`` name::
-
-    @segrobust.register_attack
-    class Mine(GradientAttack):                 # its annotated fields are its options, as in a dataclass
-        power: float = 2.0
-
-        def weight(self, pixels):
-            return pixels.log_p.exp() ** self.power
-
-From then on ``build_attack("Mine")``, ``--attack mine`` and ensembles find it.
+``custom_imports`` name; its annotated fields are its options.
 """
 
 from __future__ import annotations

@@ -1,20 +1,51 @@
-"""SEA as published: three or four losses, each with its own run, and per image the worst of them.
-
-attack = SEA(eps="4/255")                         # 900 passes
-result = attack(model, images, labels)
-"""
+"""SEA as published: three or four losses, each with its own run, and per image the worst of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from segrobust.attacks.bounded import JSPGD, BalancedPGD, MaskedPGD, SegPGD
+import torch
+from torch import Tensor
+
+from segrobust.attacks.bounded import JSPGD, SEA_SETTINGS, BalancedPGD, MaskedPGD, SegPGD
 from segrobust.attacks.ensemble import BoundedEnsemble, PlannedSearch
+from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import register_attack
-from segrobust.attacks.spherical import SphericalPGD
 from segrobust.core.errors import UserError, unknown_name
+
+
+@register_attack
+class SphericalPGD(GradientAttack):
+    """Minus the label's logit over the length of all logits, where the label is still predicted (Croce et al., 2023,
+    arXiv 2306.12941v1): the masked spherical loss of SEA's first version.
+
+    APGD's step control watches cross-entropy here, as for the other losses.
+    """
+
+    paper: ClassVar[str] = "arXiv 2306.12941v1"
+    published: ClassVar = SEA_SETTINGS
+
+    def measure_gradient(self, engine: Engine, points: Tensor, progress: float) -> Measurement:
+        goal = engine.goal
+
+        def ascent(logits: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            ce, reached = goal.measure(logits, engine.memory)
+            return spherical_gradient(logits, goal.labels, goal.valid & ~reached), (ce, reached)
+
+        return engine.measured_gradient(points, ascent)
+
+
+def spherical_gradient(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Gradient of ``-sum(mask * u_y / |u|)`` in the logits u, ``[N, K, H, W]``."""
+    length = logits.norm(dim=1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+    unit = logits / length
+    labels = labels.unsqueeze(1)
+    own = unit.gather(1, labels)
+    ascent = unit * own
+    ascent.scatter_add_(1, labels, -torch.ones_like(own))
+    return ascent * (mask.unsqueeze(1) / length)
+
 
 LOSSES = {
     "v1": (MaskedPGD, SegPGD, JSPGD, SphericalPGD),
@@ -23,7 +54,6 @@ LOSSES = {
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class SEA(BoundedEnsemble):
     """Segmentation Ensemble Attack (Croce et al., 2024, arXiv 2306.12941): APGD with radius reduction on each loss.
 
@@ -52,9 +82,6 @@ class SEA(BoundedEnsemble):
         if len({attack.name for attack in losses}) < len(losses):
             raise UserError(f"{self.name}: expected different losses, got {[attack.name for attack in losses]}")
         object.__setattr__(self, "losses", losses)
-
-    def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "losses": [self.config(attack) for attack in self.losses]}
 
     def plan(self) -> list[PlannedSearch]:
         return [PlannedSearch(attack.name, attack) for attack in self.losses]

@@ -1,28 +1,23 @@
 """Expected pixel error under a sharpened softmax: a graduated version of the 0-1 loss. Ours, unpublished.
 
-    attack = SharpPGD(eps="4/255", steps=100)
-
 A loss per pixel of softmax(beta * logits) at the label, with beta rising on the way; beta = 1 throughout is Tsallis
 cross-entropy with q = 0. With a large beta only the pixels near a decision boundary have a gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from segrobust.attacks import weights
-from segrobust.attacks.bounded import set_class_counts
+from segrobust.attacks.bounded import PerClass
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import register_attack
 from segrobust.attacks.weights import Pixels
-from segrobust.core.errors import UserError
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class SharpPGD(GradientAttack):
     """Expected pixel error under a softmax that is sharpened on the way: softmax(beta * logits), beta rising.
 
@@ -38,9 +33,7 @@ class SharpPGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._numbers("beta_start", "beta_end")
-        if min(self.beta_start, self.beta_end) <= 0:
-            raise UserError(f"{self.name}: expected beta > 0, got {self.beta_start}, {self.beta_end}")
+        self._numbers("beta_start", "beta_end", above=0)
 
     def sharpness(self, progress: float) -> float:
         return weights.linear(self.beta_start, self.beta_end, progress)
@@ -50,24 +43,19 @@ class SharpPGD(GradientAttack):
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
-class BalancedSharpPGD(SharpPGD):
+class BalancedSharpPGD(PerClass, SharpPGD):
     """SharpPGD with every pixel weighted by the inverse pixel count of its class to a power, against mIoU.
 
     Args:
-        class_counts: pixels per class of the training set; None: those of the image itself.
         balance: the power; 1 counts classes alike, 0 pixels.
     """
 
-    class_counts: tuple[float, ...] | None = None
     balance: float = 0.5
 
     can_target: ClassVar[bool] = False
-    defaults_of: ClassVar[str] = "BalancedPGD"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_class_counts(self)
         self._numbers("balance")
 
     def weight(self, pixels: Pixels) -> Tensor:

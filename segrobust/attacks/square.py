@@ -1,12 +1,9 @@
 """Square: a black-box search that changes random squares and keeps those that help; it sees logits, never gradients.
 
-    result = Square(eps="8/255", steps=1000)(model, images, labels)
-
 A segmenter answers a query with the scores of every pixel, so that many squares can be tried in one query: one in each
 cell of a grid that lies elsewhere every time, kept where the loss of its own cell gains. What pixels lose to squares of
 other cells shows when the image is measured as it is, in every tenth query. ``spacing=None`` is the published search,
-one square per query for the loss of the whole image. It made 13.3 % (shipped robust model) and 49.5 % (standard one) of
-the pixels wrong in 200 queries at 8/255, cells 17.4 and 54.7 % in 150 (two CamVid validation images).
+one square per query for the loss of the whole image: weaker by 4 to 5 % of the pixels with a third more queries.
 
 Linf alone: in L2 all squares of an image share one budget and none can be judged by its cell.
 """
@@ -24,7 +21,6 @@ from torch import Tensor
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.margins import measure_margins
 from segrobust.attacks.registry import register_attack
-from segrobust.core.errors import UserError
 from segrobust.core.threats import draw
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries: where the squares' area halves
@@ -33,7 +29,6 @@ MEASURE_EVERY = 10
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class Square(BoundedAttack):
     """Random search over squares (Andriushchenko et al., 2020, arXiv 1912.00049), ported to segmentation.
 
@@ -59,13 +54,8 @@ class Square(BoundedAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(steps=1, smallest_cell=1)
-        self._numbers("first_share")
-        if not 0 < self.first_share <= 1:
-            raise UserError(f"{self.name}: expected 0 < first_share <= 1, got {self.first_share}")
-        if self.spacing is not None:
-            self._numbers("spacing")
-            if self.spacing < 1:
-                raise UserError(f"{self.name}: expected spacing >= 1 (or None), got {self.spacing}")
+        self._numbers("first_share", above=0, up_to=1)
+        self._numbers("spacing", least=1)
 
     def passes(self) -> tuple[int, int]:
         return self.steps, 0

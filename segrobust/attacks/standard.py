@@ -1,8 +1,4 @@
-"""Standard, the default ensemble: one budget of passes for several weights that go on from each other's best points.
-
-attack = Standard(eps="4/255")                    # 450 passes
-result = attack(model, images, labels)
-"""
+"""Standard, the default ensemble: one budget of passes for several weights that go on from each other's best points."""
 
 from __future__ import annotations
 
@@ -47,7 +43,6 @@ MEMBERS = (
 
 
 @register_attack
-@dataclass(frozen=True, kw_only=True)
 class Standard(BoundedEnsemble):
     """The default ensemble: members in a row that share one budget of passes and their best points.
 
@@ -84,9 +79,8 @@ class Standard(BoundedEnsemble):
             raise UserError(f"{self.name}: the first of attacks has no points to start from; leave its start out")
         object.__setattr__(self, "attacks", members)
 
-    def fields(self) -> dict[str, Any]:
-        members = [self.config(one.attack) | {"share": one.share, "start": one.start} for one in self.attacks]
-        return {**super().fields(), "attacks": members}
+    def config(self, member: Member) -> dict[str, Any]:
+        return super().config(member.attack) | {"share": member.share, "start": member.start}
 
     def plan(self) -> list[PlannedSearch]:
         """The searches that get at least one step; the first of them starts at random."""

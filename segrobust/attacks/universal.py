@@ -26,7 +26,7 @@ from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.core.threats import THREATS
-from segrobust.core.units import DEFAULT_EPS, parse_eps
+from segrobust.core.units import DEFAULT_EPS
 from segrobust.models.segmenter import frozen_eval
 
 GREY = 0.5
@@ -173,7 +173,7 @@ class UniversalPerturbation(Universal):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(norm=("Linf", "L2"))
-        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
+        self._image_units("eps")
 
     @property
     def title(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segrobust.analysis.broken import shares_of
 from segrobust.attacks.base import Attack, AttackResult
 from segrobust.attacks.eight_bit import on_grid
-from segrobust.attacks.task import Task
+from segrobust.attacks.segmentation import Task
 from segrobust.checks.context import Context, once
 from segrobust.checks.verdicts import Skip
 from segrobust.core.errors import UserError

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from segrobust.analysis.metrics import pooled
 from segrobust.attacks import Attack, AttackResult, build_attack
-from segrobust.attacks.counting import confusion_counts
+from segrobust.attacks.segmentation import confusion_counts
 from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segrobust.attacks.segmentation import Segmentation
-from segrobust.attacks.task import Task
+from segrobust.attacks.segmentation import Segmentation, Task
 from segrobust.core.groups import of_equal_size
 from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segrobust.analysis.metrics import class_iou, pooled
-from segrobust.attacks.counting import confusion_counts
+from segrobust.attacks.segmentation import confusion_counts
 
 VOID = 255
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segrobust.analysis.metrics import dense_counts
-from segrobust.attacks.counting import confusion_counts, sparse_counts
+from segrobust.attacks.segmentation import confusion_counts, sparse_counts
 from segrobust.core.errors import UserError
 from segrobust.core.rows import Condition, Row
 

@@ -136,7 +136,7 @@ def test_every_minimum_norm_attack_returns_8_bit_images_and_counts_them(name, no
     cls = ATTACKS[name]
     if norm not in cls.norms:
         return
-    targeted = getattr(cls, "targeted_only", False)
+    targeted = cls.targeted
     attack = build_attack(name, norm=norm, steps=6, targeted=targeted, quantise_steps=7)
     model = SmallNet()
     images, labels = batch(model, count=2, size=8)

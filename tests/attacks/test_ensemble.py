@@ -11,9 +11,8 @@ import torch
 from segrobust.attacks import build_attack
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
-from segrobust.attacks.sea import LOSSES
+from segrobust.attacks.sea import LOSSES, spherical_gradient
 from segrobust.attacks.segmentation import Segmentation
-from segrobust.attacks.spherical import spherical_gradient
 from segrobust.attacks.standard import MEMBERS
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong

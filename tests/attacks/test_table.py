@@ -47,7 +47,7 @@ def make(name, norm=None, **more):
 
 
 def needs_targets(name):
-    return getattr(ATTACKS[name], "targeted_only", False)
+    return ATTACKS[name].targeted
 
 
 def runner_up(model, images):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segrobust.attacks import build_attack
-from segrobust.attacks.counting import confusion_counts
+from segrobust.attacks.segmentation import confusion_counts
 from segrobust.commands.data import source_from_config
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
