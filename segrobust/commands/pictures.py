@@ -1,23 +1,26 @@
-"""Which images the report shows, by rule: the worst, the median and the best one under the strongest attack."""
+"""The pictures of a run: the worst, the median and the best image under the strongest attack, and maps of classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segrobust.analysis.summary import Record, per_image_accuracy
+from segrobust.core.files import replace_file
 from segrobust.core.rows import Condition, Row
+from segrobust.datasets.majority import colour_png, id_png
+from segrobust.datasets.source import Source
 from segrobust.report.pictures import write_grid
 from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.attack import AttackStudy, strongest
 from segrobust.studies.bench import Bench
-
-RULES = ("worst", "median", "best")
 
 
 def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence[Row]) -> None:
@@ -57,11 +60,10 @@ def choose(rows: Sequence[Row], by_distance: bool = False) -> dict[str, int]:
     order = [rows[i].image for i in np.argsort(score, kind="stable") if not np.isnan(accuracy[i])]
     if not order:
         return {}
-    places = {"worst": 0, "median": len(order) // 2, "best": -1}
     chosen: dict[str, int] = {}
-    for rule in RULES:
-        if order[places[rule]] not in chosen.values():
-            chosen[rule] = order[places[rule]]
+    for rule, place in {"worst": 0, "median": len(order) // 2, "best": -1}.items():
+        if order[place] not in chosen.values():
+            chosen[rule] = order[place]
     return chosen
 
 
@@ -82,3 +84,11 @@ def _entry(bench: Bench, study: AttackStudy, condition: Condition, rule: str, im
         "before": before,
         "after": after,
     }
+
+
+def write_map(file: Path, ids: Tensor, source: Source) -> list[Path]:
+    """A map of class ids as a PNG, and beside it in the classes' colours."""
+    colours = file.with_name(f"{file.stem}-colours.png")
+    replace_file(file, id_png(ids))
+    replace_file(colours, colour_png(ids, source.palette, source.ignore_index))
+    return [file, colours]
