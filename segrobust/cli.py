@@ -67,13 +67,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             options.parser.refuse(leftover)
         return options
     except UserError as error:
-        error.told = os.environ.get("LOCAL_RANK", "0") != "0"  # all processes of a machine read the same words
+        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"  # all processes of a machine read the same words
         raise
 
 
 def _tell(text: str, error: BaseException) -> None:
     """Print it, unless another process of the run does."""
-    if not getattr(error, "told", False):
+    if not getattr(error, "reported", False):
         print(f"segrobust: {text}", file=sys.stderr)
 
 

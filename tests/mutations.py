@@ -40,8 +40,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('"" if isinstance(value, bool) else value', "value"),
     ],
     ("studies/attack.py", "commands/test_evaluation.py"): [
-        ("norm is not None and not _names_norm(spec)", "norm is not None"),
-        ("return isinstance(spec, Attack) or", "return"),
+        (' and "norm" not in _given(spec)', ""),
+        (" and not isinstance(spec, Attack)", ""),
     ],
     ("core/units.py", "core/test_units.py"): [
         ("NEAR = 0.05", "NEAR = 0.02"),
@@ -438,7 +438,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("labels.masked_fill(covered, task.ignore_index)", "labels"),
         ('seed_of(seed, "universal places", step, n)', 'seed_of(0, "universal places", step, n)'),
     ],
-    ("studies/rings.py", "studies/test_rings.py"): [
+    ("studies/universal.py", "studies/test_rings.py"): [
         ("RINGS = (8, 16, 32, 64)", "RINGS = (8, 16, 32, 63)"),
         ("np.searchsorted(RINGS, away)", 'np.searchsorted(RINGS, away, side="right")'),
         ("cv2.DIST_MASK_PRECISE", "cv2.DIST_MASK_5"),

@@ -18,7 +18,7 @@ from tests.runs.toy_run import ToySource, toy_model
 
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
-QUICK = {"checks": "off", "pictures": False}
+QUICK = {"checks": False, "pictures": False}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segrobust.attacks.inputs import as_tensor, check_range
 from segrobust.core.errors import UserError
+from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.source import MMSegSource, Sample, Source
 from segrobust.models.segmenter import Segmenter
@@ -27,6 +28,22 @@ def check_segmenter(what: str, model: Any) -> None:
         )
     if next(model.parameters(), None) is None:
         raise UserError(f"{what}: {model.name} has no parameters, so its device is not known; make a weight of it one")
+
+
+def check_fit(model: Segmenter, dataset: Source, surrogate: Segmenter | None) -> None:
+    """Refuse a data set, a model and a surrogate that have not the same classes."""
+    if model.num_classes != dataset.num_classes:
+        hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
+        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
+    check_class_order(dataset.class_names, model.class_names, "the model")
+    if surrogate is not None:
+        check_segmenter("surrogate", surrogate)
+        if surrogate.num_classes != model.num_classes:
+            raise UserError(
+                f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
+                f"{surrogate.num_classes} ({surrogate.name})"
+            )
+        check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
 
 
 def checked_source(dataset: Any) -> Source:

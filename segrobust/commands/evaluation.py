@@ -2,19 +2,18 @@
 
     summary = evaluate(model, source, ["TsallisPGD", "CosPGD"], eps=["1/255", "4/255"], work_dir="work_dirs/mine")
 
-Batch i holds the same images whatever the number of processes, and processes take whole batches; so 1, 2 or 8
-processes and a resumed run give the same rows. Start several with ``torchrun tools/evaluate.py ...``; an error of one
-ends all. On a CPU rounding depends on the number of threads, which is part of the identity (torchrun gives each process
-one: OMP_NUM_THREADS).
+1, 2 or 8 processes (``torchrun tools/evaluate.py ...``) and a resumed run give the same rows. On a CPU rounding depends
+on the number of threads, which is part of the identity (torchrun gives each process one: OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,20 +28,17 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
-from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
-from segrobust.commands.pictures import write_pictures
+from segrobust.commands.arguments import check_fit, check_segmenter, check_work_dir, checked_source
+from segrobust.commands.pictures import write_map, write_pictures
 from segrobust.core.errors import UserError
-from segrobust.core.files import replace_file
 from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
 from segrobust.core.rows import Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
-from segrobust.datasets.classes import check_class_order
-from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import survey
-from segrobust.datasets.targets import Target, build_target
+from segrobust.datasets.targets import build_target
 from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
@@ -116,10 +112,9 @@ def evaluate(
         FailedElsewhere: another process failed and tells why.
     """
     check_segmenter("model", model)
-    dataset = checked_source(dataset)
     check_work_dir(work_dir)
-    settings = Settings.of(attacks=attacks, eps=eps, **settings)
-    _check_fit(model, dataset, settings)
+    dataset, settings = checked_source(dataset), Settings.of(attacks=attacks, eps=eps, **settings)
+    check_fit(model, dataset, settings.surrogate)
     found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
     settings = _with_data(settings, dataset)
     studies = _studies(settings, () if settings.fresh else folder.conditions())
@@ -130,60 +125,47 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
-        before = _digest(model, settings.surrogate)
-        if settings.batch_size == AUTO:
-            settings = settings.with_(batch_size=settle_batch_size(bench, studies, folder, settings.fresh))
-        order = [None]
-        if state.is_main_process:
-            stored = {**origin.identity, **identity_of(bench, studies, settings)}
-            about = {**about_this_run(bench.device), "sizes": found.sizes, **origin.about}
-            conditions = [condition for study in studies for condition in study.conditions]
-            options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
-            order = [folder.open(stored, conditions, entries_of(dataset), **options)]
             for warning in found.warnings:
                 _LOG.warning(warning)
-            _keep_target(folder, settings.target, dataset)
-        bench.source = Ordered(dataset, broadcast_object_list(order)[0])
+        before = _digest(bench, settings)
+        executor = _opened(bench, studies, folder, settings, origin, found.sizes)
         stack.enter_context(folder.held(state.process_index))
-        executor = Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
         error = _run(executor, state)
-        altered = any(gather_object([_digest(model, settings.surrogate) != before]))
-
-        def check(summary: Sequence[Record] = ()) -> None:
-            if settings.checks:
-                facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
-                run_checks(Context(executor, summary, **facts))
-
-        if state.is_main_process and error:
-            check()
-        elif state.is_main_process:
-            _finish(executor, check, settings.pictures)
+        altered = any(gather_object([_digest(bench, settings) != before]))
+        if state.is_main_process:
+            facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
+            _finish(executor, settings, facts)
         state.wait_for_everyone()  # a process that leaves takes the others with it
     if error:
         raise error
     return folder.read_json("summary.json")
 
 
-def _check_fit(model: Segmenter, dataset: Source, settings: Settings) -> None:
-    """UserError: the data set, the model and the surrogate have not the same classes."""
-    if model.num_classes != dataset.num_classes:
-        hint = "; one channel tells background and object: name both classes" if dataset.num_classes == 1 else ""
-        raise UserError(f"the model has {model.num_classes} classes, the data set {dataset.num_classes}{hint}")
-    check_class_order(dataset.class_names, model.class_names, "the model")
-    if (surrogate := settings.surrogate) is not None:
-        check_segmenter("surrogate", surrogate)
-        if surrogate.num_classes != model.num_classes:
-            raise UserError(
-                f"expected a surrogate with the {model.num_classes} classes of the evaluated model, got "
-                f"{surrogate.num_classes} ({surrogate.name})"
-            )
-        check_class_order(dataset.class_names, surrogate.class_names, "the surrogate")
+def _opened(
+    bench: Bench, studies: list[Study], folder: RunFolder, settings: Settings, origin: Origin, sizes: str
+) -> Executor:
+    """The folder opened for this run by the main process, and all processes' source in the order of its images."""
+    if settings.batch_size == AUTO:
+        batch_size = settle_batch_size(bench, studies, folder, settings.fresh)
+        settings = dataclasses.replace(settings, batch_size=batch_size)
+    order = [None]
+    if PartialState().is_main_process:
+        stored = {**origin.identity, **identity_of(bench, studies, settings)}
+        about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
+        conditions = [condition for study in studies for condition in study.conditions]
+        options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
+        order = [folder.open(stored, conditions, entries_of(bench.source), **options)]
+        if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
+            write_map(folder.path / "target.png", settings.target.map, bench.source)
+    bench.source = Ordered(bench.source, broadcast_object_list(order)[0])
+    return Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
 
 
 def _with_data(settings: Settings, dataset: Source) -> Settings:
     """With the target and the mask as the data set has them."""
     target, mask = settings.target, settings.mask
-    return settings.with_(
+    return dataclasses.replace(
+        settings,
         fit_on=settings.fit_on and checked_source(settings.fit_on),
         target=build_target(target, dataset) if isinstance(target, str) else target,
         mask=None if mask is None else read_mask(mask, dataset),
@@ -227,9 +209,9 @@ def _leave_group_at_exit() -> None:
     atexit.register(PartialState().destroy_process_group)
 
 
-def _digest(model: Segmenter, surrogate: Segmenter | None) -> str:
+def _digest(bench: Bench, settings: Settings) -> str:
     """Of the model that is measured and the one that is attacked, which attacks must leave as they were."""
-    return weights_sha256(nn.ModuleList([model, surrogate or model]))  # what they share counts once
+    return weights_sha256(nn.ModuleList([bench.model, settings.surrogate or bench.model]))  # shared parts count once
 
 
 def _run(executor: Executor, state: PartialState) -> Exception | None:
@@ -246,23 +228,19 @@ def _run(executor: Executor, state: PartialState) -> Exception | None:
     return next((one for one in gather_object([error]) if one), None)
 
 
-def _keep_target(folder: RunFolder, target: Target | None, dataset: Source) -> None:
-    """Store the map that serves all images, so that the next start and a reader need not make it again."""
-    if target is not None and target.map is not None:
-        replace_file(folder.path / "target.png", id_png(target.map))
-        colours = colour_png(target.map, dataset.palette, dataset.ignore_index)
-        replace_file(folder.path / "target-colours.png", colours)
-
-
-def _finish(executor: Executor, check: Callable[..., None], pictures: bool = True) -> None:
-    """Summary, checks, pictures and report from complete rows."""
-    folder, source = executor.folder, executor.bench.source
-    asked = [condition for study in executor.studies for condition in study.conditions]
+def _finish(executor: Executor, settings: Settings, facts: dict[str, Any]) -> None:
+    """Summary, checks, pictures and report from complete rows; of a run that failed, the checks alone."""
+    folder, images = executor.folder, len(executor.bench.source)
+    if facts["error"]:
+        if settings.checks:
+            run_checks(Context(executor, **facts))
+        return
     rows = folder.rows()
-    check_complete(rows, asked, len(source), folder.path)
-    summary = summarise(rows, source.num_classes, folder.timings(), len(source))
+    check_complete(rows, [one for study in executor.studies for one in study.conditions], images, folder.path)
+    summary = summarise(rows, executor.bench.source.num_classes, folder.timings(), images)
     folder.write_json("summary.json", summary)
-    check(summary)
-    if pictures:
+    if settings.checks:
+        run_checks(Context(executor, summary, **facts))
+    if settings.pictures:
         write_pictures(executor, summary, rows)
     build_report([folder.path])

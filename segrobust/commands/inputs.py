@@ -45,16 +45,12 @@ class Inputs(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shipped = shipped_name(self.config)
-        if self.checkpoint is None and shipped is None:
-            raise UserError(
-                "a config file needs a CHECKPOINT after it; only the names in `segrobust models` bring weights"
-            )
+        weights_of(self.config, self.checkpoint, "a CHECKPOINT after it")
         if self.surrogate_checkpoint and not self.surrogate:
             raise UserError("--surrogate-checkpoint needs the --surrogate config that it belongs to")
         if self.surrogate:
-            shipped_name(self.surrogate)
-        folder = self.work_dir or Path("work_dirs") / (shipped or Path(self.config).stem) / "evaluation"
+            weights_of(self.surrogate, self.surrogate_checkpoint, "a --surrogate-checkpoint")
+        folder = self.work_dir or Path("work_dirs") / model_name(self.config) / "evaluation"
         object.__setattr__(self, "work_dir", folder)
 
 
@@ -63,6 +59,15 @@ def shipped_name(config: str) -> str | None:
     config_file(config)
     entry = shipped_model(config)
     return entry and entry.name
+
+
+def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") -> Path:
+    """The checkpoint, else the shipped weights of a name; UserError: neither, and what is ``needed``."""
+    config_file(config)
+    shipped = shipped_model(config)
+    if checkpoint is None and shipped is None:
+        raise UserError(f"a config file needs {needed}; only the names in `segrobust models` bring weights")
+    return checkpoint or shipped.weights_path
 
 
 def model_name(config: str) -> str:

@@ -32,7 +32,7 @@ class Interrupts:
     def __init__(self, advice: str) -> None:
         self.advice = advice
         self.came = False
-        self.told = threading.Event()
+        self.reported = threading.Event()
         self.rank = _rank()
 
     def __enter__(self) -> Interrupts:
@@ -63,7 +63,7 @@ class Interrupts:
         def watch() -> None:
             while os.read(reading, 1) != bytes([signal.SIGINT]):
                 pass
-            if not self.told.wait(PATIENCE):
+            if not self.reported.wait(PATIENCE):
                 self.tell(self.advice)
                 os._exit(STATUS)
 
@@ -72,10 +72,10 @@ class Interrupts:
     def tell(self, advice: str, error: BaseException | None = None) -> int:
         """Print the one line, unless another process of the run does; the exit status.
 
-        ``error.told`` says whether one does; where nobody has asked (``core.processes``), the first process tells.
+        ``error.reported`` says whether one does; where nobody has asked (``core.processes``), the first process tells.
         """
-        self.told.set()
-        if not getattr(error, "told", bool(self.rank)):
+        self.reported.set()
+        if not getattr(error, "reported", bool(self.rank)):
             print(f"segrobust: interrupted; {advice}", file=sys.stderr, flush=True)
         return STATUS
 

@@ -1,15 +1,20 @@
-"""Which images the report shows, by rule: the worst, the median and the best one under the strongest attack."""
+"""The pictures of a run: the worst, the median and the best image under the strongest attack, and maps of classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segrobust.analysis.summary import Record, per_image_accuracy
+from segrobust.core.files import replace_file
 from segrobust.core.rows import Condition, Row
+from segrobust.datasets.majority import colour_png, id_png
+from segrobust.datasets.source import Source
 from segrobust.report.pictures import write_grid
 from segrobust.runs.executor import Executor
 from segrobust.runs.progress import ImageProgress
@@ -73,3 +78,11 @@ def _entry(bench: Bench, study: AttackStudy, condition: Condition, rule: str, im
         "before": before,
         "after": after,
     }
+
+
+def write_map(file: Path, ids: Tensor, source: Source) -> list[Path]:
+    """A map of class ids as a PNG, and beside it in the classes' colours."""
+    colours = file.with_name(f"{file.stem}-colours.png")
+    replace_file(file, id_png(ids))
+    replace_file(colours, colour_png(ids, source.palette, source.ignore_index))
+    return [file, colours]

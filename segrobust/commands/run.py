@@ -7,9 +7,9 @@ from pathlib import Path
 
 from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
 from segrobust.commands.inputs import Inputs, shipped_name
-from segrobust.commands.own_code import import_own, may_register
 from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
+from segrobust.core.own_code import import_own
 from segrobust.core.units import parse_eps
 from segrobust.runs.settings import Settings
 
@@ -52,9 +52,10 @@ def evaluate(options: Namespace) -> None:
 def _check_attacks(inputs: Inputs, settings: Settings) -> None:
     """Tell what is wrong with the attacks now, before mmseg and the data are loaded.
 
-    A name that is not ours may be one that the config's own modules register: then they are read first.
+    A name that is not ours may be one that the config's own modules register: then they are read first. Data registers
+    nothing, and neither do the shipped models' configs.
     """
-    if not all(map(in_catalogue, settings.attacks)) and may_register(inputs.config):
+    if inputs.config.endswith(".py") and not all(map(in_catalogue, settings.attacks)):
         from segrobust.models.mm import load_config
 
         load_config(inputs.config)
@@ -64,8 +65,8 @@ def _check_attacks(inputs: Inputs, settings: Settings) -> None:
             parse_eps(radius, norm, "--eps")
     from segrobust.studies.attack import built
 
-    for name in settings.attacks:
-        built(name, settings.norm, targeted=settings.target is not None)
+    for spec in settings.attacks:
+        built(spec, settings.norm, targeted=settings.target is not None)
 
 
 def targets(options: Namespace) -> None:

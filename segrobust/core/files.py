@@ -32,11 +32,6 @@ def clear_io_errors(action: str, advice: str) -> Iterator[None]:
         raise UserError(f"cannot {action}: {error.strerror or error}; {advice}") from error
 
 
-def dump_line(record: Any) -> bytes:
-    """One compact JSON line; NaN and infinity are refused, so that any JSON reader can read it."""
-    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``path`` as a whole or not at all: temporary file beside it, fsync, rename.
 
@@ -57,7 +52,7 @@ def replace_file(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -106,7 +101,7 @@ class AppendFile:
         with clear_io_errors(f"open {path}", "check that the run folder can be written"):
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _PLAIN, 0o644)
             os.ftruncate(self._handle, length)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
         self._length = length
 
     def append(self, records: list[Any], durable: bool = True) -> None:
@@ -115,7 +110,9 @@ class AppendFile:
         Raises:
             UserError: the disk is full or failing; the file then holds exactly what it held before.
         """
-        data = b"".join(map(dump_line, records))
+        # NaN and infinity are refused, so that any JSON reader can read the lines
+        lines = (json.dumps(record, separators=(",", ":"), allow_nan=False) for record in records)
+        data = "".join(f"{line}\n" for line in lines).encode()
         with clear_io_errors(f"write {self.path}", "the rows before it are kept: make room and run the command again"):
             try:
                 _write_all(self._handle, data)
@@ -137,7 +134,7 @@ def _write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -45,7 +45,7 @@ class Option:
         """The value as it is kept; UserError: not one of this option, called ``name``."""
         try:
             if self.many:
-                return tuple(map(self.check or _kept, _listed(value, self.many)))
+                return tuple(one if self.check is None else self.check(one) for one in _listed(value, self.many))
             return value if value is None or self.check is None else self.check(value)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
@@ -68,9 +68,8 @@ class Options:
     def of(cls, **given: Any) -> Any:
         """The options that are given by name; UserError: there is no such option, or a value is none of it."""
         names = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in names:
-                raise unknown_name("option", name, names)
+        for name in given.keys() - names:
+            raise unknown_name("option", name, names)
         return cls(**given)
 
 
@@ -93,10 +92,6 @@ def takes(options: type[Options]) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def _kept(value: Any) -> Any:
-    return value
-
-
 def _listed(value: Any, example: str) -> Iterable[Any]:
     """The items of a list, or the one that stands for a list of one."""
     if value is None:
@@ -111,9 +106,10 @@ def whole(lowest: int, *words: str) -> Callable[[Any], int | str]:
     def check(value: Any) -> int | str:
         if isinstance(value, str) and value in words:
             return value
+        text = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip())
         try:
-            number = _number(value)
-        except TypeError:
+            number = int(value) if text else operator.index("" if isinstance(value, bool) else value)
+        except TypeError:  # no whole number
             number = lowest - 1
         if number < lowest:
             expected = " or ".join([f"a whole number >= {lowest}", *map(repr, words)])
@@ -121,13 +117,6 @@ def whole(lowest: int, *words: str) -> Callable[[Any], int | str]:
         return number
 
     return check
-
-
-def _number(value: Any) -> int:
-    """TypeError: no whole number, nor the text of one."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
-        return int(value)
-    return operator.index("" if isinstance(value, bool) else value)
 
 
 def one_of(*names: str) -> Callable[[Any], str]:

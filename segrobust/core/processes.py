@@ -32,40 +32,36 @@ _uses = itertools.count()
 _inside = threading.local()
 
 
-def together() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def together() -> Iterator[None]:
     """A context or decorator within which an error of any process ends all of them, and which they leave together.
 
     Nested ones add nothing. The process whose error came first raises it. The others raise their own, marked as
-    ``told``, where they have one within ``GRACE`` seconds, or :class:`FailedElsewhere` in place of a broken connection;
-    where neither comes they are ended, with the same exit status.
+    ``reported``, where they have one within ``GRACE`` seconds, or :class:`FailedElsewhere` in place of a broken
+    connection; where neither comes they are ended, with the same exit status.
 
     Raises:
         UserError: a launcher started fewer processes than it was asked for, or not all of them came.
         RunFailed: another process ended without a word.
     """
-    return _together()
-
-
-@contextlib.contextmanager
-def _together() -> Iterator[None]:
-    if getattr(_inside, "bond", None):
+    if getattr(_inside, "member", None):
         yield
         return
     refuse_missing_processes()
     if not all(os.environ.get(name) for name in _PLACE) or int(os.environ["WORLD_SIZE"]) < 2:
         yield
         return
-    bond = _inside.bond = _Bond()
+    member = _inside.member = _Member()
     try:
         yield
-        bond.leave()
+        member.leave()
     except BaseException as error:
         with contextlib.suppress(KeyboardInterrupt):  # one more of these: this process is ending
-            bond.fail(error)
+            member.fail(error)
         raise
     finally:
-        _inside.bond = None
-        bond.left.set()
+        _inside.member = None
+        member.left.set()
 
 
 class Signal:
@@ -76,16 +72,16 @@ class Signal:
 
     def __init__(self) -> None:
         self._given = False
-        self._bond: _Bond | None = getattr(_inside, "bond", None)
-        self._name = f"signal-{next(self._bond.signals)}" if self._bond else ""
+        self._member: _Member | None = getattr(_inside, "member", None)
+        self._name = f"signal-{next(self._member.signals)}" if self._member else ""
 
     def give(self) -> None:
         self._given = True
-        if self._bond:
-            self._bond.store.set(self._name, "given")
+        if self._member:
+            self._member.store.set(self._name, "given")
 
     def is_given(self) -> bool:
-        return self._given or bool(self._bond and self._bond.store.check([self._name]))
+        return self._given or bool(self._member and self._member.store.check([self._name]))
 
 
 def refuse_missing_processes() -> None:
@@ -101,7 +97,7 @@ def refuse_missing_processes() -> None:
         )
 
 
-class _Bond:
+class _Member:
     """One process's part in a ``together()``.
 
     In the store, which may live in the main process: ``failed``, the first error; ``seen``, how many other processes
@@ -131,7 +127,7 @@ class _Bond:
             self._wait(lambda: self._count("gone") == self.world, LEAVING)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others of an error, if it is the first one; else mark it as told, or replace it."""
+        """Tell the others of an error, if it is the first one; else mark it as reported, or replace it."""
         symptom = _is_symptom(error)
         if symptom:
             self.known.wait(GRACE)
@@ -142,11 +138,11 @@ class _Bond:
             if symptom:
                 raise RunFailed(_LOST.format("the main")) from lost
             return
-        error.told = bool(other)
+        error.reported = bool(other)
         if other:
             self.known.wait(GRACE)
         self.left.set()
-        self._linger(self.store)
+        self._outlast(self.store)
         if other:
             time.sleep(2 * LOOK)  # a launcher ends all when one ends: not before the first one has told its error
             if symptom:
@@ -179,10 +175,10 @@ class _Bond:
             store.add("seen", 1)
             self.known.set()
             if not self.left.wait(GRACE):
-                self._linger(store)
+                self._outlast(store)
                 os._exit(self.first["status"])
 
-    def _linger(self, store: Any) -> None:
+    def _outlast(self, store: Any) -> None:
         """The store may live in the main process: it stays until the others know."""
         if self.rank == 0:
             with contextlib.suppress(RuntimeError):

@@ -49,10 +49,6 @@ class Registry(dict[str, T]):
         """The class that ``name`` spells; :func:`known_name` tells of the errors."""
         return self[known_name(self.kind, name, self, self.hint)]
 
-    def knows(self, name: str) -> bool:
-        """Whether ``name`` spells one of them."""
-        return bare(name) in map(bare, self)
-
     def add(self, cls: T) -> T:
         """Make a class known by its name; a module that is read anew may replace its own.
 

@@ -1,8 +1,6 @@
 """Every seed of the package, as a function of what it is for: no state, so nothing to save and nothing to restore.
 
-Training names a purpose and a place, ``seed_of(seed, "attack", iteration, rank, image)``. A run has one seed per image
-(``image_seeds``), an attack one per image and restart (``mixed(seed, restart, bits=63)``), a randomised model one per
-draw (``mixed(seed, call, sample)``). Equal numbers give equal seeds on every machine, other ones independent seeds.
+Equal numbers give equal seeds on every machine, other ones independent seeds.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError, first_line, unknown_name
-from segrobust.core.import_path import see_folder
+from segrobust.core.own_code import see_folder
 from segrobust.models.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:

@@ -41,21 +41,14 @@ def settle_batch_size(bench: Bench, studies: Sequence[Study], folder: RunFolder,
         UserError: not even one image fits.
     """
     state = PartialState()
-    stored = [None if fresh or not state.is_main_process else _stored(folder)]
-    if (size := broadcast_object_list(stored)[0]) is not None:
+    goes_on = state.is_main_process and not fresh and folder.has_results()
+    size = broadcast_object_list([folder.identity().get("batch_size") if goes_on else None])[0]
+    if type(size) is int and size > 0:
         return size
     image = _largest_image(bench.source, state.process_index, state.num_processes)
     size = min(gather_object([_largest_size(bench, studies, image)]))
     _LOG.info("batch size %d, found automatically", size)
     return size
-
-
-def _stored(folder: RunFolder) -> int | None:
-    if not (folder.path / "run.json").is_file() or not folder.has_results():
-        return None
-    run = folder.read_json("run.json")
-    size = (run.get("identity") or {}).get("batch_size") if isinstance(run, dict) else None
-    return size if type(size) is int and size > 0 else None
 
 
 def _largest_image(source: Source, rank: int, world: int) -> int:
@@ -81,15 +74,8 @@ def _largest_size(bench: Bench, studies: Sequence[Study], image: int) -> int:
 def _fails(bench: Bench, studies: Sequence[Study], image: int, size: int) -> str | None:
     """The first study that runs out of memory with batches of this size; one of each name is tried."""
     for name, study in {study.conditions[0].name: study for study in studies}.items():
-        try:
-            _try(bench, study, image, size)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            fits = False
-        else:
-            fits = True
-        clear_device_cache(garbage_collection=True)  # only here, where the error no longer holds its frames' tensors
+        fits = _fits(bench, study, image, size)
+        clear_device_cache(garbage_collection=True)  # only here, where no error holds its frames' tensors any more
         if not fits:
             return name
     return None
@@ -99,8 +85,8 @@ class _Enough(Exception):
     pass
 
 
-def _try(bench: Bench, study: Study, image: int, size: int) -> None:
-    """The first passes of a study on ``size`` copies of an image, and on some more."""
+def _fits(bench: Bench, study: Study, image: int, size: int) -> bool:
+    """Whether memory does for the first passes of a study on ``size`` copies of an image, and on some more."""
     size += -(-size // SPARE) if size > 1 else 0
     calls = iter(range(PASSES * bench.eot))
 
@@ -108,17 +94,19 @@ def _try(bench: Bench, study: Study, image: int, size: int) -> None:
         if next(calls, None) is None:
             raise _Enough
 
-    group = bench.group([image] * size, [bench.source[image]] * size)
     networks = [bench.model, *(part for part in study.made_of if isinstance(part, nn.Module))]
-    handles = [network.register_forward_pre_hook(count) for network in networks]
-    try:
-        for made in study.perturbed(bench, group):
-            bench.measured(made.images, group)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as stack, contextlib.suppress(_Enough):
+        try:
+            group = bench.group([image] * size, [bench.source[image]] * size)
+            for network in networks:
+                stack.callback(network.register_forward_pre_hook(count).remove)
+            for made in study.perturbed(bench, group):
+                bench.measured(made.images, group)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return False
+    return True
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +30,19 @@ def continued(
     if modules:
         both = (stored, identity)
         stored, identity = ({**one, "users_code": modules | (one.get("users_code") or {})} for one in both)
-    new = _newly_accepted(run, stored, identity, accept, about, path)
-    grown = modules != (run["identity"].get("users_code") or {})
-    if not new and not grown:
-        return None
-    changed = {**run, "identity": {**run["identity"], **({"users_code": stored["users_code"]} if modules else {})}}
-    return {**changed, **({"accepted_different": [*run.get("accepted_different", []), *new]} if new else {})}
-
-
-def _newly_accepted(
-    run: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    accept: Sequence[str],
-    about: Mapping[str, Any],
-    path: Path,
-) -> list[dict[str, Any]]:
-    known, new = run.get("accepted_different") or [], []
-    same: set[str] = set()
+    known, new, same = run.get("accepted_different") or [], [], set()
     for what, fields in ACCEPTABLE.items():
         then, now = ({field: one.get(field) for field in fields} for one in (stored, identity))
-        if then == now:
-            continue
-        if any((one["what"], one["now"]) == (what, now) for one in known):
+        before = any((one["what"], one["now"]) == (what, now) for one in known)
+        if then != now and (before or what in accept):
             same.update(fields)
-        elif what in accept:
-            same.update(fields)
-            new.append({"what": what, "stored": then, "now": now, "date": about.get("date")})
+            new += [] if before else [{"what": what, "stored": then, "now": now, "date": about.get("date")}]
     others = ({name: value for name, value in one.items() if name not in same} for one in (stored, identity))
     if lines := differences(*others):
         raise UserError(_refusal(lines, path))
-    return new
+    changed = {**run, "identity": {**run["identity"], **({"users_code": modules} if modules else {})}}
+    changed |= {"accepted_different": [*known, *new]} if new else {}
+    return changed if changed != run else None
 
 
 def _stored_identity(run: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +59,7 @@ def _stored_identity(run: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
 def _refusal(lines: Sequence[str], path: Path) -> str:
     changed = {line.split(" ")[0].split(".")[0] for line in lines}
     whats = [what for what, fields in ACCEPTABLE.items() if changed & set(fields)]
-    all_acceptable = all(any(name in ACCEPTABLE[what] for what in whats) for name in changed)
+    all_acceptable = changed <= {field for what in whats for field in ACCEPTABLE[what]}
     more = f"; and {len(lines) - MOST_SHOWN} more" if len(lines) > MOST_SHOWN else ""
     go_on = f", or --accept-different {' '.join(whats)} to go on with rows of both" if all_acceptable else ""
     return (
@@ -86,15 +68,19 @@ def _refusal(lines: Sequence[str], path: Path) -> str:
     )
 
 
-def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """One phrase per differing field of two identities, such as ``attacks.CEPGD.steps is 100 there and 300 here``."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        keys = [*stored, *(key for key in wanted if key not in stored)]
-        parts = (differences(stored.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys)
-        return [line for part in parts for line in part]
-    if stored == wanted and isinstance(stored, bool) == isinstance(wanted, bool):
-        return []
-    return [f"{name or 'identity'} is {_short(stored)} there and {_short(wanted)} here"]
+    return [f"{name} is {_short(one)} there and {_short(other)} here" for name, one, other in differing(stored, wanted)]
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of every field that differs, the names of nested ones joined by dots; None: absent."""
+    for key in one | other:
+        name, values = f"{above}{key}", (one.get(key), other.get(key))
+        if all(isinstance(value, dict) for value in values):
+            yield from differing(*values, f"{name}.")
+        elif values[0] != values[1] or isinstance(values[0], bool) != isinstance(values[1], bool):
+            yield name, *values
 
 
 def _short(value: Any) -> str:

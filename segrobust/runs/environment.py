@@ -16,14 +16,11 @@ from typing import Any
 import torch
 
 from segrobust.core.errors import UserError
+from segrobust.runs.differences import differing
 
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
 DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
-SAME = {
-    "opencv-python": tuple(
-        f"opencv-{name}" for name in ("python-headless", "contrib-python", "contrib-python-headless")
-    )
-}
+OPENCV = ("python", "python-headless", "contrib-python", "contrib-python-headless")  # distributions of one package
 NO_ROWS = ("__main__.py", "analysis", "checks", "cli.py", "commands", "hooks", "report", "runs/progress.py")
 
 
@@ -41,7 +38,7 @@ def code_sha256(root: Path = Path(__file__).parents[1], leave_out: tuple[str, ..
 @functools.cache
 def version_of(package: str) -> str:
     """The installed version of a distribution, or of another one that holds the same package."""
-    for name in (package, *SAME.get(package, ())):
+    for name in [f"opencv-{one}" for one in OPENCV] if package == "opencv-python" else [package]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return "not installed as a package"
@@ -81,26 +78,16 @@ def environment_of(device: torch.device) -> dict[str, Any]:
 
 def refuse_unequal(environments: Sequence[Mapping[str, Any]]) -> None:
     """UserError where processes, by rank, would compute otherwise than the first, whose identity is the run's."""
-    first, *others = map(_flat, environments)
-    for rank, other in enumerate(others, 1):
-        for name, value in first.items():
-            if other.get(name) != value:
-                raise UserError(
-                    f"the processes of this run do not compute alike: {name} is {value!r} in process 0 and "
-                    f"{other.get(name)!r} in process {rank}; start them on equal devices with equal installations"
-                )
+    for rank, other in enumerate(environments):
+        for name, first, its in differing(environments[0], other):
+            raise UserError(
+                f"the processes of this run do not compute alike: {name} is {first!r} in process 0 and {its!r} in "
+                f"process {rank}; start them on equal devices with equal installations"
+            )
 
 
-def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in environment.items():
-        flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def about_this_run(device: torch.device | None = None) -> dict[str, Any]:
+def about_this_run(device: torch.device) -> dict[str, Any]:
     """Date, versions and hardware; no names of people, hosts or folders."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import CLEAN, Condition, Row
 from segrobust.runs.batch_size import clear_memory_errors
-from segrobust.runs.cost import measured
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.base import Perturbed, Study
@@ -19,22 +21,18 @@ from segrobust.studies.bench import Bench, Group
 from segrobust.studies.rows import rows_of
 
 
+@dataclass(eq=False)
 class Executor:
     """Studies on a bench, batch by batch, into a run folder.
 
     Batch i holds the same images whatever the number of processes, and processes take whole batches.
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        studies: Sequence[Study],
-        folder: RunFolder,
-        batch_size: int,
-        save_adversarial: bool = False,
-    ) -> None:
-        self.bench, self.studies, self.folder = bench, studies, folder
-        self.batch_size, self.save_adversarial = batch_size, save_adversarial
+    bench: Bench
+    studies: Sequence[Study]
+    folder: RunFolder
+    batch_size: int
+    save_adversarial: bool = False
 
     def batches(self) -> list[range]:
         return self.folder.images().batches(self.batch_size)
@@ -57,9 +55,8 @@ class Executor:
             for study, batch in todo:
                 if stopped():
                     return
-                with measured(self.bench.device) as cost, clear_memory_errors(self.batch_size):
-                    rows = self.rows(study, batch)
-                writer.append(rows, [cost.seconds / len(batch)] * len(rows), cost.peak_bytes)
+                rows, seconds, peak_bytes = self._measured(study, batch)
+                writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
                 progress.advance(len(batch), study.passes * len(batch), study.title)
 
     def _lacks(self, study: Study, batch: range, done: set[tuple[str, int]]) -> bool:
@@ -67,6 +64,19 @@ class Executor:
         keys = {(condition.id, image) for condition in study.conditions for image in batch}
         files = [self.image_file(one, i) for one in study.conditions for i in batch if self._is_saved(one)]
         return not keys <= done or not all(file.is_file() for file in files)
+
+    def _measured(self, study: Study, batch: range) -> tuple[list[Row], float, int | None]:
+        """The rows, the seconds they took, and the most memory of torch's tensors on the GPU, the model's included;
+        None on a CPU, whose peak is the whole process's, which later attacks cannot get below."""
+        began, device, peak = time.perf_counter(), self.bench.device, None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with clear_memory_errors(self.batch_size):
+            rows = self.rows(study, batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            peak = torch.cuda.max_memory_allocated(device)
+        return rows, time.perf_counter() - began, peak
 
     def rows(self, study: Study, batch: range) -> list[Row]:
         """Rows of one batch; images of different sizes go in groups of equal size."""

@@ -1,12 +1,5 @@
 """The run folder: an identity, conditions and images that may grow, append-only rows, and what is derived from them.
 
-    folder = RunFolder("work_dirs/mine")
-    with folder.held(rank=0):                                       # no other run gets in before the end of this one
-        order = folder.open({"weights_sha256": "..."}, conditions, entries_of(source))
-        with folder.writer(rank=0) as writer:
-            writer.append(rows_of_one_batch, seconds_per_row)       # on disk when this returns
-        folder.write_json("summary.json", summarise(folder.complete_rows(), num_classes=11))
-
 Kill it at any moment and open it again: what was appended is there, what was being appended is cut off. Rows of another
 identity are refused. Layout: ``run.json`` (identity and date, versions, ...), ``conditions.json``, ``images.json``,
 ``rows/rank-<r>.jsonl``, ``rows/timing-<r>.jsonl`` and derived files.
@@ -16,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +16,16 @@ from typing import Any
 from segrobust.analysis.conditions import complete
 from segrobust.core.errors import UserError
 from segrobust.core.files import AppendFile, clear_io_errors, only_process, read_lines, replace_file
-from segrobust.core.rows import Condition, Row, decode, encode
+from segrobust.core.rows import Condition, Row
 from segrobust.runs.differences import continued
 from segrobust.runs.images import RunImages
+from segrobust.runs.rows import RowWriter, read_rows
 
 FORMAT = 2  # 1 had rows by attack, norm and radius
 _DERIVED = (
     "summary.json", "checks.json", "report.html", "target.png", "target-colours.png", "images/grid.json",
     "images/*.png", "adversarial/*/*.npy", "conditions.json", "images.json",
 )  # fmt: skip
-_LOG = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -48,10 +40,7 @@ class RunFolder:
     def held(self, rank: int = 0) -> Iterator[None]:
         """Keep the folder for one process of a run: rank 0 for the whole run, the others for what they write.
 
-        May be nested. The system gives back what a killed process held.
-
-        Raises:
-            UserError: another process has it, or a folder that cannot be written.
+        May be nested. UserError: another process has it, or a folder that cannot be written.
         """
         with clear_io_errors(f"create {self._rows}", "choose a --work-dir that can be written"):
             self._rows.mkdir(parents=True, exist_ok=True)
@@ -124,6 +113,12 @@ class RunFolder:
         path = self.path / "images.json"
         return RunImages.from_content(self.read_json(path.name), path) if path.exists() else RunImages()
 
+    def identity(self) -> dict[str, Any]:
+        """That of the run; empty where there is no run."""
+        run = self.read_json("run.json") if (self.path / "run.json").is_file() else None
+        identity = run.get("identity") if isinstance(run, dict) else None
+        return identity if isinstance(identity, dict) else {}
+
     def has_results(self) -> bool:
         """Whether there is a row or, where somebody removed these, what was derived from them."""
         return self._has_rows() or (self.path / "summary.json").exists()
@@ -148,31 +143,19 @@ class RunFolder:
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 
-    def writer(self, rank: int = 0) -> RowWriter:
-        """The append-only writer of one process."""
-        return RowWriter(self, rank)
+    @contextlib.contextmanager
+    def writer(self, rank: int = 0) -> Iterator[RowWriter]:
+        """The append-only writer of one process, which holds its rank meanwhile."""
+        with (
+            self.held(rank),
+            contextlib.closing(AppendFile(self._rows / f"rank-{rank}.jsonl")) as file,
+            contextlib.closing(AppendFile(self._rows / f"timing-{rank}.jsonl")) as timing,
+        ):
+            yield RowWriter(file, timing, self.rows())
 
     def rows(self) -> list[Row]:
-        """All complete rows of all processes, sorted.
-
-        Raises:
-            UserError: two rows for the same image and condition, or a damaged file.
-        """
-        found: dict[tuple[str, int], tuple[Row, Path]] = {}
-        conditions = {one.id: one for one in self.conditions()}
-        for path in sorted(self._rows.glob("rank-*.jsonl")):
-            for record in read_lines(path)[0]:
-                row = decode(record, conditions, path)
-                if row.key in found:
-                    first, other = found[row.key]
-                    fields = ", ".join(_differing(first, row))
-                    how = f"they disagree on {fields}" if fields else "the same"
-                    raise UserError(
-                        f"{self._rows} has image {row.image} under {row.condition.title} twice, in {other.name} and in "
-                        f"{path.name} ({how}); start anew with --fresh"
-                    )
-                found[row.key] = row, path
-        return sorted((row for row, _ in found.values()), key=lambda row: row.order)
+        """All complete rows of all processes, sorted; UserError: a damaged file, or a row that is there twice."""
+        return read_rows(self._rows, self.conditions())
 
     def complete_rows(self) -> list[Row]:
         """The rows of the conditions that have one for every image of the run, from which results are made."""
@@ -197,11 +180,7 @@ class RunFolder:
         return path
 
     def read_json(self, name: str) -> Any:
-        """The content of one file of the folder.
-
-        Raises:
-            UserError: there is no such file, or it is not JSON.
-        """
+        """The content of one file of the folder; UserError: there is no such file, or it is not JSON."""
         path = self.path / name
         try:
             with clear_io_errors(f"read {path}", "is this the folder of a run?"):
@@ -212,63 +191,3 @@ class RunFolder:
 
 def _order(condition: Condition) -> tuple:
     return (*condition.order, condition.candidate, condition.id)
-
-
-def _differing(first: Row, second: Row) -> list[str]:
-    """Fields that two rows do not share; the passes of a search grow with its radii, and say nothing of its result."""
-    one, other = ({**row.counts, **row.extra} for row in (first, second))
-    return [name for name in one | other if one.get(name) != other.get(name) and name not in ("forwards", "backwards")]
-
-
-class RowWriter:
-    """Appends the rows of one process, batch by batch; only one process may hold a rank of a folder (``held``)."""
-
-    def __init__(self, folder: RunFolder, rank: int) -> None:
-        rows = folder.path / "rows"
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(folder.held(rank))
-            self._file = AppendFile(rows / f"rank-{rank}.jsonl")
-            stack.callback(self._file.close)
-            self._timing = AppendFile(rows / f"timing-{rank}.jsonl")
-            stack.callback(self._timing.close)
-            self._stored = {row.key: row for row in folder.rows()}
-            self._resources = stack.pop_all()
-
-    def append(
-        self, rows: Sequence[Row], seconds: Sequence[float] | None = None, peak_bytes: int | None = None
-    ) -> None:
-        """Store the rows of one batch, and if given what they cost; durable when this returns.
-
-        ``seconds``: of each row; ``peak_bytes``: device memory of the batch at its highest, where that is known.
-
-        A row that was already there when the writer was opened (a kill can leave part of a batch) is not stored twice.
-
-        Raises:
-            UserError: full disk or failing device; everything stored before stays.
-        """
-        new = [index for index, row in enumerate(rows) if not self._known(row)]
-        if seconds is not None:  # before the rows: a kill between the two leaves no row without its cost
-            names = [{"condition": rows[index].condition.id, "image": rows[index].image} for index in new]
-            memory = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
-            costs = [{**key, "seconds": round(seconds[n], 6), **memory} for key, n in zip(names, new, strict=True)]
-            self._timing.append(costs, durable=False)
-        self._file.append([encode(rows[index]) for index in new])
-
-    def _known(self, row: Row) -> bool:
-        stored = self._stored.get(row.key)
-        if stored is not None and _differing(stored, row):
-            _LOG.warning(
-                "image %s under %s: computed again with another result; the stored one is kept. "
-                "This device does not compute the same numbers twice.",
-                row.image, row.condition.title,
-            )  # fmt: skip
-        return stored is not None
-
-    def close(self) -> None:
-        self._resources.close()
-
-    def __enter__(self) -> RowWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

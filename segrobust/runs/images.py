@@ -108,16 +108,13 @@ class Ordered:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # of a copy that has nothing yet
             raise AttributeError(name)
-        return getattr(self._source, name)
+        found = getattr(self._source, name)
+        if name in ("original_label", "file_size", "sha256"):  # what is asked by an image's place
+            return lambda place: found(self._order[place])
+        return found
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, place: int) -> Sample:
         return self._source[self._order[place]]
-
-    def original_label(self, place: int):
-        return self._source.original_label(self._order[place])
-
-    def file_size(self, place: int) -> tuple[int, int]:
-        return self._source.file_size(self._order[place])

@@ -8,7 +8,6 @@ Imports no torch, so that the command line can refuse a wrong value at once.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,12 +162,9 @@ class Settings(Options):
         None, "the images, of another split, that a universal perturbation or patch is fitted on", only_python=True
     )
     studies: tuple[Study, ...] = option(
-        (),
-        "studies of your own, beside those that the other options ask for",
-        _study,
-        only_python=True,
+        (), "studies of your own, beside those that the other options ask for", _study, only_python=True,
         many="[MyStudy()]",
-    )
+    )  # fmt: skip
     metric_size: str = option(
         INPUT,
         "where to measure: at the network's input, which is attacked, or at the labels' own size",
@@ -219,10 +215,6 @@ class Settings(Options):
             object.__setattr__(self, "attacks", ())
         super().__post_init__()
         object.__setattr__(self, "corruptions", corruptions_named(self.corruptions))
-
-    def with_(self, **changes: Any) -> Settings:
-        """The same with some of them changed."""
-        return dataclasses.replace(self, **changes)
 
     def identity(self) -> dict[str, Any]:
         """Those that decide all rows, but for what is known only with the data: the target, the mask and the models."""

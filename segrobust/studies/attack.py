@@ -129,13 +129,10 @@ def plan_attacks(
     """Per attack one study for every radius or, of a minimum-norm attack, one for all.
 
     Args:
-        attacks: names, configs or attacks. A name may ask for its paper's settings: ``"cospgd:published"``.
-        norm: of the attacks that do not name their own.
-        steps: overrides the number of steps of the attacks that have one.
+        attacks, eps, norm, steps, surrogate: as in :class:`segrobust.runs.settings.Settings`.
         defaults: fields per attack name that the data set knows, such as the class counts of BalancedPGD; they
             replace only what an attack leaves at its own default.
         targeted: every attack is to reach the run's targets.
-        surrogate: the model to attack in place of the measured one.
         known: conditions of the run so far; an attack with the same settings keeps its name there.
 
     Raises:
@@ -155,7 +152,8 @@ def plan_attacks(
             )
         key = _digest(attack.norm, fields_of(attack, surrogate))
         if key not in names:
-            wanted = attack.name + ":published" * _is_published(spec) + (f"@{surrogate.name}" if surrogate else "")
+            published = ":published" if _given(spec).get("preset") else ""
+            wanted = attack.name + published + (f"@{surrogate.name}" if surrogate else "")
             names[key] = _free(wanted, set(names.values()))
         studies += _at_radii(names[key], attack, eps, surrogate)
     if any(study.attack.norm == "Linf" for study in studies):
@@ -180,7 +178,7 @@ def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:
         UserError: no such attack, it has no such form, or it is targeted in a run without a target.
     """
     fields = {"targeted": True} if targeted else {}
-    if norm is not None and not _names_norm(spec):
+    if norm is not None and not isinstance(spec, Attack) and "norm" not in _given(spec):
         fields["norm"] = norm
     attack = build_attack(spec, **fields)
     if attack.targeted and not targeted:
@@ -188,8 +186,9 @@ def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:
     return attack
 
 
-def _names_norm(spec: Any) -> bool:
-    return isinstance(spec, Attack) or (isinstance(spec, str | Mapping) and "norm" in config_of(spec))
+def _given(spec: Any) -> dict[str, Any]:
+    """Type, preset and fields that a name or config says; nothing of an attack or its class."""
+    return config_of(spec) if isinstance(spec, str | Mapping) else {}
 
 
 def _at_radii(name: str, attack: Attack, eps: Sequence[float | str], surrogate: Segmenter | None) -> list[AttackStudy]:
@@ -214,12 +213,6 @@ def _with_defaults(attack: Attack, defaults: Mapping) -> Attack:
     return build_attack(
         attack, **{name: value for name, value in given.items() if getattr(attack, name, None) == own.get(name)}
     )
-
-
-def _is_published(spec: Any) -> bool:
-    if isinstance(spec, Mapping):
-        return spec.get("preset") == "published" or str(spec.get("type")).endswith(":published")
-    return isinstance(spec, str) and spec.partition("(")[0].strip().endswith(":published")
 
 
 def strongest(studies: Sequence[Study], summary: Sequence[Mapping[str, Any]]) -> tuple[AttackStudy, Condition] | None:

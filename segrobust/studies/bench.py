@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -102,12 +102,12 @@ class Bench:
         mean_of_draws.begin(seeds[0])
         return mean_of_draws
 
-    def attacking(self, seeds: Sequence[int]) -> ExitStack:
+    @contextmanager
+    def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
         """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""
-        stack = ExitStack()
-        stack.enter_context(drawing(tuple(seeds), self.device))
-        stack.enter_context(torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp)))
-        return stack
+        half = torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp))
+        with drawing(tuple(seeds), self.device), half:
+            yield
 
     @torch.no_grad()
     def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:

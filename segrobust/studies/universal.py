@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import cv2
+import numpy as np
+import torch
 from torch import Tensor
 
 from segrobust.attacks.patch import UniversalPatch
@@ -23,9 +26,9 @@ from segrobust.datasets.source import Source
 from segrobust.models.digests import tensor_sha256
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
-from segrobust.studies.rings import RINGS, rings
 
 KINDS: dict[str, type[Universal]] = {"perturbation": UniversalPerturbation, "patch": UniversalPatch}
+RINGS = (8, 16, 32, 64)  # pixels from the patch's edge, the largest of each ring; one more ring holds the rest
 
 
 @dataclass(eq=False)
@@ -43,6 +46,7 @@ class UniversalStudy(Study):
     universal: Universal
     source: Source
     batch_size: int = 8
+    passes = 2
     _fitted: Tensor | None = field(default=None, init=False, repr=False)
 
     @cached_property
@@ -56,10 +60,6 @@ class UniversalStudy(Study):
         given = {"norm": self.universal.norm, "eps": self.universal.eps, "fields": fields}
         title = self.universal.title
         return Condition(UNIVERSAL, title, **given), Condition(UNIVERSAL, f"noise {title}", control=True, **given)
-
-    @property
-    def passes(self) -> int:
-        return 2
 
     @property
     def made_of(self) -> tuple[Any, ...]:
@@ -100,6 +100,18 @@ class UniversalStudy(Study):
         if self.universal.norm is None:
             return [{}] * len(change)
         return [{"distance": distance} for distance in THREATS[self.universal.norm].distance(change).tolist()]
+
+
+def rings(covered: Tensor) -> Tensor:
+    """How far a patch's effect reaches: the ring of every pixel, ``[N, H, W]`` int64, by its distance to the nearest
+    covered one: 0 from 1 to 8 pixels (and under the patch), 1 up to 16, ..., 4 beyond 64.
+
+    Args:
+        covered: ``[N, H, W]`` bool, the pixels under the patch, at least one per image.
+    """
+    free = (~covered).to("cpu", torch.uint8).numpy()
+    away = np.stack([cv2.distanceTransform(one, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for one in free])
+    return torch.from_numpy(np.searchsorted(RINGS, away)).to(covered.device)
 
 
 def plan_universal(

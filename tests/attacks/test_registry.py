@@ -39,7 +39,7 @@ def focal(power: float = 2.0) -> type:
 
 def test_the_decorator_makes_it_an_attack_like_ours():
     cls = segrobust.register_attack(focal())
-    assert ATTACKS.knows("focal-pgd") and ATTACKS.find("focal-pgd") is cls is ATTACKS["FocalPGD"]
+    assert ATTACKS.find("focal-pgd") is cls is ATTACKS["FocalPGD"]
     attack = build_attack("focal-pgd", power=0.0, steps=3, eps="8/255")
     assert attack.fields()["power"] == 0 and attack == build_attack(
         dict(type="FocalPGD", power=0.0, steps=3, eps="8/255")

@@ -118,7 +118,7 @@ def test_a_process_on_its_own_ends_on_the_second_ctrl_c_wherever_it_was_started(
         assert interrupts.rank == rank
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        interrupts.told.set()  # or the watching thread would end the tests
+        interrupts.reported.set()  # or the watching thread would end the tests
         assert signal.getsignal(signal.SIGINT) == (signal.SIG_DFL if rank is None else signal.SIG_IGN)
         assert (signal.set_wakeup_fd(-1) == -1) == (rank is None)
 

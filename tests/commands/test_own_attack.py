@@ -10,7 +10,6 @@ import pytest
 import segrobust.models.mm
 from segrobust.attacks import ATTACKS
 from segrobust.cli import main
-from segrobust.commands.own_code import may_register
 from segrobust.models.shipped import zoo
 from segrobust.runs.folder import RunFolder
 
@@ -57,12 +56,12 @@ def test_what_its_module_does_not_register_is_refused(world, mine, tmp_path, cap
     assert "one of your own: name its file with --import, or in the config's custom_imports" in told
 
 
-def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(world, tmp_path, monkeypatch, capsys):
+def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise AssertionError("the config was read")
 
     monkeypatch.setattr(segrobust.models.mm, "load_config", refuse)
-    assert main(world.evaluate(tmp_path / "run", "--attack", "tsalis-pgd")) == 2
+    assert main(["evaluate", next(iter(zoo())), "--attack", "tsalis-pgd"]) == 2
     assert "did you mean tsallis-pgd" in capsys.readouterr().err
 
 
@@ -111,28 +110,3 @@ def test_a_file_with_the_name_of_another_module_is_refused(in_tmp, monkeypatch, 
     Path("json.py").write_text("")
     assert main(["evaluate", next(iter(zoo())), "--import", "json.py"]) == 2
     assert "--import json.py: Python has another module 'json'" in capsys.readouterr().err
-
-
-TEXTS = {
-    "model = dict(a=1)\n": False,
-    "custom_imports = dict(imports=['x'])\n": True,
-    "import mine\n": True,
-    "from mine import Attack\n": True,
-    "if True:\n    import mine\n": True,
-    "text = 'custom_imports import'\n": False,
-    "model = dict(\n": True,  # what is wrong is told when it is read
-    "_base_ = 'with.py'\n": True,
-    "_base_ = ['./without.py', 'with.py']\n": True,
-    "_base_ = ['without.py', 'missing.py', 'mmseg::x.py']\n": False,
-    "_base_ = ['config.py']\n": False,  # itself
-}
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_which_configs_may_register_attacks(text, tmp_path):
-    (tmp_path / "with.py").write_text("custom_imports = dict(imports=['x'])\n")
-    (tmp_path / "without.py").write_text("a = 1\n")
-    (tmp_path / "config.py").write_text(text)
-    assert may_register(tmp_path / "config.py") == TEXTS[text]
-    (tmp_path / "config.json").write_text('{"custom_imports": {}}')
-    assert not may_register(tmp_path / "config.json") and not may_register("a-shipped-name")

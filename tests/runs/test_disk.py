@@ -20,9 +20,9 @@ from tests.runs.toy_run import RUN, ToySource, derived, lines, toy_model
 
 def test_a_disk_that_is_full_again_and_again(tmp_path):
     """Every time there is a little more room, so that the run stops at another file, and then goes on."""
-    settings = {**RUN, "attacks": ["TsallisPGD", "FMN"], "steps": 3, "save_adversarial": True}
+    settings = {**RUN, "attacks": ["TsallisPGD", "FMN"], "eps": ["8/255"], "steps": 3, "save_adversarial": True}
     evaluate(toy_model(), ToySource(), work_dir=tmp_path / "whole", **settings)
-    folder, size, stopped = tmp_path / "run", 250, []
+    folder, size, stopped = tmp_path / "run", 296, []
     model, source, kept = toy_model(), ToySource(), 0
     while True:
         try:

@@ -309,8 +309,8 @@ def test_an_unwritable_folder_is_a_clear_error(tmp_path):
 def test_rows_are_never_written_through_a_link(folder, tmp_path):
     (tmp_path / "precious.txt").write_text("precious")
     (folder.path / "rows/rank-0.jsonl").symlink_to(tmp_path / "precious.txt")
-    with pytest.raises(UserError, match="cannot open"):
-        folder.writer(0)
+    with pytest.raises(UserError, match="cannot open"), folder.writer(0):
+        pytest.fail("opened")
     assert (tmp_path / "precious.txt").read_text() == "precious"
 
 

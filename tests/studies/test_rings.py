@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segrobust.studies.rings import rings
+from segrobust.studies.universal import rings
 
 
 def test_the_ring_of_a_pixel_is_that_of_its_distance_to_the_patch():
