@@ -12,7 +12,7 @@ import torch
 
 from segrobust.attacks import ATTACKS, build_attack
 from segrobust.commands.evaluation import evaluate
-from segrobust.commands.own_code import import_own
+from segrobust.core.own_code import import_own
 from segrobust.runs.folder import RunFolder
 from tests.runs.toy_run import ToySource, toy_model
 
