@@ -78,7 +78,7 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         steps=round(steps * factor),
         batch_size=options.batch_size,
         attack_defaults=config.attack_defaults,
-        checks="off",
+        checks=False,
         pictures=False,
     )
     answers = [row for row in RunFolder(folder).rows() if not row.condition.candidate]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segrobust.commands.data import source_from_config
     from segrobust.commands.evaluation import evaluate
     from segrobust.datasets.mm import ImageLabelFolder
+    from segrobust.datasets.source import Sample
     from segrobust.models.load import load_segmenter
     from segrobust.models.segmenter import Segmenter
 
@@ -22,6 +23,7 @@ from segrobust.core.version import __version__
 
 __all__ = [
     "ImageLabelFolder",
+    "Sample",
     "Segmenter",
     "__version__",
     "build_attack",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOME = {
     "ImageLabelFolder": "segrobust.datasets.mm",
+    "Sample": "segrobust.datasets.source",
     "Segmenter": "segrobust.models.segmenter",
     "build_attack": "segrobust.attacks",
     "evaluate": "segrobust.commands.evaluation",

@@ -337,9 +337,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("analysis/metrics.py", "analysis/test_metrics.py"): [
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "tp + fp + fn"),
         ("np.where(tp + fn > 0, tp + fp + fn, 0)", "np.where(tp + fn > 0, tp + fn, 0)"),
-        ("_mean_of_present(_percent(tp, truth))", "_mean_of_present(_percent(tp, tp + fp))"),
-        ("_percent(tp.sum(-1), truth.sum(-1))", "_mean_of_present(_percent(tp, truth))"),
-        ("np.divide(total, present.sum(-1)", "np.divide(total, present.shape[-1]"),
+        ("_mean_of_present(100 * share(tp, truth))", "_mean_of_present(100 * share(tp, tp + fp))"),
+        ("100 * share(tp.sum(-1), truth.sum(-1))", "_mean_of_present(100 * share(tp, truth))"),
+        ("present.sum(-1))[()]", "present.shape[-1])[()]"),
+    ],
+    ("analysis/metrics.py", "analysis/test_statistics.py"): [
+        ("np.broadcast_to(otherwise, np.shape(whole))", "np.broadcast_to(0 * otherwise, np.shape(whole))"),
     ],
     ("attacks/segmentation.py", "attacks/test_counting.py"): [
         ("valid = maps != ignore_index", "valid = maps < 255"),
@@ -359,20 +362,19 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("analysis/statistics.py", "analysis/test_statistics.py"): [
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.05, 0.95"),
         ("LOW, HIGH = 0.025, 0.975", "LOW, HIGH = 0.025, 0.95"),
-        ("np.broadcast_to(otherwise, part.shape)", "np.broadcast_to(0 * otherwise, part.shape)"),
         ("present = tp + fn > 0", "present = tp + fp + fn > 0"),
-        ("_share(hit, hit + more + missed", "_share(hit, hit + missed"),
+        ("share(hit, hit + more + missed", "share(hit, hit + missed"),
         ("place = share * (len(ordered) - 1)", "place = share * len(ordered) - 0.5"),
         ("(1 - part) * ordered[low] + part * ordered[low + 1]", "ordered[low]"),
         ("middle = ((len(values) - 1) // 2, len(values) // 2)", "middle = (len(values) // 2, len(values) // 2)"),
-        ("for counts in (counts_a, counts_b))\n        bounds", "for counts in (counts_a, counts_a))\n        bounds"),
+        ("for counts in (counts_a, counts_b))\n    bounds", "for counts in (counts_a, counts_a))\n    bounds"),
         ("(b - a for a, b in zip(drawn_a", "(a - b for a, b in zip(drawn_a"),
         ("rng = np.random.default_rng(seed)", "rng = np.random.default_rng(seed + 1)"),
     ],
     ("analysis/summary.py", "analysis/test_summary.py analysis/test_worst_case.py"): [
         ('record["mIoU"] - greedy', 'greedy - record["mIoU"]'),
         ("dense_counts(choice.greedy, num_classes)", "dense_counts(choice.by_accuracy, num_classes)"),
-        ("worst = choice.by_accuracy", "worst = choice.by_image"),
+        ("norm, eps), choice.by_accuracy, num_classes", "norm, eps), choice.by_image, num_classes"),
         ("images * len(known) / len(rows) / seconds", "images / seconds"),
         ("correct + np.array", "0 * correct + np.array"),
     ],
@@ -396,7 +398,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('if record["severity"] == one]', 'if record["severity"] <= one]'),
         ('len({record["name"] for record in records})', "len(records)"),
     ],
-    ("analysis/regions.py", "analysis/test_regions.py"): [
+    ("analysis/summary.py", "analysis/test_regions.py"): [
         ("fillvalue=(0, 0)", "fillvalue=(1, 1)"),
         ("np.sum(region, axis=0)", "np.max(region, axis=0)"),
         ('fields.get("rings", ())', 'fields.get("rings", ())[:1]'),
@@ -406,7 +408,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/pairs.py", "report/test_pairs.py"): [
         ("image=in_first[row.image]", "image=row.image"),
-        (".complete_rows() for run", ".rows() for run"),
+    ],
+    ("report/runs.py", "report/test_pairs.py"): [
+        ("RunFolder(self.path).complete_rows()", "RunFolder(self.path).rows()"),
     ],
     ("attacks/universal.py", "attacks/test_universal.py"): [
         ("MOMENTUM = 0.9", "MOMENTUM = 0.8"),
@@ -465,11 +469,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("kind.function(_eight_bit(image), rng", "kind.function(image, rng"),
         ("checked_severity(severity) - 1]", "checked_severity(severity) % 5]"),
     ],
-    ("datasets/corruptions/noise.py", "datasets/test_corruptions.py"): [
-        ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),
-        ("rng.random(image.shape) < 0.5", "rng.random(image.shape) < 0.45"),
-        ("hit, white = rng.random(image.shape)", "hit, white = rng.random((*image.shape[:2], 1))"),
-    ],
     ("datasets/corruptions/kernels.py", "datasets/test_corruptions.py"): [
         ("inside = (axis[:, None] ** 2 + axis**2 <= radius**2)", "inside = (axis[:, None] ** 2 + axis**2 < radius**2)"),
         ("return kernel / kernel.sum()", "return kernel"),
@@ -499,6 +498,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("np.minimum(value + more, 1)", "(value + more)"),
     ],
     ("datasets/corruptions/digital.py", "datasets/test_corruptions.py"): [
+        ("rng.standard_normal(image.shape)", "rng.standard_normal((*image.shape[:2], 1))"),
+        ("rng.random(image.shape) < 0.5", "rng.random(image.shape) < 0.45"),
+        ("hit, white = rng.random(image.shape)", "hit, white = rng.random((*image.shape[:2], 1))"),
         ("image.mean(axis=(0, 1), dtype", "image.mean(axis=(0, 1, 2), dtype"),
         ("(-0.005 * height, 0.005 * height,", "(-0.005 * width, 0.005 * width,"),
         ("(0.01 * height, 0.01 * width)", "(0.01 * height, 0.01 * height)"),

@@ -42,17 +42,15 @@ def distance_fields(rows: Sequence[Row], samples: int) -> tuple[dict[str, Any], 
     """
     judged = [row for row in rows if row.goal_counts[1]]
     distances = np.array([row.extra["distance"] if row.found else math.inf for row in judged])
+    of_correct = [row.extra["error_of_correct"] for row in judged if "error_of_correct" in row.extra]
     fields = {
         "median_distance": _length(quantile(distances, 0.5)),
         "quantiles": {"25": _length(quantile(distances, 0.25)), "75": _length(quantile(distances, 0.75))},
         "found": finite(100 * np.isfinite(distances).mean()) if len(distances) else None,
         "apsr": finite(success_rate(rows)),
-        "apsr_correct": None,
+        "apsr_correct": finite(100 * np.mean(of_correct)) if of_correct else None,
         "distances": [_length(distance) for distance in np.sort(distances)],
     }
-    of_correct = [row.extra["error_of_correct"] for row in judged if "error_of_correct" in row.extra]
-    if of_correct:
-        fields["apsr_correct"] = finite(100 * float(np.mean(of_correct)))
     rounded = np.array([row.extra["distance_8bit"] for row in judged if "distance_8bit" in row.extra])
     if len(rounded):
         fields["median_distance_8bit"] = _length(quantile(rounded, 0.5))
@@ -79,27 +77,25 @@ def broken_shares(clean: Sequence[Row], radii: Mapping[float, Sequence[Row]]) ->
     return shares
 
 
-def all_broken_shares(
-    answers: Mapping[Condition, Sequence[Row]],
-) -> dict[Condition | tuple[str, float], float | None]:
-    """``broken_shares`` of the clean images and of each bounded attack by condition, of all attacks by norm and radius.
+def all_broken_shares(answers: Mapping[Condition, Sequence[Row]]) -> dict[Condition | str, dict]:
+    """``broken_shares`` of the clean images, of each bounded attack, and of all of these under each norm.
 
     Args:
         answers: the rows of each condition, without further candidates.
+
+    Returns:
+        By condition without its radius, or by norm.
     """
-    unattacked = {condition: rows for condition, rows in answers.items() if condition.study == CLEAN}
-    clean = [row for rows in unattacked.values() for row in rows]
-    bounded = [condition for condition in answers if condition.study == ATTACK and condition.eps is not None]
+    clean: list[Row] = []
     lines: dict[Condition | str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for condition in bounded:
-        for line in (condition.norm, replace(condition, eps=None)):
-            lines[line][condition.eps] += answers[condition]
-    shares = {line: broken_shares(clean, radii) for line, radii in lines.items()}
-    return (
-        {condition: broken_shares(rows, {})[None] for condition, rows in unattacked.items()}
-        | {condition: shares[replace(condition, eps=None)][condition.eps] for condition in bounded}
-        | {(norm, eps): shares[norm][eps] for norm in {one.norm for one in bounded} for eps in lines[norm]}
-    )
+    for condition, rows in answers.items():
+        if condition.study == CLEAN:
+            clean += rows
+            lines[condition] = {}
+        elif condition.study == ATTACK and condition.eps is not None:
+            for line in (condition.norm, replace(condition, eps=None)):
+                lines[line][condition.eps] += rows
+    return {line: broken_shares(clean, radii) for line, radii in lines.items()}
 
 
 def _percent(broken: set[int], rows: Sequence[Row]) -> float | None:

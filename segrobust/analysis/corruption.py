@@ -11,7 +11,6 @@ from segrobust.analysis.metrics import Scores, finite
 from segrobust.core.rows import CLEAN, CORRUPTION
 
 MEAN = "mean"
-_LOST = ("aAcc", "mIoU")
 
 
 def corruption_means(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -26,14 +25,12 @@ def corruption_means(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mean(severity: int | None, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    described = {name: records[0][name] for name in ("study", "norm", "eps", "surrogate", "images")}
-    scores = {name: np.mean([_number(record[name]) for record in records]) for name in Scores._fields}
     return {
-        **described,
+        **{name: records[0][name] for name in ("study", "norm", "eps", "surrogate", "images")},
         "name": MEAN,
         "severity": severity,
         "types": len({record["name"] for record in records}),
-        **{name: finite(score) for name, score in scores.items()},
+        **{name: finite(np.mean([_number(record[name]) for record in records])) for name in Scores._fields},
     }
 
 
@@ -46,12 +43,11 @@ def add_degradation(records: Sequence[dict[str, Any]]) -> None:
     clean = next((record for record in records if record["study"] == CLEAN), None)
     for record in records if clean else ():
         if record["study"] == CORRUPTION:
-            points = {name: _number(clean[name]) - _number(record[name]) for name in _LOST}
-            relative = {name: 100 * lost / (_number(clean[name]) or np.nan) for name, lost in points.items()}
-            record["degradation"] = {
-                unit: {name: finite(value) for name, value in values.items()}
-                for unit, values in (("points", points), ("relative", relative))
-            }
+            record["degradation"] = {"points": {}, "relative": {}}
+            for name in ("aAcc", "mIoU"):
+                lost = _number(clean[name]) - _number(record[name])
+                record["degradation"]["points"][name] = finite(lost)
+                record["degradation"]["relative"][name] = finite(100 * lost / (_number(clean[name]) or np.nan))
 
 
 def _number(value: float | None) -> float:

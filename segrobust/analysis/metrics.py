@@ -44,31 +44,28 @@ class Scores(NamedTuple):
 
 def class_iou(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     """IoU per class in percent, [..., K]; NaN for classes without ground truth."""
-    return _percent(tp, np.where(tp + fn > 0, tp + fp + fn, 0))
+    return 100 * share(tp, np.where(tp + fn > 0, tp + fp + fn, 0))
 
 
 def pooled(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Scores:
     """aAcc, mAcc and mIoU from counts [..., K] that are already summed over images; classes with ground truth only."""
     truth = tp + fn
     return Scores(
-        _percent(tp.sum(-1), truth.sum(-1)),
-        _mean_of_present(_percent(tp, truth)),
+        100 * share(tp.sum(-1), truth.sum(-1)),
+        _mean_of_present(100 * share(tp, truth)),
         _mean_of_present(class_iou(tp, fp, fn)),
     )
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    share = np.full(np.shape(whole), np.nan)
-    np.divide(part, whole, out=share, where=np.asarray(whole) > 0)
-    return 100.0 * share
+def share(part: np.ndarray, whole: np.ndarray, otherwise: np.ndarray | float = math.nan) -> np.ndarray:
+    """``part / whole``, and ``otherwise`` where that is 0/0."""
+    out = np.broadcast_to(otherwise, np.shape(whole)).astype(np.float64)
+    return np.divide(part, whole, out=out, where=np.asarray(whole) > 0)
 
 
 def _mean_of_present(values: np.ndarray) -> np.ndarray:
     present = ~np.isnan(values)
-    total = np.where(present, values, 0.0).sum(-1)
-    mean = np.full(np.shape(total), np.nan)
-    np.divide(total, present.sum(-1), out=mean, where=present.any(-1))
-    return mean[()]
+    return share(np.where(present, values, 0.0).sum(-1), present.sum(-1))[()]
 
 
 def finite(value: float, digits: int = 4) -> float | None:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segrobust.analysis.metrics import Scores, dense_counts, pooled
+from segrobust.analysis.metrics import Scores, dense_counts, pooled, share
 from segrobust.core.errors import UserError
 from segrobust.core.rows import Row
 
-_WEIGHTS_AT_ONCE = 1 << 22
 LOW, HIGH = 0.025, 0.975  # the ends of a 95 % interval
 
 
@@ -28,39 +27,25 @@ def resampled_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, samples: in
     How often each image is drawn is multinomial, so a sample's pooled counts are one matrix product away. The
     product runs in float64 and is exact: every sum stays far below 2^53.
     """
-    images = len(tp)
     counts = np.concatenate([tp, fp, fn], axis=1).astype(np.float64)
-    whole = np.split(counts.sum(0), 3)
-    parts = [_pool(weights @ counts, *whole) for weights in draw_weights(images, samples, seed)]
-    return Scores(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def draw_weights(images: int, samples: int, seed: int) -> list[np.ndarray]:
-    """How often each image occurs in each sample: integer weights [samples, images], in blocks of bounded size."""
-    rng = np.random.default_rng(seed)
-    block = max(1, _WEIGHTS_AT_ONCE // images)
-    uniform = np.full(images, 1 / images)
-    sizes = [min(block, samples - start) for start in range(0, samples, block)]
-    return [rng.multinomial(images, uniform, size=size).astype(np.float64) for size in sizes]
-
-
-def _pool(summed: np.ndarray, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Scores:
-    """Scores [samples] of summed counts [samples, 3 K], for the classes with ground truth in the whole set's [K]."""
+    drawn = draw_weights(len(tp), samples, seed) @ counts
+    tp, fp, fn = (field.sum(0) for field in (tp, fp, fn))
     present = tp + fn > 0
     if not present.any():
-        return Scores(*np.full((3, len(summed)), np.nan))
-    hit, more, missed = (part[:, present] for part in np.split(summed, 3, axis=1))
+        return Scores(*np.full((3, samples), np.nan))
+    hit, more, missed = (part[:, present] for part in np.split(drawn, 3, axis=1))
     tp, fp, fn = (part[present] for part in (tp, fp, fn))
     return Scores(
-        100 * _share(hit.sum(1), (hit + missed).sum(1), tp.sum() / (tp + fn).sum()),
-        100 * _share(hit, hit + missed, tp / (tp + fn)).mean(1),
-        100 * _share(hit, hit + more + missed, tp / (tp + fp + fn)).mean(1),
+        100 * share(hit.sum(1), (hit + missed).sum(1), tp.sum() / (tp + fn).sum()),
+        100 * share(hit, hit + missed, tp / (tp + fn)).mean(1),
+        100 * share(hit, hit + more + missed, tp / (tp + fp + fn)).mean(1),
     )
 
 
-def _share(part: np.ndarray, whole: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """``part / whole``, and ``otherwise`` where that is 0/0."""
-    return np.divide(part, whole, out=np.broadcast_to(otherwise, part.shape).copy(), where=whole > 0)
+def draw_weights(images: int, samples: int, seed: int) -> np.ndarray:
+    """How often each image occurs in each sample: integer weights [samples, images]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(images, np.full(images, 1 / images), size=samples).astype(np.float64)
 
 
 def bootstrap_intervals(
@@ -75,16 +60,12 @@ def bootstrap_intervals(
         ``{"aAcc": [low, high], "mAcc": ..., "mIoU": ...}`` in percent; NaN for fewer than two images, which say
         nothing about how images differ.
     """
-    if len(tp) < 2:
-        return {name: [math.nan, math.nan] for name in Scores._fields}
-    return _intervals(resampled_scores(tp, fp, fn, samples, seed))
+    return _intervals(resampled_scores(tp, fp, fn, samples, seed), len(tp))
 
 
-def _intervals(scores: Scores) -> dict[str, list[float]]:
-    return {
-        name: [float(bound) for bound in np.quantile(values, (LOW, HIGH))]
-        for name, values in zip(Scores._fields, scores, strict=True)
-    }
+def _intervals(scores: Scores, images: int) -> dict[str, list[float]]:
+    ends = np.quantile(scores, (LOW, HIGH), axis=1).T if images > 1 else np.full((len(scores), 2), math.nan)
+    return dict(zip(Scores._fields, ends.tolist(), strict=True))
 
 
 def paired_difference(
@@ -107,13 +88,9 @@ def paired_difference(
     """
     counts_a, counts_b = _paired_counts(rows_a, rows_b, num_classes)
     at_a, at_b = (pooled(*(field.sum(0) for field in counts)) for counts in (counts_a, counts_b))
-    bounds = {name: [math.nan, math.nan] for name in Scores._fields}
-    if len(rows_a) > 1:
-        drawn_a, drawn_b = (resampled_scores(*counts, samples, seed) for counts in (counts_a, counts_b))
-        bounds = _intervals(Scores(*(b - a for a, b in zip(drawn_a, drawn_b, strict=True))))
-    return {
-        name: [float(b - a), *bounds[name]] for name, a, b in zip(Scores._fields, at_a, at_b, strict=True)
-    }  # fmt: skip
+    drawn_a, drawn_b = (resampled_scores(*counts, samples, seed) for counts in (counts_a, counts_b))
+    bounds = _intervals(Scores(*(b - a for a, b in zip(drawn_a, drawn_b, strict=True))), len(rows_a))
+    return {name: [float(b - a), *bounds[name]] for name, a, b in zip(bounds, at_a, at_b, strict=True)}
 
 
 def _paired_counts(rows_a: Sequence[Row], rows_b: Sequence[Row], num_classes: int) -> list[tuple[np.ndarray, ...]]:
@@ -154,9 +131,6 @@ def median_interval(values: np.ndarray, samples: int = 1000, seed: int = 0) -> l
     order = np.argsort(values, kind="stable")
     ordered = np.asarray(values, dtype=np.float64)[order]
     middle = ((len(values) - 1) // 2, len(values) // 2)
-    medians = []
-    for weights in draw_weights(len(values), samples, seed):
-        drawn = weights[:, order].cumsum(1)  # how many drawn values are at most the n-th smallest
-        lower, upper = (ordered[(drawn <= place).sum(1)] for place in middle)
-        medians.append(lower / 2 + upper / 2)
-    return [quantile(np.concatenate(medians), share) for share in (LOW, HIGH)]
+    drawn = draw_weights(len(values), samples, seed)[:, order].cumsum(1)  # how many are at most the n-th smallest
+    lower, upper = (ordered[(drawn <= place).sum(1)] for place in middle)
+    return [quantile(lower / 2 + upper / 2, end) for end in (LOW, HIGH)]

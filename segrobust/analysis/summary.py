@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import Counter, defaultdict
@@ -14,8 +15,7 @@ import numpy as np
 from segrobust.analysis.broken import all_broken_shares, distance_fields, success_rate
 from segrobust.analysis.conditions import by_condition, complete, incomplete
 from segrobust.analysis.corruption import add_degradation, corruption_means
-from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled
-from segrobust.analysis.regions import pooled_regions
+from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled, share
 from segrobust.analysis.statistics import bootstrap_intervals
 from segrobust.analysis.worst_case import WORST_CASE, Choice, choose, worst_choices
 from segrobust.core.rows import ATTACK, Condition, Row
@@ -45,7 +45,7 @@ def summarise(
     Clean images, bounded attacks and worst cases have ``broken``, the percent of images broken (see ``broken_shares``)
     within that radius by that attack. In a targeted run ``apsr`` is the percent of pixels at their target, and being
     broken means that 99 % are. Conditions that tell regions of the image apart have ``regions``
-    (:func:`segrobust.analysis.regions.pooled_regions`); corruptions and their means ``degradation``
+    (:func:`pooled_regions`); corruptions and their means ``degradation``
     (:mod:`segrobust.analysis.corruption`).
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
@@ -82,14 +82,19 @@ def summarise(
     records, broken = [], all_broken_shares(answers)
     for condition, members in answers.items():
         record = _record(condition, members, num_classes, costs, samples)
-        if condition in broken:
-            record["broken"] = broken[condition]
+        line = broken.get(replace(condition, eps=None), {})
+        if condition.eps in line and "median_distance" not in record:
+            record["broken"] = line[condition.eps]
         if more := candidates.get(condition):
             _add_miou(record, choose(members + more, num_classes), num_classes, samples)
         records.append(record)
     for norm, eps, choice in worst_choices(rows, num_classes):
-        record = _worst_case(norm, eps, choice, answers, num_classes, costs, samples)
-        records.append(record | {"broken": broken[norm, eps]})
+        record = _record(Condition(WORST_CASE, WORST_CASE, norm, eps), choice.by_accuracy, num_classes, {}, samples)
+        here = [one for one in answers if (one.study, one.norm, one.eps) == (ATTACK, norm, eps)]
+        record |= _cost([row for one in here for row in answers[one]], len(choice.by_accuracy), costs)
+        record["chosen"] = dict(sorted(Counter(row.condition.name for row in choice.by_accuracy).items()))
+        _add_miou(record, choice, num_classes, samples)
+        records.append(record | {"broken": broken[norm][eps]})
     records += corruption_means(records)
     add_degradation(records)
     return records
@@ -99,7 +104,7 @@ def per_image_accuracy(rows: Sequence[Row]) -> np.ndarray:
     """aAcc [N] of each row in percent; NaN for an image without a labelled pixel."""
     correct = np.array([sum(row.counts["tp"]) for row in rows], dtype=np.float64)
     labelled = correct + np.array([sum(row.counts["fn"]) for row in rows], dtype=np.float64)
-    return 100 * np.divide(correct, labelled, out=np.full(len(rows), np.nan), where=labelled > 0)
+    return 100 * share(correct, labelled)
 
 
 def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: dict, samples: int) -> Record:
@@ -111,7 +116,7 @@ def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: 
         **{name: getattr(condition, name) for name in _DESCRIBED},
         "images": len(rows),
         **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
-        "ci": {name: None if math.isnan(low) else [finite(low), finite(high)] for name, (low, high) in bounds.items()},
+        "ci": {name: _interval(*ends) for name, ends in bounds.items()},
         "iou": [finite(value) for value in class_iou(*summed)],
         **_cost(rows, len(rows), costs),
     }
@@ -125,18 +130,19 @@ def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: 
     return record
 
 
-def _worst_case(
-    norm: str, eps: float, choice: Choice, answers: Mapping[Condition, list[Row]], num_classes: int, costs, samples
-) -> Record:
-    worst = choice.by_accuracy
-    record = _record(Condition(WORST_CASE, WORST_CASE, norm, eps), worst, num_classes, {}, samples)
-    here = [
-        row for one, rows in answers.items() if (one.study, one.norm, one.eps) == (ATTACK, norm, eps) for row in rows
+def pooled_regions(rows: Sequence[Row]) -> list[Record]:
+    """``{"within", "right", "pixels"}`` per region, of the rows of one condition; none where it tells no regions apart.
+
+    within: the region's upper bound in pixels, from the condition's ``rings``; null for an open one. right: percent of
+    the pixels counted there, pooled over images; null without any.
+    """
+    counted = itertools.zip_longest(*(row.extra.get("regions", ()) for row in rows), fillvalue=(0, 0))
+    totals = [np.sum(region, axis=0).tolist() for region in counted]  # an image may be too small for the outer ones
+    bounds = [*rows[0].condition.fields.get("rings", ()), *[None] * len(totals)]
+    return [
+        {"within": bound, "right": finite(100 * right / pixels) if pixels else None, "pixels": pixels}
+        for bound, (right, pixels) in zip(bounds, totals, strict=False)
     ]
-    chosen = dict(sorted(Counter(row.condition.name for row in worst).items()))
-    record |= _cost(here, len(worst), costs) | {"chosen": chosen}
-    _add_miou(record, choice, num_classes, samples)
-    return record
 
 
 def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) -> None:
@@ -144,11 +150,13 @@ def _add_miou(record: Record, choice: Choice, num_classes: int, samples: int) ->
     counts = dense_counts(choice.greedy, num_classes)
     greedy = float(pooled(*(field.sum(0) for field in counts)).mIoU)
     per_image = float(pooled(*(field.sum(0) for field in dense_counts(choice.by_image, num_classes))).mIoU)
-    record |= {"mIoU_greedy": finite(greedy), "mIoU_per_image": finite(per_image), "mIoU_gap": None}
-    if record["mIoU"] is not None:
-        record["mIoU_gap"] = finite(record["mIoU"] - greedy)
-    low, high = bootstrap_intervals(*counts, samples=samples)["mIoU"]
-    record["ci"]["mIoU_greedy"] = None if math.isnan(low) else [finite(low), finite(high)]
+    gap = None if record["mIoU"] is None else finite(record["mIoU"] - greedy)
+    record |= {"mIoU_greedy": finite(greedy), "mIoU_per_image": finite(per_image), "mIoU_gap": gap}
+    record["ci"]["mIoU_greedy"] = _interval(*bootstrap_intervals(*counts, samples=samples)["mIoU"])
+
+
+def _interval(low: float, high: float) -> list[float | None] | None:
+    return None if math.isnan(low) else [finite(low), finite(high)]
 
 
 def _cost(rows: Sequence[Row], images: int, costs: dict) -> Record:

@@ -1,6 +1,6 @@
 """Which of an image's attacked versions counts: for aAcc, and for the mIoU of the whole data set.
 
-    choice = choose(rows, num_classes, conditions)
+    choice = choose(rows, num_classes)
     scores = choice.greedy            # rows, one per image: the lowest pooled mIoU that the search found
 
 aAcc is a matter of each image alone. mIoU is not: whether a candidate lowers it depends on the other images. The
@@ -12,13 +12,13 @@ images come in a seeded order, again and again until nothing changes. All of it 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from segrobust.analysis.metrics import dense_counts, pooled
-from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
+from segrobust.core.rows import ATTACK, CLEAN, Row
 
 WORST_CASE = "worst_case"  # study and name of its records
 ROUNDS = 1000
@@ -102,9 +102,9 @@ class Candidates:
         return Choice(*([self.rows[index] for index in selection] for selection in selections))
 
 
-def choose(rows: Sequence[Row], num_classes: int, conditions: Container[Condition] | None = None) -> Choice:
-    """The worst case over any set of conditions, by default all of them, whatever their radius."""
-    candidates = Candidates([row for row in rows if conditions is None or row.condition in conditions], num_classes)
+def choose(rows: Sequence[Row], num_classes: int) -> Choice:
+    """The worst case over the conditions of the rows, whatever their radius."""
+    candidates = Candidates(rows, num_classes)
     return candidates.take(candidates.choose(np.arange(len(candidates.rows))))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +24,14 @@ from segrobust.studies.base import Perturbed
 from segrobust.studies.bench import Group
 from segrobust.studies.rows import rows_of
 
+TRACED, TRACED_STEPS = 8, 10
+
 
 def call(
     context: Context,
     attack: Attack,
     group: Group,
     model: nn.Module | None = None,
-    seed: int | None = None,
     masked: bool = True,
 ) -> AttackResult:
     """Run an attack on a group, on the model itself unless another is given, in float32, behind the run's mask.
@@ -37,7 +39,7 @@ def call(
     A randomised model draws the same at every start.
     """
     bench = context.bench
-    seeds = bench.seeds(group, seed)
+    seeds = bench.seeds(group)
     with drawing(tuple(seeds), bench.device):
         return attack(
             bench.attacked(seeds) if model is None else model,
@@ -122,48 +124,39 @@ class Trace:
     """One image under one attack.
 
     returned, rounded: percent at the goal at the result, and at the result rounded to 8 bits.
-    shares, distances: percent at the goal and norm of the change at every forward of the attack, in order.
+    missed: by how many points the best point on the way and within the budget beats the returned one, at least 0; of a
+        minimum-norm attack, by how many percent of its norm the result could be nearer.
     """
 
     attack: Attack
-    result: AttackResult
     returned: float
     rounded: float
-    shares: list[float]
-    distances: list[float]
-
-    @property
-    def missed(self) -> float:
-        """By how many points the best point on the way and within the budget beats the returned one; at least 0.
-
-        Of a minimum-norm attack: by how many percent of its norm the result could be nearer.
-        """
-        attack, seen = self.attack, zip(self.shares, self.distances, strict=True)
-        if not attack.minimum_norm:
-            limit = allowed(attack.norm, attack.eps)
-            best = max((share for share, distance in seen if distance <= limit), default=0.0)
-            return max(0.0, best - self.returned)
-        nearest = min((distance for share, distance in seen if share >= 100 * attack.apsr), default=None)
-        if nearest is None:
-            return 0.0
-        returned = float(self.result.distance)
-        return 100.0 if not self.result.found else max(0.0, 100 * (1 - nearest / max(returned, 1e-12)))
-
-
-def trace(context: Context, attack: Attack, group: Group) -> Trace:
-    """Run ``attack`` on one image and note what it sees."""
-    bench = context.bench
-    recorder = Recorder(bench.attacked(bench.seeds(group)), group, bench.task, attack)
-    result = call(context, attack, group, recorder)
-    shares, distances = list(recorder.shares), list(recorder.distances)
-    points = [result.images, on_grid(result.images)]
-    predictions = (bench.predict(one, group.ids) for one in points)  # at the size that the attack sees
-    returned, rounded = (percent_at_goal(bench.task, one, group, attack.targeted)[0] for one in predictions)
-    return Trace(attack, result, returned, rounded, shares, distances)
+    missed: float
 
 
 @once
-def traces(context: Context, count: int, steps: int) -> list[Trace]:
-    """What the run's strongest attack, shortened to ``steps``, sees on ``count`` images."""
-    attack = shortened(context.own, steps)
-    return [trace(context, attack, group) for group in context.singles(count, judged=True)]
+def traces(context: Context) -> list[Trace]:
+    """What the run's strongest attack, shortened, sees on some images."""
+    attack = shortened(context.own, TRACED_STEPS)
+    return [_trace(context, attack, group) for group in context.singles(TRACED, judged=True)]
+
+
+def _trace(context: Context, attack: Attack, group: Group) -> Trace:
+    bench = context.bench
+    recorder = Recorder(bench.attacked(bench.seeds(group)), group, bench.task, attack)
+    result = call(context, attack, group, recorder)
+    seen = list(zip(recorder.shares, recorder.distances, strict=True))
+    predictions = [bench.predict(one, group.ids) for one in (result.images, on_grid(result.images))]  # as attacked
+    returned, rounded = (percent_at_goal(bench.task, one, group, attack.targeted)[0] for one in predictions)
+    return Trace(attack, returned, rounded, max(0.0, _missed(attack, result, returned, seen)))
+
+
+def _missed(attack: Attack, result: AttackResult, returned: float, seen: list[tuple[float, float]]) -> float:
+    """See :class:`Trace`, from the share and the distance at every forward."""
+    if not attack.minimum_norm:
+        limit = allowed(attack.norm, attack.eps)
+        return max((share for share, distance in seen if distance <= limit), default=0.0) - returned
+    nearest = min((distance for share, distance in seen if share >= 100 * attack.apsr), default=math.inf)
+    if math.isinf(nearest):
+        return 0.0
+    return 100 * (1 - nearest / max(float(result.distance), 1e-12)) if result.found else 100.0

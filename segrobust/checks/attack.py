@@ -76,14 +76,13 @@ def _length(distance: float, norm: str) -> str:
     return f"{255 * distance:.3g}/255" if norm == "Linf" else f"{norm} {distance:.3g}"
 
 
-TRACED, TRACED_STEPS = 8, 10
 FEW = 4
 
 
 def eight_bits(context: Context) -> Verdict:
     """Attacked images survive being saved as PNG."""
     refuse_transfer(context)
-    seen = traces(context, TRACED, TRACED_STEPS)
+    seen = traces(context)
     lost = mean(one.returned - one.rounded for one in seen)
     return verdict(
         graded(lost, warn=1),
@@ -94,11 +93,15 @@ def eight_bits(context: Context) -> Verdict:
     )
 
 
+VOID_IMAGES = 2
+
+
 def void_ignored(context: Context) -> Verdict:
     """What stands below a void label does not matter."""
     model_void = getattr(context.model, "ignore_index", context.void)
-    attacks = [shortened(attack, 3) for attack in _kinds(context)]
-    groups = [one for one in context.singles(TRACED) if (one.labels == context.void).any()][:FEW]
+    kinds = {type(study.attack): study.attack for study in context.attacks if not study.attack.control}
+    attacks = [shortened(attack, 3) for attack in kinds.values() or [context.own]]
+    groups = [one for one in context.singles(2 * FEW) if (one.labels == context.void).any()][:VOID_IMAGES]
     moved = [attack.name for attack in attacks if any(_moved_by_void(context, attack, group) for group in groups)]
     numbers = {"attacks": [attack.name for attack in attacks], "moved": moved, "images": len(groups)}
     numbers |= {"void_of_data": context.void, "void_of_model": model_void}
@@ -112,14 +115,6 @@ def void_ignored(context: Context) -> Verdict:
         raise NotApplicable(f"no image of the subset has a void pixel ({context.void})")
     text = f"other labels at void pixels of {len(groups)} images leave {', '.join(numbers['attacks'])} as it was"
     return verdict(PASS, text, **numbers)
-
-
-def _kinds(context: Context) -> list[Attack]:
-    """The run's strongest attack or, in the full tier, one of each kind."""
-    if not context.full:
-        return [context.own]
-    attacks = (study.attack for study in context.attacks if not study.attack.control)
-    return list({type(attack): attack for attack in attacks}.values()) or [context.own]
 
 
 def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
@@ -198,7 +193,7 @@ def nothing_missed(context: Context) -> Verdict:
     """The returned image is the best that the attack saw."""
     refuse_transfer(context)
     refuse_random(context, ": the best may have been a lucky draw")
-    seen = traces(context, TRACED, TRACED_STEPS)
+    seen = traces(context)
     attack = seen[0].attack
     if getattr(attack, "quantise", False):
         raise NotApplicable(f"{attack.name} returns 8-bit images, and sees others on its way")

@@ -14,7 +14,7 @@ from typing import Any
 from segrobust.runs.folder import RunFolder
 
 FILE = "checks.json"
-FORMAT = 3
+FORMAT = 4
 AGAIN = "run the evaluation again"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +11,9 @@ from torch import Tensor
 
 from segrobust.analysis.metrics import dense_counts, pooled
 from segrobust.analysis.summary import Record
-from segrobust.checks.context import FEWEST, Context, once
-from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Skip, Verdict, graded, verdict
-from segrobust.core.errors import UserError
+from segrobust.checks.context import FEWEST, Context
+from segrobust.checks.verdicts import FAIL, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.core.rows import CLEAN
-from segrobust.datasets.classes import made_up, plain_names
-from segrobust.models.checkpoint.class_names import stored_class_names
 
 IMAGES = 8
 NEAR_ZERO = 5.0  # mIoU
@@ -137,7 +134,14 @@ def _tries(context: Context, poor: bool) -> list[Try]:
     as_is = _confusion(context, lambda images: images)
     tries = [Try("", as_is, "")]
     tries += [Try(what, _confusion(context, change), remedy) for what, (change, remedy) in INPUTS.items()]
-    tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in _orders(context)]
+    count = len(as_is)
+    shift = "the labels are shifted by one: set reduce_zero_label as in training, and in one place"
+    orders = (  # for every class the label that would stand for it
+        ("labels one lower", [*range(1, count), None], shift),
+        ("labels one higher", [None, *range(count - 1)], shift),
+        ("classes in reverse order", range(count)[::-1], "give the classes in the order of training"),
+    )
+    tries += [Try(what, _relabelled(as_is, rows), remedy) for what, rows, remedy in orders]
     if poor:
         rows = _matched(as_is)
         moved = [f"{old} as {new}" for new, old in enumerate(rows) if new != old]
@@ -146,18 +150,6 @@ def _tries(context: Context, poor: bool) -> list[Try]:
         if matched.score >= MATCHED:
             tries.append(matched)
     return tries
-
-
-def _orders(context: Context) -> Iterator[tuple[str, Sequence[int | None], str]]:
-    """What else the labels may mean: a name, for every class the label that would stand for it, and what to do."""
-    count = context.source.num_classes
-    shift = "the labels are shifted by one: set reduce_zero_label as in training, and in one place"
-    yield "labels one lower", [*range(1, count), None], shift
-    yield "labels one higher", [None, *range(count - 1)], shift
-    yield "classes in reverse order", range(count)[::-1], "give the classes in the order of training"
-    names, own = plain_names(_checkpoint_classes(context)), plain_names(context.source.class_names)
-    if names != own and sorted(names) == sorted(own) and len(set(own)) == count:
-        yield "classes in the order of the checkpoint", [own.index(name) for name in names], "follow the checkpoint"
 
 
 def _confusion(context: Context, change: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -194,38 +186,7 @@ def _matched(confusion: np.ndarray) -> list[int]:
     return [rows[predicted] for predicted in range(len(iou))]
 
 
-@once
-def _checkpoint_classes(context: Context) -> list[str]:
-    """The classes that the checkpoint names; none where there are not as many as in the data.
-
-    Those of the model need no look here: a run under other names does not begin.
-    """
-    path = context.files.get("checkpoint_sha256")
-    try:
-        names = stored_class_names(path) if path else ()
-    except UserError:  # a file that only --trust-checkpoint reads
-        return []
-    return list(names) if len(names) == context.source.num_classes else []
-
-
-def same_classes(context: Context) -> Verdict:
-    """Checkpoint and data name the same classes in the same order."""
-    own, names = list(context.source.class_names), _checkpoint_classes(context)
-    for who, given in (("the checkpoint", names), ("the data", own)):
-        if made_up(given):
-            raise NotApplicable(f"{who} names no classes")
-    ours, theirs = plain_names(own), plain_names(names)
-    if theirs == ours:
-        return verdict(PASS, f"the checkpoint and the data name the same {len(own)} classes")
-    if sorted(theirs) != sorted(ours):
-        return verdict(INFO, "the checkpoint and the data have other names for the classes")
-    first = next(n for n in range(len(own)) if theirs[n] != ours[n])
-    text = f"class {first} is {names[first]!r} in the checkpoint and {own[first]!r} in the data"
-    return verdict(WARN, text, "give the classes in the order of training", order=names)
-
-
 CHECKS = (
     Check("clean score as declared", clean_score),
     Check("clean score is plausible", clean_plausible, essential=True),
-    Check("checkpoint and data name the same classes", same_classes),
 )

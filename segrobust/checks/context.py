@@ -29,7 +29,6 @@ from segrobust.studies.clean import Clean
 IMAGES = 16  # of the run: whole batches, evenly spaced
 MOST_IMAGES = 32  # where a batch alone has more than that
 FEWEST = 16  # whose interval says something about others: rare classes are missing on fewer
-FALLBACK = {"type": "CEPGD"}
 
 
 class Context:
@@ -39,7 +38,6 @@ class Context:
         executor: of this start. The run may hold conditions of earlier starts too; its rows are complete unless
             ``error`` says why they are not.
         summary: the records of ``summary.json``; none where the run failed.
-        full: look longer where a check can.
         declared: the model's published score, ``{"mIoU": percent, "images": number}``; None where there is none.
         files: path by the name of the identity's field that holds its sha256.
         altered: a process found its models changed after its work.
@@ -51,13 +49,12 @@ class Context:
         executor: Executor,
         summary: Sequence[Record] = (),
         *,
-        full: bool = False,
         declared: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | None = None,
         altered: bool = False,
         error: Exception | None = None,
     ) -> None:
-        self.executor, self.summary, self.full, self.error = executor, summary, full, error
+        self.executor, self.summary, self.error = executor, summary, error
         self.declared, self.files, self.altered = declared, files or {}, altered
         self.bench, self.folder = executor.bench, executor.folder
         self.model, self.source = self.bench.model, self.bench.source
@@ -196,13 +193,14 @@ class Context:
 
     @cached_property
     def own(self) -> Attack:
-        """The strongest attack; in a run without results its first one, in a run of controls alone a plain PGD."""
+        """The strongest attack; in a run without results its first one."""
         if self.strongest:
             return self.strongest[0].attack
         real = [study.attack for study in self.attacks if not study.attack.control]
-        if self.attempts and not real:
-            raise Skip("the run's attacks are those of an earlier start, and not known here: name them again")
-        return real[0] if real else build_attack(FALLBACK)
+        if not real:
+            unknown = "the run's attacks are those of an earlier start, and not known here: name them again"
+            raise Skip(unknown if self.attempts else "the run has no attack that tries")
+        return real[0]
 
 
 def _described(condition: Condition) -> AttackStudy | None:

@@ -31,15 +31,11 @@ def usable(context: Context) -> Verdict:
         remedy = "no attack can follow this: return differentiable, finite logits, or attack without gradients"
         return verdict(FAIL, seen.broken, remedy, error=seen.broken)
     pixels, saturated = (100 * part / max(seen.valid, 1) for part in (seen.still, seen.saturated))
-    images = 100 * seen.still_images / max(seen.images, 1)
-    level = graded(max(pixels, saturated, images), warn=1, fail=50)
     return verdict(
-        level,
-        f"no gradient at {pixels:.3g} % of the pixels and in {images:.3g} % of the images; "
-        f"cross-entropy saturated at {saturated:.3g} % of the pixels",
+        graded(max(pixels, saturated), warn=1, fail=50),
+        f"no gradient at {pixels:.3g} % of the pixels; cross-entropy saturated at {saturated:.3g} %",
         MASKED if pixels >= saturated else SATURATED,
         pixels_without_gradient_percent=pixels,
-        images_without_gradient_percent=images,
         saturated_pixels_percent=saturated,
         dtypes=sorted(seen.dtypes),
     )

@@ -69,14 +69,13 @@ def batch_invariant(context: Context) -> Verdict:
 def logits(context: Context) -> Verdict:
     """Logits, not probabilities."""
     seen = probe(context)
-    sums, inside = (100 * part / max(seen.pixels, 1) for part in (seen.like_probabilities, seen.bounded))
-    numbers = {"sum_to_one_percent": sums, "inside_unit_interval_percent": inside}
-    remedy = "return the logits before softmax or sigmoid: a second softmax flattens every attack's gradient"
-    if sums > 99:
-        return verdict(WARN, f"outputs are probabilities: {sums:.4g} % of the pixels sum to 1", remedy, **numbers)
-    if inside > 99:
-        return verdict(WARN, f"all outputs lie in [0, 1] on {inside:.4g} % of the pixels", remedy, **numbers)
-    return verdict(PASS, f"{inside:.3g} % of the pixels have all outputs inside [0, 1]", **numbers)
+    inside = 100 * seen.bounded / max(seen.pixels, 1)
+    return verdict(
+        graded(inside, warn=99),
+        f"{inside:.4g} % of the pixels have all outputs inside [0, 1], as probabilities have",
+        "return the logits before softmax or sigmoid: a second softmax flattens every attack's gradient",
+        inside_unit_interval_percent=inside,
+    )
 
 
 def plain_inference(context: Context) -> Verdict:

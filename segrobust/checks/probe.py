@@ -59,9 +59,9 @@ class Probe:
     repeated, alone, attacked: the report's forward against itself, against each image in a batch of its own (or, a
         lone image, against a batch with its mirror image), and against the forward that attacks differentiate.
     seeded: where two forwards differ, two under one seed of all global generators.
-    like_probabilities: pixels whose logits are non-negative and sum to 1, and ``bounded``: those inside [0, 1].
-    still: valid pixels without any input gradient; ``still_images``: images of only such pixels; ``saturated``: valid
-        pixels whose cross-entropy has no gradient even with respect to the logits.
+    bounded: pixels with all logits inside [0, 1].
+    still: valid pixels without any input gradient; ``saturated``: those whose cross-entropy has no gradient even with
+        respect to the logits.
     broken: what the attack's forward or gradient failed with.
     dtypes: floating types of what the operations inside a forward give, whatever the logits are cast to at its end.
     sampled, differentiated: operations and generators that random numbers come from, and whether autograd records
@@ -73,14 +73,11 @@ class Probe:
     seeded: Difference = field(default_factory=Difference)
     alone: Difference = field(default_factory=Difference)
     attacked: Difference = field(default_factory=Difference)
-    like_probabilities: int = 0
     bounded: int = 0
     pixels: int = 0
     valid: int = 0
     still: int = 0
     saturated: int = 0
-    images: int = 0
-    still_images: int = 0
     dtypes: set[str] = field(default_factory=set)
     broken: str = ""
     sampled: set[str] = field(default_factory=set)
@@ -124,10 +121,9 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
     seen.dtypes |= watch.dtypes
     seen.sampled |= watch.sampled
     seen.differentiated |= watch.differentiated
-    unit = (logits >= 0).all(1) & (logits <= 1).all(1)
-    seen.bounded += int(unit.sum())
-    seen.like_probabilities += int((unit & ((logits.sum(1) - 1).abs() < 1e-3)).sum())
-    seen.pixels += unit.numel()
+    bounded = ((logits >= 0) & (logits <= 1)).all(1)
+    seen.bounded += int(bounded.sum())
+    seen.pixels += bounded.numel()
 
 
 def _states() -> dict[str, object]:
@@ -159,13 +155,9 @@ def _gradient(context: Context, group: Group, seen: Probe) -> None:
         return
     with torch.no_grad():
         seen.attacked.add(context.model(group.images.float()).float(), logits)
-    still = (gradient == 0).all(1) & valid
     seen.valid += int(valid.sum())
-    seen.still += int(still.sum())
+    seen.still += int(((gradient == 0).all(1) & valid).sum())
     seen.saturated += int(((slope == 0).all(1) & valid).sum())
-    judged = valid.flatten(1).any(1)
-    seen.images += int(judged.sum())
-    seen.still_images += int((judged & (still | ~valid).flatten(1).all(1)).sum())
 
 
 def refuse_random(context: Context, why: str = "") -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 
-from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.context import FEWEST, Context, is_single_step
-from segrobust.checks.verdicts import FAIL, INFO, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.checks.verdicts import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
 from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
 from segrobust.core.units import format_eps
 
@@ -84,24 +81,6 @@ def attacks_differ(context: Context) -> Verdict:
     )
 
 
-def worst_case_readings(context: Context) -> Verdict:
-    """The worst case by image and by the data set's mIoU."""
-    readings = []
-    for record in (one for one in context.summary if one["study"] == WORST_CASE and one["mIoU"] is not None):
-        about = {name: record[name] for name in ("norm", "eps")}
-        readings.append({**about, "by_image": record["mIoU"], "searched": record["mIoU_greedy"]})
-    if not readings:
-        raise Skip("the run has no worst case: no attack that tries has a radius")
-    widest = max(readings, key=lambda one: one["by_image"] - one["searched"])
-    at = format_eps(widest["eps"], widest["norm"])
-    return verdict(
-        INFO,
-        f"mIoU {widest['by_image']:.2f} with each image's lowest aAcc, {widest['searched']:.2f} by a greedy search "
-        f"over the set, at {at}, where they differ most",
-        readings=readings,
-    )
-
-
 HALF_WIDTH = 2.0  # points
 
 
@@ -140,49 +119,8 @@ def _labelled(row: Row) -> int:
     return sum(row.counts["tp"]) + sum(row.counts["fn"])
 
 
-def cost(context: Context) -> Verdict:
-    """What the run took."""
-    passes = {
-        _title(one): [one["forwards"], one["backwards"]]
-        for one in context.summary
-        if one["study"] not in (CLEAN, WORST_CASE) and "forwards" in one  # a mean over corruptions has none
-    }
-    # one search of a minimum-norm attack, and one call that gives several candidates, count once
-    calls = [one for one in context.conditions if one.eps is None or one.name not in context.searches]
-    known = {one.id for one in calls if not one.candidate}
-    timings = [one for one in context.folder.timings() if one["condition"] in known]
-    costs = {(one["condition"], one["image"]): one["seconds"] for one in timings}
-    seconds, memory = sum(costs.values()), _peak_memory(context)
-    dearest = max((sum(one) for one in passes.values()), default=0)
-    return verdict(
-        INFO,
-        f"{seconds / 3600:.3g} device hours, up to {dearest:.0f} passes per image and attack, "
-        f"peak memory of this process {memory / 2**30:.2f} GiB",
-        device_hours=seconds / 3600,
-        passes=passes,
-        peak_memory_bytes=memory,
-    )
-
-
-def _title(record: Record) -> str:
-    return Condition(**{name: record.get(name) for name in ("study", "name", "norm", "eps", "severity")}).title
-
-
-def _peak_memory(context: Context) -> int:
-    """Bytes: of the GPU, or of the process where there is none."""
-    if context.bench.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(context.bench.device)
-    try:
-        import resource
-    except ImportError:  # not a POSIX system
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 CHECKS = (
     Check("monotone in the radius", monotone, studies=(ATTACK,)),
     Check("attacks differ", attacks_differ, studies=(ATTACK,)),
-    Check("worst case by image and by set", worst_case_readings, studies=(ATTACK,)),
     Check("enough images", enough_images, essential=True),
-    Check("cost", cost),
 )

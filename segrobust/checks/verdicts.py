@@ -15,7 +15,7 @@ LEVELS = (PASS, INFO, SKIPPED, WARN, FAIL)
 VERIFIED, WITH_WARNINGS, NOT_TRUSTWORTHY = "verified", "with warnings", "not trustworthy"
 NOISE = 0.5  # points that two runs of the same attack may differ by
 FOLLOWING = (ATTACK, UNIVERSAL)  # the studies that follow a gradient
-INCOMPLETE = "incomplete"  # the checks were interrupted; the next start of the run completes them
+INCOMPLETE = "incomplete"  # there are no verdicts, or none that this version reads
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class Check:
 
     name: what is right when it passes, and what the check is called everywhere.
     run: from the run's :class:`segrobust.checks.context.Context` to a :class:`Verdict`; may raise :class:`Skip`.
-    full: made with ``--checks full`` alone, since it is dear.
     unfinished: can be made on a run whose attack failed, from model and images alone.
     essential: a run is never verified without it.
     studies: has something to look for only in a run that has one of these; none: in any.
@@ -70,7 +69,6 @@ class Check:
 
     name: str
     run: Callable[..., Verdict]
-    full: bool = False
     unfinished: bool = False
     essential: bool = False
     studies: tuple[str, ...] = ()

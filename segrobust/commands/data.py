@@ -1,8 +1,4 @@
-"""From a config to its data: what a run attacks, and the majority map of what a model was trained on.
-
-source = source_from_config("configs/fpn/...py", split="test", num_images=16)
-image, label, name = source[0].image, source[0].label, source[0].name
-"""
+"""From a config to its data: what a run attacks, and the majority map of what a model was trained on."""
 
 from __future__ import annotations
 

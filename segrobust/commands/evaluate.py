@@ -25,14 +25,13 @@ from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.majority import colour_png, id_png
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
-from segrobust.models.checkpoint.class_names import stored_class_names
-from segrobust.models.checkpoint.reading import read_checkpoint, sha256
+from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import shipped_model
-from segrobust.report.table import print_table
-from segrobust.report.trust import load_trust, print_checks
+from segrobust.report.table import print_checks, print_table
+from segrobust.report.trust import load_trust
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.settings import Settings
@@ -40,7 +39,7 @@ from segrobust.runs.settings import Settings
 if TYPE_CHECKING:
     from mmengine import Config
 
-FIT_IMAGES = 64  # of the config's val split, at most: what a universal perturbation or patch is fitted on
+FIT_IMAGES = 16  # of the config's val split, at most: what a universal perturbation or patch is fitted on
 
 
 def evaluate_command(inputs: Inputs, settings: Settings) -> Path:
@@ -90,7 +89,7 @@ def _origin(inputs: Inputs, cfg: Config, weights: str | Path) -> Origin:
     return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": Path(weights)})
 
 
-def _print_results(work_dir: Path, name: str, summary: Sequence[Record], checks: str) -> None:
+def _print_results(work_dir: Path, name: str, summary: Sequence[Record], checks: bool) -> None:
     """Tables, checks and where the report is; RunFailed: a check says that the results are not trustworthy."""
     console, trust, report = Console(), load_trust(work_dir), work_dir / "report.html"
     print_table({name: summary}, console, {name: trust})
@@ -132,9 +131,9 @@ def _surrogate(inputs: Inputs, classes: Sequence[str]) -> Segmenter:
     return model
 
 
-def _print_trust(work_dir: Path, checks: str) -> None:
+def _print_trust(work_dir: Path, checks: bool) -> None:
     trust = load_trust(work_dir)
-    if trust and checks != "off" and int(os.environ.get("RANK", "0")) == 0:
+    if trust and checks and int(os.environ.get("RANK", "0")) == 0:
         print_checks(trust, Console())
 
 

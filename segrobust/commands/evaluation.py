@@ -27,7 +27,8 @@ from torch import nn
 from segrobust.analysis.summary import Record, summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
-from segrobust.checks.runner import check_run
+from segrobust.checks.context import Context
+from segrobust.checks.runner import run_checks
 from segrobust.commands.arguments import check_segmenter, check_work_dir, checked_source
 from segrobust.commands.pictures import write_pictures
 from segrobust.core.errors import UserError
@@ -147,10 +148,14 @@ def evaluate(
         executor = Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
         error = _run(executor, state)
         altered = any(gather_object([_digest(model, settings.surrogate) != before]))
-        facts = {"declared": settings.declared, "files": origin.files, "altered": altered}
-        check = functools.partial(check_run, executor, settings.checks, **facts)
+
+        def check(summary: Sequence[Record] = ()) -> None:
+            if settings.checks:
+                facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
+                run_checks(Context(executor, summary, **facts))
+
         if state.is_main_process and error:
-            check(error=error)
+            check()
         elif state.is_main_process:
             _finish(executor, check, settings.pictures)
         state.wait_for_everyone()  # a process that leaves takes the others with it

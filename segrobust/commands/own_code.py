@@ -18,7 +18,7 @@ def import_own(names: Iterable[str]) -> None:
     Raises:
         UserError: there is no such file or module, it fails, or Python has another module of a file's name.
     """
-    see_folder()
+    see_folder(Path.cwd())
     importlib.invalidate_caches()
     for name in names:
         try:
@@ -35,7 +35,7 @@ def _module_of(file: Path) -> str:
     if not file.is_file():
         raise UserError("no such file; name a Python file or a module that Python finds")
     file = file.resolve()
-    see_folder(str(file.parent))
+    see_folder(file.parent)
     found = importlib.util.find_spec(file.stem)
     if found is None or found.origin is None or Path(found.origin).resolve() != file:
         raise UserError(f"Python has another module {file.stem!r}, from {found and found.origin}; rename the file")

@@ -12,12 +12,11 @@ from segrobust.analysis.summary import Record, per_image_accuracy
 from segrobust.core.rows import Condition, Row
 from segrobust.report.pictures import write_grid
 from segrobust.runs.executor import Executor
-from segrobust.runs.folder import RunFolder
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.attack import AttackStudy, strongest
 from segrobust.studies.bench import Bench
 
-RULES = ("worst", "median", "best")
+_GRID = "images/grid.json"
 
 
 def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence[Row]) -> None:
@@ -30,7 +29,9 @@ def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence
         return
     study, condition = found
     chosen = choose([row for row in rows if row.condition == condition], by_distance=condition.eps is None)
-    if _shown(folder) == [(condition.name, condition.eps, image) for image in chosen.values()]:
+    shown = folder.read_json(_GRID) if (folder.path / _GRID).exists() else []
+    wanted = [(condition.name, condition.eps, image) for image in chosen.values()]
+    if wanted == [(one["attack"], one["eps"], one["image"]) for one in shown]:
         return
     entries = []
     with ImageProgress(len(chosen), done=0, work=len(chosen)) as progress:
@@ -38,13 +39,6 @@ def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence
             entries.append(_entry(executor.bench, study, condition, rule, image))
             progress.advance(1, 1, f"pictures for the report, {condition.title}")
     write_grid(folder.path / "images", entries, executor.bench.source.palette, executor.bench.source.ignore_index)
-
-
-def _shown(folder: RunFolder) -> list[tuple]:
-    """Attack, radius and image of the pictures that an earlier start left."""
-    if not (folder.path / "images" / "grid.json").exists():
-        return []
-    return [(one["attack"], one["eps"], one["image"]) for one in folder.read_json("images/grid.json")]
 
 
 def choose(rows: Sequence[Row], by_distance: bool = False) -> dict[str, int]:
@@ -55,13 +49,10 @@ def choose(rows: Sequence[Row], by_distance: bool = False) -> dict[str, int]:
     accuracy = per_image_accuracy(rows)
     score = [row.extra["distance"] if row.found else math.inf for row in rows] if by_distance else accuracy
     order = [rows[i].image for i in np.argsort(score, kind="stable") if not np.isnan(accuracy[i])]
-    if not order:
-        return {}
-    places = {"worst": 0, "median": len(order) // 2, "best": -1}
     chosen: dict[str, int] = {}
-    for rule in RULES:
-        if order[places[rule]] not in chosen.values():
-            chosen[rule] = order[places[rule]]
+    for rule, place in (("worst", 0), ("median", len(order) // 2), ("best", -1)) if order else ():
+        if order[place] not in chosen.values():
+            chosen[rule] = order[place]
     return chosen
 
 
@@ -76,9 +67,9 @@ def _entry(bench: Bench, study: AttackStudy, condition: Condition, rule: str, im
         "name": sample.name,
         "attack": condition.name,
         "eps": condition.eps,
-        "image": sample.image,
+        "image": sample.image.cpu(),
         "adversarial": points[0].cpu(),
-        "label": sample.label,
+        "label": sample.label.cpu(),
         "before": before,
         "after": after,
     }

@@ -1,7 +1,7 @@
-"""Training from a config: ``train("configs/fpn/x.py", work_dir="work_dirs/x", resume=True)``.
+"""Training from a config: mmengine's Runner.
 
-mmengine's Runner; what makes it adversarial is in the config (``segrobust.hooks``), and what makes a resume bitwise is
-put in where the config lacks it.
+What makes it adversarial is in the config (``segrobust.hooks``), and what makes a resume bitwise is put in where the
+config lacks it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import distributed
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
 from segrobust.hooks.divergence import training_errors
+from segrobust.hooks.exact_resume import complete, make_exact
 from segrobust.hooks.load_from import listed_parts
-from segrobust.hooks.make_exact import complete, make_exact
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
 from segrobust.models.mm import load_config

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
 
 
-def see_folder(folder: str | None = None) -> None:
-    """Let Python find modules in a folder, else in the current one as under ``python -m``; last, to hide nothing."""
-    here = os.getcwd()
-    folder = folder or here
-    if not ({"", folder} if folder == here else {folder}) & set(sys.path):
-        sys.path.append(folder)
+def see_folder(folder: Path) -> None:
+    """Let Python find modules in a folder; last, so that they hide no others."""
+    if folder not in {Path(part).resolve() for part in sys.path}:
+        sys.path.append(str(folder))

@@ -1,8 +1,5 @@
 """The one reading of image and label files, whatever loads them: converted by their value range, or refused.
 
-    pixels = read_image("a.png")     # RGB uint8 [H, W, 3]; 16 bits and floats in [0, 1] to the nearest of 256 levels
-    ids = read_label("a_label.png")  # the stored whole numbers [H, W], untouched
-
 Refused, since any reading would be a guess: files that viewers turn (EXIF orientation), transparency, CMYK and other
 colour spaces, several pictures in one file, values in an unknown range, and labels in colour or from a JPEG.
 """

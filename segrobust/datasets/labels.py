@@ -1,12 +1,14 @@
-"""From the ids in a label file to class ids, with errors that name the file and the id that stands in it."""
+"""From the ids in a label file to class ids, with errors that name file and id; and the one way labels are resized."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from segrobust.core.errors import UserError
 
@@ -84,3 +86,21 @@ def _refuse_label_ids(name: str | Path, num_classes: int, info: Mapping[str, Any
     if num_classes == _TRAIN_IDS and "labelids" in Path(name).name.lower() and not info.get("label_map"):
         raise UserError(f"label {name} holds Cityscapes' labelIds (34 ids), but the data set has 19 classes; they need "
                         "the labelTrainIds files: set seg_map_suffix='_gtFine_labelTrainIds.png'")  # fmt: skip
+
+
+def resize_nearest(label: Tensor, size: Sequence[int]) -> Tensor:
+    """Class ids ``[h, w]`` at ``size`` (height, width), of the same type.
+
+    A pixel takes the id of the pixel in which its centre lies; of a centre between two of them the upper or left one
+    (halves, the commonest factor, give every second pixel from the first). ``cv2.INTER_NEAREST`` takes the upper left
+    corner instead, which moves labels against images by almost half a pixel of the new grid.
+    """
+    if tuple(label.shape) == tuple(size):
+        return label
+    rows, columns = (_centres(old, new) for old, new in zip(label.shape, size, strict=True))
+    return label[rows.to(label.device)][:, columns.to(label.device)]
+
+
+def _centres(old: int, new: int) -> Tensor:
+    """Where the centres of ``new`` pixels lie among ``old`` ones, in whole numbers: ceil((i + 1/2) old / new) - 1."""
+    return ((2 * torch.arange(new) + 1) * old - 1) // (2 * new)

@@ -1,9 +1,5 @@
 """mmseg's loading steps over the one reading of files: ``LoadPair``, and what stands for mmseg's own two.
 
-``LoadPair`` replaces ``LoadImageFromFile`` and ``LoadAnnotations`` in a pipeline::
-
-    pipeline = [dict(type="LoadPair", scale=(240, 180), cache=True), dict(type="PackSegInputs")]
-
 Configs with mmseg's own two get ``ReadImage`` and ``ReadLabel`` in their place (``pipeline.py``), so that all
 pipelines see the same pixels and ids of a file.
 """
@@ -21,13 +17,12 @@ from mmseg.registry import TRANSFORMS
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_image, read_label
-from segrobust.datasets.labels import VOID, check_size, class_ids
-from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.labels import VOID, check_size, class_ids, resize_nearest
 
 
 @TRANSFORMS.register_module()
 class LoadPair(BaseTransform):
-    """Reads an image (BGR) and its label (ids), checks the label, and brings both to one size.
+    """``LoadImageFromFile`` and ``LoadAnnotations`` in one: reads image (BGR) and label, checks it, and resizes both.
 
     Everything after this step, metrics included, sees ``scale`` as the original size: images shrink by pixel
     area (and grow bilinearly), labels by nearest neighbour.

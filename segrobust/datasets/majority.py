@@ -1,7 +1,4 @@
-"""The smoothed majority map of a data set's training labels: the most likely scene, as a target for every image.
-
-ids = majority_map(labels, size=(180, 240), num_classes=11)     # [H, W] class ids, ignore_index: never labelled
-"""
+"""The smoothed majority map of a data set's training labels: the most likely scene, as a target for every image."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from torch.nn import functional as F
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_label
-from segrobust.datasets.labels import class_ids
-from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.labels import class_ids, resize_nearest
 from segrobust.datasets.source import Source
 
 if TYPE_CHECKING:
@@ -38,11 +34,9 @@ def majority_map(
             None: a sixteenth of the shorter side. A pixel that no label names is void whatever lies around it.
 
     Raises:
-        UserError: a box that is even or below 1, or no labels.
+        UserError: no labels.
     """
     box = 2 * (min(size) // (2 * _BOX_SHARE)) + 1 if box is None else box
-    if box < 1 or box % 2 == 0:
-        raise UserError(f"box: expected an odd number of pixels, got {box}")
     counts = torch.zeros(num_classes, size[0] * size[1], dtype=torch.int32)
     number = 0
     for number, label in enumerate(labels, start=1):  # noqa: B007
@@ -52,16 +46,10 @@ def majority_map(
     if not number:
         raise UserError("majority: expected at least one training label")
     counts = counts.view(num_classes, *size)
-    smooth = torch.stack([_box_sums(count, box) for count in counts])
-    return smooth.argmax(0).masked_fill(counts.sum(0) == 0, ignore_index)
-
-
-def _box_sums(count: Tensor, box: int) -> Tensor:
-    """Sums over a box around each pixel; in float64 they are exact, so ties are ties on every machine."""
-    around = count.double()[None, None]
+    smooth = counts.double()[:, None]  # exact sums, so ties are ties on every machine
     for shape in ((box, 1), (1, box)):
-        around = F.avg_pool2d(around, shape, 1, [side // 2 for side in shape], divisor_override=1)
-    return around[0, 0]
+        smooth = F.avg_pool2d(smooth, shape, 1, [side // 2 for side in shape], divisor_override=1)
+    return smooth[:, 0].argmax(0).masked_fill(counts.sum(0) == 0, ignore_index)
 
 
 def training_labels(dataset: BaseDataset, source: Source) -> Iterator[Tensor]:

@@ -1,7 +1,4 @@
-"""Where the attacker may write: one perturbation mask for all images of a run.
-
-mask = read_mask("sky.png", source)         # [H, W] bool, at the size of the network's input
-"""
+"""Where the attacker may write: one perturbation mask for all images of a run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,13 @@ class FolderDataset(BaseSegDataset):
 
     def load_data_list(self) -> list[dict]:
         images, labels = Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"])
-        check_folders(Path(self.data_root), images, labels)
+        if not Path(self.data_root).is_dir():
+            raise UserError(f"data root {self.data_root} is not a folder; set data_root in the config (or its "
+                            "environment variable)")  # fmt: skip
+        for folder in (images, labels):
+            if not folder.is_dir():
+                raise UserError(f"data folder {folder} is missing; expected images/<split> and labels/<split> in "
+                                f"{self.data_root}")  # fmt: skip
         found = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise UserError(f"no image in {images}; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
@@ -59,15 +65,6 @@ class FolderDataset(BaseSegDataset):
             num_classes=len(self.metainfo["classes"]),
             ignore_index=self.ignore_index,
         )
-
-
-def check_folders(root: Path, images: Path, labels: Path) -> None:
-    """Raise a UserError that says which folder of the data set is missing."""
-    if not root.is_dir():
-        raise UserError(f"data root {root} is not a folder; set data_root in the config (or its environment variable)")
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise UserError(f"data folder {folder} is missing; expected images/<split> and labels/<split> in {root}")
 
 
 @DATASETS.register_module()

@@ -1,19 +1,24 @@
-"""What a config's data pipelines become: one reading of files for all, and no chance or averaging in a test pipeline.
-
-dataset = with_own_reading(config.train_dataloader.dataset)     # before mmengine builds it
-check_test_pipeline(config.test_dataloader.dataset)
-"""
+"""What a config's data pipelines become: one reading of files for all; no chance or averaging in a test pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError
-from segrobust.datasets.registered import metainfo_of, registered_type, type_name
 
-DECODERS = ("cv2", "pillow", "turbojpeg")  # of 8 bits they differ by the rounding of a JPEG, and one serves all
-COLOURS = ("color", "color_ignore_orientation")  # files with an orientation are refused either way
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
+
+HONOURED = {
+    "LoadImageFromFile": ("to_float32", "backend_args"),
+    "LoadAnnotations": ("reduce_zero_label", "backend_args"),
+}
+NO_CHANGE = {  # decoders differ by the rounding of a JPEG, and files with an orientation are refused either way
+    "imdecode_backend": ("cv2", "pillow", "turbojpeg"),
+    "color_type": ("color", "color_ignore_orientation"),
+    "ignore_empty": (False,),
+}
 OWNERS = ("mmcv", "mmseg", "segrobust")
 TEST_TIME = ("TestTimeAug", "MultiScaleFlipAug")
 RANDOM = ("PhotoMetricDistortion", "Albu", "BioMedicalGaussianNoise", "BioMedicalGaussianBlur")
@@ -45,37 +50,22 @@ def _step(step: Any, later: list, known: dict[str, Any]) -> Any:
     kind = _loader(step)
     if kind is None:
         return step
-    options = {key: value for key, value in step.items() if key != "type"}
     checked = all(_is_known(one) for one in later)  # a step of the user's own may yet turn ids into classes
     if kind == "LoadPair":
         return {**step, **({key: value for key, value in known.items() if key not in step} if checked else {})}
-    _refuse_decoder(kind, options.pop("imdecode_backend", "pillow"))
     if kind == "LoadImageFromFile":
-        return {"type": "ReadImage", **_image_options(options)}
-    _refuse_unknown(kind, options, ("reduce_zero_label", "backend_args"))
-    return {"type": "ReadLabel", "checked": checked, **known, **options}
+        return {"type": "ReadImage", **_honoured(kind, step)}
+    return {"type": "ReadLabel", "checked": checked, **known, **_honoured(kind, step)}
 
 
-def _image_options(options: dict[str, Any]) -> dict[str, Any]:
-    kind, colours = "LoadImageFromFile", options.pop("color_type", "color")
-    if colours not in COLOURS:
-        raise UserError(f"{kind}(color_type={colours!r}): networks get RGB images here; expected 'color'")
-    if not options.get("ignore_empty", False):
-        options.pop("ignore_empty", None)
-    _refuse_unknown(kind, options, ("to_float32", "backend_args"))
-    return options
-
-
-def _refuse_decoder(kind: str, decoder: str) -> None:
-    if decoder not in DECODERS:
-        raise UserError(f"{kind}(imdecode_backend={decoder!r}): all files are read in one way here; leave it out, and "
-                        "save what only that can read as PNG")  # fmt: skip
-
-
-def _refuse_unknown(kind: str, options: Mapping[str, Any], honoured: tuple[str, ...]) -> None:
-    for option, value in options.items():
-        if option not in honoured and value is not None:
-            raise UserError(f"{kind}({option}={value!r}): this is not honoured here; leave it out")
+def _honoured(kind: str, step: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a loading step that ours has too; UserError: another one that says how to read."""
+    for option, value in step.items():
+        same = NO_CHANGE.get(option, ())
+        if option not in ("type", *HONOURED[kind]) and value not in (None, *same):
+            advice = f"expected {same[0]!r}" if same else "leave it out"
+            raise UserError(f"{kind}({option}={value!r}): this is not honoured here; {advice}")
+    return {option: step[option] for option in HONOURED[kind] if option in step}
 
 
 def _classes_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +87,15 @@ def check_test_pipeline(dataset: Mapping[str, Any]) -> None:
 def check_test_steps(steps: Iterable[Any]) -> None:
     """Raise a UserError where one of a test pipeline's steps, in a config or built, augments."""
     for step in steps:
-        _check_test_step(step)
+        name = type_name(step)
+        if name in TEST_TIME:
+            raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked "
+                            f"here; use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
+        if ("Random" in name or name in RANDOM) and not _is_certain(name, step):
+            raise UserError(f"the test pipeline has {name}, which changes images by chance, so no two runs would see "
+                            "the same; remove it from the pipeline of test_dataloader")  # fmt: skip
+        for inner in step.get("transforms", ()) if isinstance(step, Mapping) else ():
+            check_test_steps(inner if isinstance(inner, list | tuple) else [inner])
 
 
 def step_names(dataset: Mapping[str, Any]) -> set[str]:
@@ -128,19 +126,6 @@ def _pipelines(node: Any) -> Iterator[list]:
         yield from _pipelines([node[key] for key in ("dataset", "datasets") if key in node])
 
 
-def _check_test_step(step: Any) -> None:
-    name = type_name(step)
-    if name in TEST_TIME:
-        raise UserError(f"the test pipeline has {name}: answers averaged over views of an image are not attacked here; "
-                        f"use {EXAMPLE}, or the loading, resizing and packing steps alone")  # fmt: skip
-    if ("Random" in name or name in RANDOM) and not _is_certain(name, step):
-        raise UserError(f"the test pipeline has {name}, which changes images by chance, so no two runs would see the "
-                        "same; remove it from the pipeline of test_dataloader")  # fmt: skip
-    for inner in step.get("transforms", ()) if isinstance(step, Mapping) else ():
-        for one in inner if isinstance(inner, list | tuple) else [inner]:
-            _check_test_step(one)
-
-
 def _is_certain(name: str, step: Mapping[str, Any]) -> bool:
     """Whether a step of chance does nothing, or a flip always the same."""
     prob = step.get("prob") if isinstance(step, Mapping) else None
@@ -166,3 +151,23 @@ def _is_known(step: Any) -> bool:
     from mmseg.registry import TRANSFORMS
 
     return getattr(registered_type(step, TRANSFORMS), "__module__", "").partition(".")[0] in OWNERS
+
+
+def type_name(settings: Any) -> str:
+    """The name of the type without its scope; of an object that is built already, that of its class."""
+    kind = settings.get("type") if isinstance(settings, Mapping) else type(settings)
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def registered_type(settings: Any, registry: Registry) -> type | None:
+    """The class of the type, None where there is none; of an object that is built already, its class."""
+    kind = settings.get("type") if isinstance(settings, Mapping) else type(settings)
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def metainfo_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes and palette as a data set's config, or else its type, tells them, without building it."""
+    from mmseg.registry import DATASETS
+
+    own = getattr(registered_type(dataset, DATASETS), "METAINFO", None)
+    return {**(own or {}), **(dataset.get("metainfo") or {})}

@@ -1,11 +1,5 @@
 """Procedural street scenes: a data set that needs no download, small enough to train on in a minute.
 
-``write_scenes("data/scenes", train=200, val=20, test=40, size=(64, 96))`` writes an ordinary folder::
-
-    images/<split>/scene_00000.png   RGB
-    labels/<split>/scene_00000.png   ids 0..8, 255 = void
-    classes.json                     names, colours and how the folder was made
-
 A scene is painted from back to front on a `Canvas` (sky, trees, buildings, road, pavements, cars, signs, people),
 then lit, blurred and made noisy. Pixels that touch an object in front of them are void, so that thin objects keep all
 of theirs. The same seed gives the same scenes.

@@ -1,8 +1,5 @@
 """Data whose random numbers follow from (seed, visit, image) alone: the same with any number of workers, or resumed.
 
-    sampler = dict(type="SeededInfiniteSampler")
-    dataset = dict(type="SeededDataset", dataset=dict(type="CamVidDataset", split="train", pipeline=train_pipeline))
-
 Sampler and dataset belong together; ``segrobust.hooks.exact_resume`` tells what else an exact resume needs.
 """
 

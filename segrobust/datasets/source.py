@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.core.palette import default_palette
 from segrobust.datasets.files import image_size, read_label
-from segrobust.datasets.labels import VOID, check_ids, class_ids
+from segrobust.datasets.labels import VOID, check_ids, class_ids, resize_nearest
 from segrobust.datasets.pipeline import check_test_steps, refuse_moved
-from segrobust.datasets.resizing import resize_nearest
 
 if TYPE_CHECKING:
     from mmengine.dataset import BaseDataset
@@ -25,17 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its truth.
-
-    Attributes:
-        image: RGB in [0, 1], float32 [3, H, W].
-        label: class ids or void, int64 [H, W].
-        name: the image's file name without suffix.
-    """
+    """One image with its truth: RGB in [0, 1], float32 [3, H, W], and class ids or void, int64 [H, W]."""
 
     image: Tensor
     label: Tensor
-    name: str
+    name: str  # of the image's file, without suffix
 
 
 class Source(Protocol):
@@ -78,9 +71,8 @@ class MMSegSource:
         """All images of an mmseg data set that is built already; UserError: its pipeline augments."""
         transforms = dataset.pipeline.transforms
         check_test_steps(transforms)
-        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(transforms))  # an object's place in memory says nothing of it
-        recipe = hashlib.sha256(recipe.encode()).hexdigest()
-        return cls(dataset, list(range(len(dataset))), recipe, [type(step).__name__ for step in transforms])
+        names = [type(step).__name__ for step in transforms]
+        return cls(dataset, list(range(len(dataset))), config_sha256(list(transforms)), names)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,9 +1,4 @@
-"""A look at a few samples before any attack: is there anything to measure, and at which size?
-
-found = survey(source)
-found.warnings      # what is possible, but hardly meant
-found.sizes         # "attacked and measured at 180x240 (height x width); the image files are 360x480"
-"""
+"""A look at a few samples before any attack: is there anything to measure, and at which size?"""
 
 from __future__ import annotations
 
@@ -27,8 +22,8 @@ class Survey:
     warnings: tuple[str, ...] = ()
 
 
-def survey(source: Source, metric_size: str = INPUT, count: int = LOOKED_AT) -> Survey:
-    """Look at ``count`` evenly spaced samples (at all of them only while none has a labelled pixel).
+def survey(source: Source, metric_size: str = INPUT) -> Survey:
+    """Look at a few evenly spaced samples (at all of them only while none has a labelled pixel).
 
     Args:
         metric_size: where predictions are compared with labels: ``"input"``, at the size of the network's input, which
@@ -41,7 +36,7 @@ def survey(source: Source, metric_size: str = INPUT, count: int = LOOKED_AT) -> 
         raise UserError(f"metric_size: expected one of {', '.join(METRIC_SIZES)}, got {metric_size!r}")
     if metric_size == ORIGINAL and not all(hasattr(source, name) for name in ("original_label", "file_size")):
         raise UserError("metric size original: this data set does not tell labels as their files have them")
-    chosen = evenly_spaced(len(source), count)
+    chosen = evenly_spaced(len(source), LOOKED_AT)
     samples = [source[index] for index in chosen]
     ids = [_ids(sample.label) for sample in samples]
     void = source.ignore_index

@@ -1,9 +1,5 @@
 """What a targeted attack is to make of every pixel, from a word: ``build_target("class:road", source)``.
 
-    target = build_target("least-likely", source)
-    targets = target(samples, logits)                    # [N, H, W] class ids, the source's ignore_index: any class
-    majority = build_target("majority", source, lambda: majority_map(labels, size, num_classes))
-
 A pixel counts in a targeted attack where neither its label nor its target is void. (The published protocol of
 Cityscapes with a majority map also attacks pixels without a label; their predictions could not be judged.)
 """
@@ -11,9 +7,10 @@ Cityscapes with a majority map also attacks pixels without a label; their predic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,86 +18,47 @@ from torch import Tensor
 
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.datasets.files import read_label
-from segrobust.datasets.labels import check_ids, check_size
-from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.labels import check_ids, check_size, resize_nearest
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.target_spec import parse_target
 
 Logits = Callable[[], Tensor]
 
 
-class Target(Protocol):
+@dataclass(frozen=True, eq=False)
+class Target:
     """Says what every pixel of an image is to become.
 
-    spec: the word it was built from, without folders.
-    map: class ids ``[H, W]`` where one map serves all images, else None.
+    spec: the word it was built from, without folders; facts: what tells it from others of that word; map: class ids
+    ``[H, W]`` where one map serves all images.
     """
 
     spec: str
-    map: Tensor | None
+    of: Callable[[Sequence[Sample], Logits], Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+    map: Tensor | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells this target from others, for ``run.json``."""
-        ...
+        return {"spec": self.spec, **self.facts}
 
     def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
         """Targets ``[N, H, W]`` int64 of samples of one size; ``logits()`` are the model's on the clean images."""
-        ...
+        return self.of(samples, logits)
 
 
-class ConstantClass:
-    """One class for every pixel."""
-
-    map = None
-
-    def __init__(self, spec: str, number: int) -> None:
-        self.spec, self.number = spec, number
-
-    def identity(self) -> dict[str, Any]:
-        return {"spec": self.spec, "class": self.number}
-
-    def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
-        return torch.stack([torch.full_like(sample.label, self.number) for sample in samples])
+def _one_class(spec: str, number: int) -> Target:
+    return Target(spec, lambda samples, _: torch.stack([torch.full_like(one.label, number) for one in samples]),
+                  {"class": number})  # fmt: skip
 
 
-class LeastLikely:
-    """Per pixel the class with the lowest logit on the clean image."""
+def _one_map(spec: str, ids: Tensor) -> Target:
+    """One map of class ids for all images; images of another size get it by nearest neighbour."""
 
-    spec, map = "least-likely", None
+    def of(samples: Sequence[Sample], _: Logits) -> Tensor:
+        return torch.stack([resize_nearest(ids.long(), sample.label.shape) for sample in samples])
 
-    def identity(self) -> dict[str, Any]:
-        return {"spec": self.spec}
-
-    def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
-        return logits().argmin(1)
-
-
-class FixedMap:
-    """One map of class ids ``[H, W]`` for all images; images of another size get it by nearest neighbour."""
-
-    def __init__(self, spec: str, ids: Tensor) -> None:
-        self.spec, self.map = spec, ids
-
-    def identity(self) -> dict[str, Any]:
-        return {"spec": self.spec, "sha256": sha256_of([self.map])}
-
-    def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
-        return torch.stack([resize_nearest(self.map.long(), sample.label.shape) for sample in samples])
-
-
-class MaskFolder:
-    """One map of class ids per image, by the image's name."""
-
-    map = None
-
-    def __init__(self, spec: str, masks: Mapping[str, Tensor]) -> None:
-        self.spec, self.masks = spec, masks
-
-    def identity(self) -> dict[str, Any]:
-        return {"spec": self.spec, "sha256": sha256_of(self.masks.values())}
-
-    def __call__(self, samples: Sequence[Sample], logits: Logits) -> Tensor:
-        return torch.stack([self.masks[sample.name] for sample in samples]).long()
+    return Target(spec, of, {"sha256": sha256_of([ids])}, ids)
 
 
 def build_target(spec: str, source: Source, majority: Callable[[], Tensor] | Path | None = None) -> Target:
@@ -118,17 +76,17 @@ def build_target(spec: str, source: Source, majority: Callable[[], Tensor] | Pat
     kind, value = parse_target(spec)
     if kind == "background":
         names = [name.lower() for name in source.class_names]
-        return ConstantClass(spec, names.index("background") if "background" in names else 0)
+        return _one_class(spec, names.index("background") if "background" in names else 0)
     if kind == "class":
-        return ConstantClass(spec, _class_number(value, source))
+        return _one_class(spec, _class_number(value, source))
     if kind == "least-likely":
-        return LeastLikely()
+        return Target(spec, lambda _, logits: logits().argmin(1))
     if kind == "mask":
         return _masks(Path(value), source)
     if majority is None:
         raise UserError("target majority needs the map of the training labels: build_target('majority', source, "
                         "lambda: majority_of_config(config, source)), with segrobust.commands.data")  # fmt: skip
-    return FixedMap(spec, _read(majority, None, source) if isinstance(majority, Path) else majority())
+    return _one_map(spec, _read(majority, None, source) if isinstance(majority, Path) else majority())
 
 
 def _class_number(value: str, source: Source) -> int:
@@ -155,7 +113,10 @@ def _masks(path: Path, source: Source) -> Target:
                 f"mask {path} is {shared.shape[0]}x{shared.shape[1]} (height x width) but image {sample.name} is "
                 f"{size[0]}x{size[1]}; give a folder with one PNG per image"
             )
-    return MaskFolder(spec, masks) if shared is None else FixedMap(spec, shared)
+    if shared is not None:
+        return _one_map(spec, shared)
+    facts = {"sha256": sha256_of(masks.values())}
+    return Target(spec, lambda samples, _: torch.stack([masks[one.name] for one in samples]).long(), facts)
 
 
 def _read(path: Path, size: tuple[int, int] | None, source: Source) -> Tensor:

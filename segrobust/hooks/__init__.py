@@ -1,17 +1,8 @@
 """What segrobust adds to mmengine's training; importing this package registers all of it, and our data sets.
 
-    custom_hooks = [
-        dict(type="AdversarialTrainingHook", attack=dict(type="TsallisPGD", eps="4/255", steps=3)),
-        dict(type="RobustValidationHook", attack=dict(type="TsallisPGD", eps="4/255", steps=10), num_images=16),
-        dict(type="RobustValidationHook", attack=dict(type="ALMAProx", steps=100), num_images=32),
-    ]
-
 ``segrobust train`` imports it; a config for mmengine's own Runner says so::
 
     custom_imports = dict(imports=["segrobust.hooks"])
-
-``segrobust train`` adds to every config what guards it (``DivergenceHook``, ``LoadFromHook``, ``OverfittingHook``).
-``exact_resume`` tells what makes training resume bitwise, ``make_exact`` puts it into any config.
 """
 
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook

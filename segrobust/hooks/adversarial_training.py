@@ -22,19 +22,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
+from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.batches import attacked_model, equal_batches, to_loader
-from segrobust.models.adapters.mmseg import unwrapped
+from segrobust.models.adapters.mmseg import MMSegSegmenter, unwrapped
+
+CHANNEL_SWAP = [2, 1, 0]  # loaders deliver BGR in 0..255
 
 
 @HOOKS.register_module()
@@ -73,7 +76,10 @@ class AdversarialTrainingHook(Hook):
         self.attack = build_attack(attack)
         if self.attack.targeted:
             raise UserError(f"AdversarialTrainingHook: {self.attack.name} must be untargeted; set targeted=False")
-        self.radius = _radius_field(self.attack)
+        self.radius = "eps_max" if self.attack.minimum_norm else "eps"
+        if getattr(self.attack, self.radius, None) is None:
+            raise UserError(f"AdversarialTrainingHook: {self.attack.name} looks for the smallest change at any radius; "
+                            'give it a cap to train with, for instance eps_max="4/255"')  # fmt: skip
         if not 0 <= clean_ratio < 1:
             raise UserError(f"AdversarialTrainingHook: expected 0 <= clean_ratio < 1, got {clean_ratio!r}")
         for name, value in (("start", start), ("eps_warmup", eps_warmup), ("seed", seed or 0)):
@@ -101,7 +107,7 @@ class AdversarialTrainingHook(Hook):
         return sorted(generator.permutation(count)[clean:].tolist())
 
     def before_train(self, runner: Any) -> None:
-        self.segmenter = attacked_model(runner)
+        self.segmenter = MMSegSegmenter.live(runner.model)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -137,15 +143,24 @@ class AdversarialTrainingHook(Hook):
         return results
 
 
-def _radius_field(attack: Attack) -> str:
-    """The field that bounds the change of an image.
+def to_loader(image: Tensor) -> Tensor:
+    """An attacked image in the loader's format, as float32."""
+    return image[CHANNEL_SWAP] * 255
+
+
+def equal_batches(
+    batch: Mapping[str, Any], chosen: Iterable[int], device: torch.device
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """The chosen images of a batch in groups of equal size: indices, images ``[N, 3, H, W]``, labels ``[N, H, W]``.
 
     Raises:
-        UserError: a minimum-norm attack whose changes nothing bounds.
+        UserError: the data samples have no labels.
     """
-    if not attack.minimum_norm:
-        return "eps"
-    if getattr(attack, "eps_max", None) is None:
-        raise UserError(f"AdversarialTrainingHook: {attack.name} looks for the smallest change at any radius; "
-                        f'give it a cap to train with, for instance eps_max="4/255"')  # fmt: skip
-    return "eps_max"
+    inputs, samples = list(batch["inputs"]), batch["data_samples"]
+    if not all("gt_sem_seg" in sample for sample in samples):
+        raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
+                        "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
+    for group in of_equal_size({index: inputs[index].shape for index in chosen}):
+        images = torch.stack([inputs[index].to(device).float()[CHANNEL_SWAP] / 255 for index in group])
+        labels = [samples[index].gt_sem_seg.data.squeeze(0).to(device).long() for index in group]
+        yield group, images, torch.stack(labels)

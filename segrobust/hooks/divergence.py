@@ -1,9 +1,4 @@
-"""Training that diverges stops at once, in one line, and keeps its last finite checkpoint.
-
-``segrobust train`` adds the hook to every config::
-
-    custom_hooks = [dict(type="DivergenceHook")]
-"""
+"""Training that diverges stops at once, in one line, and keeps its last finite checkpoint."""
 
 from __future__ import annotations
 
@@ -67,7 +62,7 @@ class DivergenceHook(Hook):
         if _anywhere(runner, bool(terms)):
             self.in_a_row += 1
             reason = terms or "the loss of another process is not finite"
-            if not self._finite(runner) or self.in_a_row > self.patience:
+            if _anywhere(runner, bool(_broken(runner))) or self.in_a_row > self.patience:
                 raise stopped(runner, reason)
             if self.in_a_row == 1:
                 runner.logger.warning(f"iteration {runner.iter + 1}: {reason}; the weights are still finite")
@@ -84,13 +79,15 @@ class DivergenceHook(Hook):
         if self.training:  # a Runner can validate alone, too
             self._check_weights(runner, done=1)
 
-    def _finite(self, runner: Any) -> bool:
-        return not _anywhere(runner, bool(not_finite(unwrapped(runner.model).state_dict())))
-
     def _check_weights(self, runner: Any, done: int = 0) -> None:
-        if not self._finite(runner):
-            broken = not_finite(unwrapped(runner.model).state_dict()) or ["a tensor of another process"]
-            raise stopped(runner, f"the weights are not finite ({broken[0]})", done)
+        broken = _broken(runner)
+        if _anywhere(runner, bool(broken)):
+            name = broken[0] if broken else "a tensor of another process"
+            raise stopped(runner, f"the weights are not finite ({name})", done)
+
+
+def _broken(runner: Any) -> list[str]:
+    return not_finite(unwrapped(runner.model).state_dict())
 
 
 def stopped(runner: Any, reason: str, done: int = 0) -> RunFailed:

@@ -52,12 +52,12 @@ class LoadFromHook(Hook):
             if not any(_inside(key, name) for key in own):
                 raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
                                 f"{next(reversed(own))!r}")  # fmt: skip
-        kept = {key: value for key, value in own.items() if any(_inside(key, name) for name in self.leave_out)}
-        given = {key: value for key, value in renamed(own, load_state_dict(source)).items()
-                 if not any(_inside(key, name) for name in self.leave_out)}  # fmt: skip
+        given = renamed(own, load_state_dict(source))
+        left_out = {key for key in {**own, **given} if any(_inside(key, name) for name in self.leave_out)}
+        given = {key: value for key, value in given.items() if key not in left_out}
         other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)
         try:
-            load_strict(model, {**given, **kept}, source)
+            load_strict(model, given | {key: own[key] for key in left_out & own.keys()}, source)
         except UserError as error:
             way_out = other and (f"; to train this part anew from random weights, set load_from_except="
                                  f"['{other.rpartition('.')[0]}']")  # fmt: skip

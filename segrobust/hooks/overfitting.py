@@ -2,9 +2,7 @@
 
 *Catastrophic overfitting* (Wong et al., 2020, arXiv 2001.03994): within a few iterations the model learns to fool an
 attack of one or a few steps, and is no longer robust. *Robust overfitting* (Rice et al., 2020, arXiv 2002.11569): from
-some point on more training only lowers the robust accuracy. ``segrobust train`` adds the hook to every config::
-
-    custom_hooks = [dict(type="OverfittingHook", interval=150)]
+some point on more training only lowers the robust accuracy.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from segrobust.attacks import Attack, build_attack
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.adversarial_training import AdversarialTrainingHook
-from segrobust.hooks.batches import equal_batches
+from segrobust.hooks.adversarial_training import AdversarialTrainingHook, equal_batches
 from segrobust.models.adapters.mmseg import unwrapped
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
@@ -144,12 +141,6 @@ def _losses(runner: Any) -> np.ndarray:
 
 
 def _kept(runner: Any, best: Validation) -> str:
-    """The checkpoint of the best validation, or how to have one next time."""
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            saved = [getattr(hook, "best_ckpt_path", None), *getattr(hook, "best_ckpt_path_dict", {}).values(),
-                     f"{hook.out_dir}/{hook.filename_tmpl.format(best.iteration)}"]  # fmt: skip
-            for path in saved:
-                if path and f"_{best.iteration}." in Path(path).name and Path(path).exists():
-                    return str(path)
-    return "an earlier checkpoint (save_best='robust/mIoU' in CheckpointHook keeps the best one)"
+    """The checkpoint of the best validation (``best_...`` before ``iter_...``), or how to have one next time."""
+    saved = sorted(map(str, Path(runner.work_dir).glob(f"*_{best.iteration}.pth")))
+    return saved[0] if saved else "an earlier checkpoint (save_best='robust/mIoU' in CheckpointHook keeps the best one)"

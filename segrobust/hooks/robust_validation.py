@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from segrobust.analysis.metrics import pooled
 from segrobust.attacks import Attack, AttackResult, build_attack
@@ -34,8 +33,8 @@ from segrobust.attacks.segmentation import confusion_counts
 from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.datasets.source import MMSegSource, Sample, evenly_spaced
-from segrobust.hooks.batches import attacked_model
+from segrobust.datasets.source import MMSegSource, evenly_spaced
+from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.segmenter import Segmenter
 
 Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
@@ -106,9 +105,10 @@ class RobustValidationHook(Hook):
         loop = runner.val_loop
         dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
-        segmenter = attacked_model(runner)
+        segmenter = MMSegSegmenter.live(runner.model)
         with autocast(enabled=loop.fp16):
-            results = _attacked(runner, source, loop.dataloader, self.attack, segmenter, self.seed)
+            size = loop.dataloader.batch_size or 1
+            results = _attacked(runner, source, size, self.attack, segmenter, self.seed)
             if not self.attack.minimum_norm:
                 return scores(results, segmenter, source.ignore_index)
             norms = minimum_norms(results, len(source))
@@ -138,10 +138,8 @@ def minimum_norms(results: Attacked, count: int) -> Tensor:
     return distance
 
 
-def _attacked(
-    runner: Any, source: MMSegSource, loader: DataLoader, attack: Attack, segmenter: Segmenter, seed: int
-) -> Iterator[tuple[list[int], Tensor, AttackResult]]:
-    """Attack this process's share of the source in the batches and with the workers of ``loader``.
+def _attacked(runner: Any, source: MMSegSource, size: int, attack: Attack, segmenter: Segmenter, seed: int) -> Attacked:
+    """Attack this process's share of the source in batches of ``size``.
 
     Every batch is the same on any number of processes, and an image's random numbers follow from (seed, image).
 
@@ -149,24 +147,13 @@ def _attacked(
         Per group of equal image size: places in the source, labels ``[N, H, W]`` and the attack's result.
     """
     device = next(segmenter.parameters()).device
-    for places, samples in _batches(runner, source, loader):
-        for group in of_equal_size({index: sample.image.shape for index, sample in enumerate(samples)}):
-            images = torch.stack([samples[index].image for index in group]).to(device)
-            labels = torch.stack([samples[index].label for index in group]).to(device)
-            seeds = [seed_of(seed, "attack", source.indices[places[index]]) for index in group]
-            result = attack(segmenter, images, labels, ignore_index=source.ignore_index, seeds=seeds)
-            yield [places[index] for index in group], labels, result
-
-
-def _batches(runner: Any, source: MMSegSource, like: DataLoader) -> Iterator[tuple[list[int], list[Sample]]]:
-    """This process's batches and their places in the source."""
-    size = like.batch_size or 1
-    batches = [list(range(first, min(first + size, len(source)))) for first in range(0, len(source), size)]
-    mine = batches[runner.rank :: runner.world_size]
-    loader = DataLoader(
-        source, batch_sampler=mine, collate_fn=list, num_workers=like.num_workers, generator=torch.Generator()
-    )
-    yield from zip(mine, loader, strict=True)
+    for first in range(runner.rank * size, len(source), runner.world_size * size):
+        samples = {place: source[place] for place in range(first, min(first + size, len(source)))}
+        for group in of_equal_size({place: sample.image.shape for place, sample in samples.items()}):
+            images = torch.stack([samples[place].image for place in group]).to(device)
+            labels = torch.stack([samples[place].label for place in group]).to(device)
+            seeds = [seed_of(seed, "attack", source.indices[place]) for place in group]
+            yield group, labels, attack(segmenter, images, labels, ignore_index=source.ignore_index, seeds=seeds)
 
 
 def _is_due(runner: Any, interval: int) -> bool:

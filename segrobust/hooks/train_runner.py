@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from segrobust.datasets.pipeline import with_own_reading
 from segrobust.models.network_io import in_channels_last
 
 SMALL_BATCH = 4  # images per process up to which the statistics of batch normalisation are a poor estimate
-WAIT = 2.0  # seconds
 
 
 class TrainRunner(Runner):
@@ -43,8 +41,8 @@ class TrainRunner(Runner):
         synchronised = self.cfg.get("sync_bn") or any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
         if synchronised and not torch.cuda.is_available():
             if self.world_size > 1:
-                self._refuse("SyncBN needs a GPU for each process; on CPUs set norm_cfg=dict(type='BN'), or start one "
-                             "process, in which SyncBN is BN")  # fmt: skip
+                raise UserError("SyncBN needs a GPU for each process; on CPUs set norm_cfg=dict(type='BN'), or start "
+                                "one process, in which SyncBN is BN")  # fmt: skip
             self.cfg.sync_bn = None
             return revert_sync_batchnorm(model)
         plain = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
@@ -53,10 +51,3 @@ class TrainRunner(Runner):
             self.logger.warning("batch normalisation sees a batch of %d in each of %d processes; SyncBN (on GPUs) "
                                 "takes them together", images, self.world_size)  # fmt: skip
         return model
-
-    def _refuse(self, message: str) -> None:
-        """All processes see the same; one tells, and has to be the first that ends, or its launcher silences it."""
-        if self.rank == 0:
-            raise UserError(message)
-        time.sleep(WAIT)
-        raise SystemExit(2)

@@ -1,9 +1,5 @@
 """Randomised models: the mean over known draws, for attacks to follow (EOT, Athalye et al., 2018, arXiv 1707.07397).
 
-    mean = Expectation(model, samples=8)
-    mean.begin(seed)                        # the draws that follow depend on this seed and on nothing before it
-    logits = mean(images)
-
 Here the loss is taken of the mean logits. Its gradient is the mean gradient of the logits, pulled back by ``samples``
 backward passes in one.
 """

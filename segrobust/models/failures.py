@@ -1,8 +1,4 @@
-"""What goes wrong inside a network, in one line with its name and the size of its input.
-
-with network_errors("my net", images, network, "wrap it with size_divisor={divisor}"):
-    logits = network(images)
-"""
+"""What goes wrong inside a network, in one line with its name and the size of its input."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
-"""From a config and a checkpoint to a segmenter.
-
-model = load_segmenter("configs/fpn/x.py", "x.pth")      # or the name of a shipped model alone
-"""
+"""From a config and a checkpoint, or the name of a shipped model alone, to a segmenter."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Mapping
@@ -14,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from segrobust.core.digest import config_sha256
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, as_user_error
 from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
 from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
@@ -93,11 +89,8 @@ def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
     identity = dataset_identity(config)
     if len(identity.get("class_names", ())) == options.get("num_classes"):
         options = {**identity, **options}
-    try:
-        inspect.signature(TorchvisionSegmenter).bind(**options)
-    except TypeError as error:
-        raise UserError(f"model=dict(type='TorchvisionSegmenter', ...): {error}") from error
-    model = TorchvisionSegmenter(**options)
+    with as_user_error(lambda error: f"model=dict(type='TorchvisionSegmenter', ...): {error}", (TypeError,)):
+        model = TorchvisionSegmenter(**options)
     return model, model.net
 
 

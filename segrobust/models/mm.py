@@ -1,10 +1,4 @@
-"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors.
-
-For example::
-
-    from segrobust.models.mm import import_mmseg, load_config
-    config = load_config("configs/fast_scnn/x.py", {"train_cfg.max_iters": 100})
-"""
+"""The way to mmengine, mmcv and mmseg: one quiet import, no code from checkpoints, no pip, clear config errors."""
 
 from __future__ import annotations
 
@@ -42,11 +36,13 @@ def import_mmseg() -> None:
     code or be downloaded (``segrobust.models.mm_safety``).
     """
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
-    with contextlib.redirect_stdout(_WithoutNoise(sys.stderr)) as filtered:
-        from mmseg.utils import register_all_modules
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            from mmseg.utils import register_all_modules
 
-        register_all_modules(init_default_scope=True)
-        filtered.flush()
+            register_all_modules(init_default_scope=True)
+    finally:
+        sys.stderr.write(without_noise(printed.getvalue()))
     _point_to_installed_mmseg()
     from segrobust.models.mm_safety import make_mmengine_safe
 
@@ -54,22 +50,9 @@ def import_mmseg() -> None:
     import segrobust.datasets.mm  # noqa: F401  (registers ours)
 
 
-class _WithoutNoise(io.TextIOBase):
-    """A text stream that drops the known noise lines and passes all others on."""
-
-    def __init__(self, target: io.TextIOBase) -> None:
-        self.target = target
-        self.pending = ""
-
-    def write(self, text: str) -> int:
-        *lines, self.pending = (self.pending + text).split("\n")
-        self.target.write("".join(f"{line}\n" for line in lines if line not in NOISE))
-        return len(text)
-
-    def flush(self) -> None:
-        self.target.write(self.pending)
-        self.pending = ""
-        self.target.flush()
+def without_noise(text: str) -> str:
+    """The text without the known lines."""
+    return "".join(line for line in text.splitlines(keepends=True) if line.rstrip("\n") not in NOISE)
 
 
 def _point_to_installed_mmseg() -> None:
@@ -123,13 +106,10 @@ def _locate(name: str) -> Path:
 
 
 def _nearest(inside: str, known: Iterable[str]) -> str:
-    """The configs whose path, or else whose name, is most like what was asked for."""
-    paths = {path.removesuffix(".py"): path for path in known if not path.startswith("_base_")}
-    names = {path.rpartition("/")[2]: path for path in paths}
-    asked = inside.removesuffix(".py")
-    near = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)
-    near = [names[one] for one in near] or difflib.get_close_matches(asked, paths, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(f'mmseg::{paths[one]}' for one in near)}?" if near else ""
+    """The configs whose name is most like what was asked for."""
+    names = {Path(path).stem: path for path in known if not path.startswith("_base_")}
+    near = difflib.get_close_matches(Path(inside.removesuffix(".py")).name, names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'mmseg::{names[one]}' for one in near)}?" if near else ""
 
 
 def _read(file: Path) -> Config:
@@ -142,7 +122,7 @@ def _read(file: Path) -> Config:
         if not shipped_model(file):  # ours names nothing to import, and other configs of this process may
             close_imports_by_name()
     else:  # its custom_imports may stand there
-        see_folder()
+        see_folder(Path.cwd())
     return Config.fromfile(file)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -141,39 +141,38 @@ def _reads_file(entry: Any) -> bool:
     return isinstance(entry, Mapping) and str(entry.get("type", "")).endswith("Pretrained")
 
 
-def refuse_downloads(settings: Any, name: str = "model") -> None:
+def refuse_downloads(node: Any, name: str = "model", off: str = "") -> None:
     """Refuse a model whose weights would be downloaded, or read by others than us, before training with it.
+
+    Args:
+        node: the entry ``name`` of a config.
+        off: the option that leaves it out; ``name=None`` unless told.
 
     Raises:
         UserError: names the first such entry and the ways out.
     """
-    for problem in _problems(settings, name, f"{name}=None"):
-        raise UserError(problem)
-
-
-def _problems(node: Any, name: str, off: str) -> Iterator[str]:
-    """What is wrong with a config's entry ``name``, which the option ``off`` would leave out."""
+    off = off or f"{name}=None"
     if isinstance(node, Mapping):
-        if _is_timm(node) and node.get("pretrained", True) and not node.get("checkpoint_path"):
-            yield _download(f"{name}.pretrained", node.get("pretrained", True), f"{name}.pretrained=False")
-        elif _is_timm(node) and node.get("checkpoint_path") and not _is_ours(node):
-            yield (f"{name}.checkpoint_path: only mmseg's TIMMBackbone reads its file without running code from it; "
-                   f"use type='mmseg.TIMMBackbone', got {node['type']!r}")  # fmt: skip
-        elif node.get("pretrained") is True and not _is_timm(node):
-            yield _download(f"{name}.pretrained", True, f"{name}.pretrained=None")
+        asked = node.get("pretrained", True if _is_timm(node) else None)
+        if _is_timm(node) and node.get("checkpoint_path"):
+            if not _is_ours(node):
+                raise UserError(f"{name}.checkpoint_path: only mmseg's TIMMBackbone reads its file without running "
+                                f"code from it; use type='mmseg.TIMMBackbone', got {node['type']!r}")  # fmt: skip
+        elif asked is True or (_is_timm(node) and asked):
+            raise _download(f"{name}.pretrained", asked, f"{name}.pretrained={False if _is_timm(node) else None}")
         for key, value in node.items():
-            yield from _problems(value, f"{name}.{key}", off if _reads_file(node) else f"{name}.{key}=None")
+            refuse_downloads(value, f"{name}.{key}", off if _reads_file(node) else "")
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
-            yield from _problems(value, f"{name}.{index}", off)
+            refuse_downloads(value, f"{name}.{index}", off)
     elif isinstance(node, str) and URL.match(node):
-        yield _download(name, node, off)
+        raise _download(name, node, off)
 
 
 def _is_ours(settings: Mapping[str, Any]) -> bool:
     return settings["type"] in ("TIMMBackbone", "mmseg.TIMMBackbone") and settings.get("_scope_") in (None, "mmseg")
 
 
-def _download(entry: str, value: Any, off: str) -> str:
-    return (f"{entry}={value!r} asks for a download, and {NOTHING_DOWNLOADED}: fetch the weights yourself and name the "
-            f"file in the config, or start from random weights with --cfg-options {off}")  # fmt: skip
+def _download(entry: str, value: Any, off: str) -> UserError:
+    return UserError(f"{entry}={value!r} asks for a download, and {NOTHING_DOWNLOADED}: fetch the weights yourself and "
+                     f"name the file in the config, or start from random weights with --cfg-options {off}")  # fmt: skip

@@ -1,7 +1,6 @@
 """Activation checkpointing of any network: its blocks are computed anew in the backward pass instead of kept.
 
-with recomputing(blocks(net)):
-    logits = net(images)        # same logits and gradients, less memory, one more forward's time
+Same logits and gradients, less memory, one more forward's time.
 """
 
 from __future__ import annotations

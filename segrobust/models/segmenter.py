@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,8 @@ from torch.nn import functional as F
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
-from segrobust.models.binary import decision_logit, two_logits
 from segrobust.models.failures import network_errors
-from segrobust.models.network_io import in_network_type, main_output, to_image_size
+from segrobust.models.network_io import decision_logit, in_network_type, main_output, to_image_size, two_logits
 from segrobust.models.recomputing import blocks, recomputing
 
 
@@ -57,7 +57,8 @@ class Segmenter(nn.Module):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
             raise UserError(f"num_classes: expected an integer of at least 2 (a logit per class), got {num_classes!r}")
         self.num_classes = num_classes
-        self.class_names = _per_class("class_names", class_names, num_classes) or default_class_names(num_classes)
+        numbered = tuple(f"class_{index}" for index in range(num_classes))
+        self.class_names = _per_class("class_names", class_names, num_classes) or numbered
         colours = _per_class("palette", palette, num_classes) or default_palette(num_classes)
         self.palette = [tuple(int(value) for value in colour) for colour in colours]
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
@@ -107,10 +108,7 @@ class Segmenter(nn.Module):
         std: Sequence[float] | None = None,
         size_divisor: int = 1,
         threshold: float | None = None,
-        ignore_index: int = 255,
-        class_names: Sequence[str] | None = None,
-        palette: Sequence[Sequence[int]] | None = None,
-        name: str | None = None,
+        **identity: Any,
     ) -> Segmenter:
         """Make a segmenter of any live module that maps normalised RGB to logits, without copying it.
 
@@ -124,19 +122,9 @@ class Segmenter(nn.Module):
                 the bottom as mmseg does; the logits are cropped.
             threshold: of a net with one sigmoid channel and ``num_classes=2``, whose logits become [0, z - logit(t)]:
                 class 1 where the sigmoid is above it; None means 0.5.
+            identity: ``class_names``, ``palette``, ``ignore_index`` (255 unless told) and ``name``.
         """
-        return WrappedNet(
-            net,
-            mean,
-            std,
-            size_divisor,
-            threshold,
-            num_classes=num_classes,
-            ignore_index=ignore_index,
-            class_names=class_names,
-            palette=palette,
-            name=name,
-        )
+        return WrappedNet(net, mean, std, size_divisor, threshold, num_classes=num_classes, **identity)
 
 
 class WrappedNet(Segmenter):
@@ -153,7 +141,7 @@ class WrappedNet(Segmenter):
         threshold: float | None = None,
         *,
         name: str | None = None,
-        **identity: object,
+        **identity: Any,
     ) -> None:
         if not isinstance(net, nn.Module):
             raise UserError(f"wrap: expected a torch.nn.Module, got {type(net).__name__}")
@@ -222,11 +210,6 @@ def frozen_eval(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for owner, flag, value in saved:
             setattr(owner, flag, value)
-
-
-def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """``class_0``, ``class_1``, ..."""
-    return tuple(f"class_{index}" for index in range(num_classes))
 
 
 def _per_class(what: str, values: Sequence | None, num_classes: int) -> tuple:

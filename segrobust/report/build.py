@@ -6,8 +6,9 @@ script, loads nothing, and says so to the browser in its content security policy
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,18 @@ from segrobust.checks.verdicts import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
-from segrobust.report.corruption import below_clean, corruption_view
-from segrobust.report.cost import cost_lines
-from segrobust.report.curves import attack_lines, draw, run_lines, upper_end
+from segrobust.report import lines, texts
+from segrobust.report.curves import attack_curves, draw, run_curves, upper_end
 from segrobust.report.pairs import as_data, bounds, paired_runs
 from segrobust.report.pictures import CHANGES, KINDS, read_grid
 from segrobust.report.runs import Run, load_runs
 from segrobust.report.survival import survival_figures
-from segrobust.report.texts import (
-    count,
-    format_distance,
-    interval,
-    median_8bit,
-    median_cell,
-    passes,
-    percent,
-    points,
-    shown_name,
-)
-from segrobust.report.universal import universal_view
 
+_FILTERS = (
+    texts.percent, texts.interval, texts.count, texts.passes, texts.points, texts.median_cell, texts.median_8bit,
+    texts.format_distance, format_eps, bounds, lines.mean_lines, lines.severity_table, lines.below_clean,
+    lines.universal_lines, lines.ring_table,
+)  # fmt: skip
 _HEAD = {
     "Model": ("model",),
     "Config": ("config",),
@@ -56,13 +49,11 @@ _HEAD = {
 }
 _DIGESTS = ("Checkpoint sha256", "Data fingerprint")
 _TRUST_CLASSES = {VERIFIED: "good", WITH_WARNINGS: "doubtful", NOT_TRUSTWORTHY: "bad"}
-_TITLES = dict(
-    zip(
-        KINDS,
-        ("image", "perturbation", "ground truth", "prediction before", "prediction after", "changed pixels"),
-        strict=True,
-    )
-)
+_IN_WORDS = {
+    "Linf": "every channel of every pixel may change by at most eps, with images in [0, 1]",
+    "L2": "the Euclidean length of the whole change is at most eps, with images in [0, 1]",
+    "L1": "the absolute changes of all channels and pixels sum to at most eps, with images in [0, 1]",
+}
 
 
 def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -93,11 +84,9 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "count": count, "passes": passes}
-    environment.filters |= {"points": points, "bounds": bounds, "below_clean": below_clean}
-    environment.filters |= {"median": median_cell, "median_8bit": median_8bit}
-    environment.filters |= {"radius": format_eps, "change": lambda value: format_distance(value, "Linf")}
+    environment.filters |= {made.__name__: made for made in _FILTERS}
     pairs = paired_runs(runs)
+    attacked = _once(record["norm"] for run in runs for record in run.of_study(ATTACK))
     data = [
         {"run": run.label, "facts": run.facts, "settings": run.settings, "records": run.records}
         | ({"trust": run.trust.level, "checks": run.trust.checks} if run.trust else {})
@@ -110,30 +99,26 @@ def render(runs: Sequence[Run]) -> str:
         head=_head(runs),
         levels=_TRUST_CLASSES,
         trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
-        norms=[_norm_view(runs, norm) for norm in _merged(run.norms for run in runs)],
+        norms=[_norm_view(runs, norm) for norm in _once(norm for run in runs for norm in run.norms)],
         targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
         surrogates=[(run.label, run.facts["surrogates"]) for run in runs if "surrogates" in run.facts],
         pairs=pairs,
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],
-        costs=[(run, lines) for run in runs if (lines := cost_lines(run.records))],
-        corruptions=[view for run in runs if (view := corruption_view(run))],
-        universals=[view for run in runs if (view := universal_view(run))],
-        survival=[(norm, view) for norm in _all_norms(runs) if (view := _marked(survival_figures(runs, norm)))],
+        costs=[(run, line) for run in runs for line in lines.cost_lines(run.records)],
+        survival=[(norm, figures) for norm in attacked if (figures := survival_figures(runs, norm))],
         classes=[view for run in runs if (view := _class_view(run))],
         grids=[(run, grid) for run in runs if (grid := _grid(run))],
-        kinds=_TITLES,
+        kinds=KINDS,
         changes={name: _css(colour) for name, colour in CHANGES.items()},
-        swatches=_merged(
+        swatches=_once(
             (name, _css(colour)) for run in runs for name, colour in zip(run.class_names, run.palette, strict=False)
         ),
         data=json.dumps(data, indent=1),
     )
 
 
-def _merged(groups: Any) -> list:
-    """Items in order of appearance, each once; of one level of lists, or of tuples."""
-    flat = [item for group in groups for item in (group if isinstance(group, list) else [group])]
-    return list(dict.fromkeys(flat))
+def _once(items: Iterable) -> list:
+    return list(dict.fromkeys(items))
 
 
 def _head(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, str]]]]:
@@ -156,59 +141,44 @@ def _short(title: str, value: str) -> str:
 def _norm_view(runs: Sequence[Run], norm: str) -> dict[str, Any]:
     """Curves and tables of one threat model."""
     top = upper_end(runs)
-    names = _merged(run.attack_names(norm) for run in runs)
+    names = _once(name for run in runs for name in run.attack_names(norm))
     mine = [run for run in runs if norm in run.norms]
-    compared = run_lines(mine, norm)
+    compared = run_curves(mine, norm)
     figures = []
     if len(compared) > 1:
         figures.append(("Worst case of each run", draw(compared, norm, f"worst case by run, {norm}", top)))
     for run in mine:
-        svg = draw(attack_lines(run, norm, names), norm, f"{run.label}: score against radius, {norm}", top)
-        figures.append((run.label, svg))
+        title = f"{run.label}: score against radius, {norm}"
+        figures.append((run.label, draw(attack_curves(run, norm, names), norm, title, top)))
     return {
         "name": norm,
-        "figures": _marked(figures),
+        "figures": figures,
         "radii": sorted({r["eps"] for run in mine for r in run.attacked(norm) if r["eps"] is not None}),
         "blocks": [(run, _attack_views(run, norm)) for run in mine],
         "worst": [(run, {r["eps"]: r for r in run.at_radius(norm, WORST_CASE)}) for run in mine],
-        "greedy": [(run, shown_name(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
+        "greedy": [(run, texts.shown_name(name), cells) for run in mine for name, cells in run.greedy(norm).items()],
         "in_words": _IN_WORDS.get(norm, ""),
     }
 
 
-def _marked(figures: Sequence[tuple[str, str]]) -> list[tuple[str, Markup]]:
-    return [(title, Markup(svg)) for title, svg in figures]  # noqa: S704  (made by sketch, labels escaped there)
-
-
-def _all_norms(runs: Sequence[Run]) -> list[str]:
-    return _merged(record["norm"] for run in runs for record in run.of_study(ATTACK))
-
-
-_IN_WORDS = {
-    "Linf": "every channel of every pixel may change by at most eps, with images in [0, 1]",
-    "L2": "the Euclidean length of the whole change is at most eps, with images in [0, 1]",
-    "L1": "the absolute changes of all channels and pixels sum to at most eps, with images in [0, 1]",
-}
-
-
 def _attack_views(run: Run, norm: str) -> list[dict[str, Any]]:
     """One view per attack; the worst case took what all the others took, each search counted once."""
-    views = [_attack_view(run, norm, name) for name in run.attack_names(norm)]
-    known = [view["seconds"] for view in views if not view["worst"] and view["seconds"] is not None]
-    return [view | {"seconds": sum(known) if known else None} if view["worst"] else view for view in views]
-
-
-def _attack_view(run: Run, norm: str, name: str) -> dict[str, Any]:
-    records = run.at_radius(norm, name)
-    seconds = [record["seconds"] for record in records if record["seconds"] is not None]
-    once = name in {record["name"] for record in run.distances(norm)}  # one search, whatever the number of radii
-    return {
-        "name": shown_name(name),
-        "worst": name == WORST_CASE,
-        "cells": {record["eps"]: record for record in records},
-        "passes": _merged(passes(record) for record in records),
-        "seconds": (max(seconds) if once else sum(seconds)) if seconds else None,
-    }
+    searches = {record["name"] for record in run.distances(norm)}  # one search each, whatever the number of radii
+    views: list[dict[str, Any]] = []
+    for name in run.attack_names(norm):
+        records = run.at_radius(norm, name)
+        known = [one["seconds"] for one in (views if name == WORST_CASE else records) if one["seconds"] is not None]
+        total = max if name in searches else sum
+        views.append(
+            {
+                "name": texts.shown_name(name),
+                "worst": name == WORST_CASE,
+                "cells": {record["eps"]: record for record in records},
+                "passes": _once(map(texts.passes, records)),
+                "seconds": total(known) if known else None,
+            }
+        )
+    return views
 
 
 def _class_view(run: Run) -> dict[str, Any] | None:
@@ -216,13 +186,11 @@ def _class_view(run: Run) -> dict[str, Any] | None:
     worst = [record for norm in run.norms for record in run.at_radius(norm, WORST_CASE)]
     columns = ([("clean", run.clean)] if run.clean else []) + [(format_eps(r["eps"], r["norm"]), r) for r in worst]
     columns = [(title, record["iou"]) for title, record in columns if record["iou"]]
-    if not columns:
-        return None
-    classes = range(max(len(iou) for _, iou in columns))
-    names = [*run.class_names, *(f"class {i}" for i in classes[len(run.class_names) :])]
-    colours = [_css(colour) for colour in run.palette] + ["transparent"] * len(classes)
-    rows = [(names[i], colours[i], [iou[i] if i < len(iou) else None for _, iou in columns]) for i in classes]
-    return {"run": run, "columns": [title for title, _ in columns], "rows": rows}
+    by_class = list(itertools.zip_longest(*(iou for _, iou in columns)))
+    names = [*run.class_names, *(f"class {i}" for i in range(len(run.class_names), len(by_class)))]
+    colours = [*map(_css, run.palette), *["transparent"] * len(by_class)]
+    rows = list(zip(names, colours, by_class, strict=False))
+    return {"run": run, "columns": [title for title, _ in columns], "rows": rows} if rows else None
 
 
 def _grid(run: Run) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-from markupsafe import escape
+import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.report.runs import Run
 from segrobust.report.texts import shown_name, unit
 
-PANELS = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}
+SCORES = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # Paul Tol, bright
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,35 +49,37 @@ _WORST_STYLE = {"color": _INK, "alpha": 0.3, "linewidth": 6, "zorder": 1.5}
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve: the clean record (if any) and the records by growing radius."""
+class Curve:
+    """``points``, by panel: ``(eps, percent, its interval or None)`` by growing eps."""
 
     label: str
-    records: Sequence[Record]
-    clean: Record | None
-    style: dict[str, Any] = field(default_factory=dict)
-
-    def points(self, metric: str) -> list[tuple[float, float, tuple[float, float] | None]]:
-        start = [(0.0, self.clean[metric], self.clean["ci"][metric])] if self.clean else []
-        points = start + [(record["eps"], record[metric], record["ci"][metric]) for record in self.records]
-        return [point for point in points if point[1] is not None]
+    points: dict[str, list[tuple[float, float, Sequence[float] | None]]]
+    style: dict[str, Any]
 
 
-def attack_lines(run: Run, norm: str, names: Sequence[str]) -> list[Line]:
-    """One line per attack of a run; ``names`` are those of all runs, so that an attack keeps its colour."""
+def score_curve(label: str, records: Sequence[Record], clean: Record | None, style: dict[str, Any]) -> Curve:
+    """The scores in the clean record (if any) and in the records by growing radius; none where there is no number."""
+    places = [(0.0, clean)] * bool(clean) + [(record["eps"], record) for record in records]
+    return Curve(label, {m: [(eps, r[m], r["ci"][m]) for eps, r in places if r[m] is not None] for m in SCORES}, style)
+
+
+def attack_curves(run: Run, norm: str, names: Sequence[str]) -> list[Curve]:
+    """One curve per attack of a run; ``names`` are those of all runs, so that an attack keeps its colour."""
     style = styles(names)
     return [
-        Line(shown_name(name), run.at_radius(norm, name), run.clean, style[name]) for name in run.attack_names(norm)
+        score_curve(shown_name(name), run.at_radius(norm, name), run.clean, style[name])
+        for name in run.attack_names(norm)
     ]
 
 
-def run_lines(runs: Sequence[Run], norm: str) -> list[Line]:
+def run_curves(runs: Sequence[Run], norm: str) -> list[Curve]:
     """The worst case of each run, to compare models; runs without one are left out."""
-    return [
-        Line(run.label, records, run.clean, {**_nth_style(i), "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2})
-        for i, run in enumerate(runs)
-        if (records := run.at_radius(norm, WORST_CASE))
-    ]
+    curves = []
+    for i, run in enumerate(runs):
+        style = _nth_style(i) | {"linestyle": _DASHES[i % len(_DASHES)], "linewidth": 2.2}
+        if records := run.at_radius(norm, WORST_CASE):
+            curves.append(score_curve(run.label, records, run.clean, style))
+    return curves
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -91,40 +94,37 @@ def _nth_style(number: int) -> dict[str, Any]:
     return {"color": _COLOURS[number % len(_COLOURS)], "marker": marker, "linewidth": 1.6, "markersize": 5}
 
 
-def draw(lines: Sequence[Line], norm: str, title: str, top: float = 100.0) -> str:
-    """mIoU and aAcc beside each other as an SVG element.
+def draw(
+    curves: Sequence[Curve],
+    norm: str,
+    title: str,
+    top: float = 100.0,
+    panels: Mapping[str, str] = SCORES,
+    ticks: Sequence[float] = (),
+) -> Markup:
+    """The panels beside each other as an SVG element, with one legend below.
 
     Args:
-        lines: at least one.
+        curves: at least one.
         norm: Linf radii are shown in /255, others in image units.
         title: what a screen reader says.
-        top: upper end of both scales, in percent.
+        top: upper end of all scales, in percent.
+        panels: their labels by the names that the curves have points of.
+        ticks: growing radii above 0; by default those of the points.
     """
-    radii = sorted({record["eps"] for line in lines for record in line.records if record["eps"] > 0})
-
-    def paint(axes: Sequence[Axes]) -> None:
-        for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
-            for line in lines:
-                _draw_line(axis, line, metric, norm)
-            axis.set_ylabel(label)
-            axis.set_ylim(0, top)
-            radius_axis(axis, radii, norm)
-
-    return sketch(paint, [line.label for line in lines], title)
-
-
-def sketch(
-    paint: Callable[[Sequence[Axes]], None], labels: Sequence[str], title: str, panels: int = len(PANELS)
-) -> str:
-    """An SVG element of some panels with one legend below; ``paint`` draws one line per label in each of the panels."""
+    ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(11.5, 4.1), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        paint(axes)
-        for axis in axes:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (name, label) in zip(axes, panels.items(), strict=True):
+            for curve in curves:
+                _draw_curve(axis, curve, name, unit(norm))
+            axis.set_ylabel(label)
+            axis.set_ylim(0, top)
+            _radius_axis(axis, ticks, norm)
             axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
         # A label that starts with an underscore would be left out of the legend.
-        names = [f" {name}" if name.startswith("_") else name for name in map(_plain, labels)]
+        names = [f" {name}" if name.startswith("_") else name for name in (_plain(curve.label) for curve in curves)]
         columns = math.ceil(len(names) / math.ceil(len(names) / 6))
         handles = axes[0].get_lines()
         figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
@@ -136,23 +136,19 @@ def sketch(
     return _inline(stream.getvalue(), title)
 
 
-def _draw_line(axis: Axes, line: Line, metric: str, norm: str) -> None:
-    scale = unit(norm)
-    points = line.points(metric)
-    axis.plot([scale * eps for eps, *_ in points], [value for _, value, _ in points], clip_on=False, **line.style)
-    banded = [(scale * eps, *interval) for eps, _, interval in points if interval]
-    if banded:
-        axis.fill_between(*zip(*banded, strict=True), color=line.style["color"], alpha=0.12, linewidth=0)
+def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:
+    points = [(scale * eps, value, interval) for eps, value, interval in curve.points[panel]]
+    axis.plot([x for x, *_ in points], [value for _, value, _ in points], clip_on=False, **curve.style)
+    if banded := [(x, *interval) for x, _, interval in points if interval]:
+        axis.fill_between(*zip(*banded, strict=True), color=curve.style["color"], alpha=0.12, linewidth=0)
 
 
-def radius_axis(axis: Axes, radii: Sequence[float], norm: str, end: float = 0.0) -> None:
-    """Ticks at the growing, positive ``radii``, and at ``end`` (all in image units) if it lies beyond them."""
-    scale = unit(norm)
-    places = [scale * eps for eps in radii] + [scale * end] * (end > max(radii, default=0.0))
+def _radius_axis(axis: Axes, radii: Sequence[float], norm: str) -> None:
+    places = [unit(norm) * eps for eps in radii]
     label = "eps, in 1/255" if norm == "Linf" else f"{_plain(norm)} radius, images in [0, 1]"
     if places and places[-1] > 8 * places[0]:
         # Published grids double the radius each time; on a linear axis the small ones would lie on each other.
-        axis.set_xscale("function", functions=(_root, _square))
+        axis.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, np.square))
         label += " (square-root scale)"
     axis.set_xticks([0, *places], ["0", *(f"{place:.3g}" for place in places)])
     axis.set_xticks([], minor=True)
@@ -160,18 +156,9 @@ def radius_axis(axis: Axes, radii: Sequence[float], norm: str, end: float = 0.0)
     axis.set_xlabel(label)
 
 
-def _root(values):
-    return abs(values) ** 0.5
-
-
-def _square(values):
-    return values**2
-
-
 def upper_end(runs: Sequence[Run]) -> float:
     """A round number above every score and interval of the runs, so that all their figures share one scale."""
-    values = [run.clean[metric] for run in runs if run.clean for metric in PANELS]
-    values += [record[metric] for run in runs for record in run.records for metric in PANELS]
+    values = [record[metric] for run in runs for record in run.records for metric in SCORES]
     highest = max((value for value in values if value is not None), default=100.0)
     return max(10.0, min(100.0, 10.0 * math.ceil((highest + 2) / 10)))
 
@@ -182,11 +169,11 @@ def _plain(text: str, limit: int = 40) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str) -> Markup:
     """Keep the ``<svg>`` element alone: no XML head, no metadata, no fixed size, the page's colour for ink."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
+    for size in ("width", "height"):
+        svg = re.sub(rf'<svg ([^>]*?){size}="[^"]*"', r"<svg \1", svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(_plain(title, 200))}" ', 1)
-    return svg.replace(_INK, "currentColor")
+    return Markup(svg.replace(_INK, "currentColor"))  # noqa: S704  (matplotlib escapes the labels)

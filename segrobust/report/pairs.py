@@ -13,7 +13,6 @@ from segrobust.analysis.worst_case import WORST_CASE, lowest_accuracy
 from segrobust.core.errors import UserError
 from segrobust.core.rows import CLEAN, Row
 from segrobust.report.runs import Run
-from segrobust.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -41,33 +40,30 @@ def paired_runs(runs: Sequence[Run]) -> list[Pair]:
     Raises:
         UserError: damaged rows.
     """
-    if len(runs) < 2:
-        return []
-    rows = [RunFolder(run.path).complete_rows() for run in runs]
-    return [_pair(*one, *other) for one, other in itertools.combinations(zip(runs, rows, strict=True), 2)]
+    return [_pair(*two) for two in itertools.combinations(runs, 2)]
 
 
-def _pair(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> Pair:
-    labels = first.label, second.label
-    if reason := _unpaired(first, rows_a, second, rows_b):
+def _pair(first: Run, second: Run) -> Pair:
+    labels, classes = (first.label, second.label), _classes(first)
+    if reason := _unpaired(first, second):
         return Pair(*labels, reason=reason)
     in_first = places(first.images, second.images)
-    rows_b = [replace(row, image=in_first[row.image]) for row in rows_b]
+    rows = first.rows, [replace(row, image=in_first[row.image]) for row in second.rows]
+    radii = [{(r["norm"], r["eps"]) for r in run.of_study(WORST_CASE)} for run in (first, second)]
     differences = []
-    for norm, eps in [(None, None), *_common_radii(first, second)]:
-        chosen = [_rows_of(rows, _classes(run), norm, eps) for run, rows in ((first, rows_a), (second, rows_b))]
+    for norm, eps in [(None, None), *sorted(radii[0] & radii[1])]:
         try:
-            scores = paired_difference(*chosen, _classes(first))
+            scores = paired_difference(*(_chosen(of_run, classes, norm, eps) for of_run in rows), classes)
         except UserError as error:
             return Pair(*labels, reason=str(error).removeprefix("not paired: "))
         differences.append(Difference(norm, eps, {name: [*map(finite, values)] for name, values in scores.items()}))
     return Pair(*labels, tuple(differences))
 
 
-def _unpaired(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> str:
+def _unpaired(first: Run, second: Run) -> str:
     """Why two runs have no common images, as far as that shows without comparing their rows."""
-    for run, rows in ((first, rows_a), (second, rows_b)):
-        if not any(row.condition.study == CLEAN for row in rows):
+    for run in (first, second):
+        if not any(row.condition.study == CLEAN for row in run.rows):
             return f"no rows in the folder of {run.label}"
     if first.facts.get("data_recipe") != second.facts.get("data_recipe"):
         return "data that are loaded in another way"
@@ -78,24 +74,15 @@ def _unpaired(first: Run, rows_a: list[Row], second: Run, rows_b: list[Row]) -> 
 
 def places(first: Sequence[tuple[str, str]], second: Sequence[tuple[str, str]]) -> list[int]:
     """For each image of the second list its place in the first, by name and digest; the same images in both."""
-    order = {place: n for n, place in zip(_sorted(first), _sorted(second), strict=True)}
-    return [order[place] for place in range(len(second))]
-
-
-def _sorted(images: Sequence[tuple[str, str]]) -> list[int]:
-    return sorted(range(len(images)), key=images.__getitem__)
+    sorted_places = (sorted(range(len(images)), key=images.__getitem__) for images in (second, first))
+    return [place for _, place in sorted(zip(*sorted_places, strict=True))]
 
 
 def _classes(run: Run) -> int:
     return max(len(record["iou"]) for record in run.records)
 
 
-def _common_radii(first: Run, second: Run) -> list[tuple[str, float]]:
-    of_each = [{(r["norm"], r["eps"]) for r in run.of_study(WORST_CASE)} for run in (first, second)]
-    return sorted(of_each[0] & of_each[1])
-
-
-def _rows_of(rows: list[Row], num_classes: int, norm: str | None, eps: float | None) -> list[Row]:
+def _chosen(rows: list[Row], num_classes: int, norm: str | None, eps: float | None) -> list[Row]:
     if eps is None:
         return [row for row in rows if row.condition.study == CLEAN]
     return lowest_accuracy(rows, num_classes, norm, eps)
@@ -103,8 +90,9 @@ def _rows_of(rows: list[Row], num_classes: int, norm: str | None, eps: float | N
 
 def as_data(pairs: Sequence[Pair], label: str) -> dict[str, Any]:
     """What the run ``label`` has more than earlier ones, as JSON values."""
-    mine = [asdict(pair) for pair in pairs if pair.second == label and not pair.reason]
-    return {"paired": [{"minus": pair["first"], "differences": pair["differences"]} for pair in mine]} if mine else {}
+    mine = [pair for pair in pairs if pair.second == label and not pair.reason]
+    paired = [{"minus": pair.first, "differences": [asdict(one) for one in pair.differences]} for pair in mine]
+    return {"paired": paired} if paired else {}
 
 
 def bounds(values: Sequence[float | None]) -> str:

@@ -17,7 +17,14 @@ from torch import Tensor
 from segrobust.core.errors import UserError
 from segrobust.core.files import clear_io_errors, replace_file
 
-KINDS = ("image", "perturbation", "truth", "before", "after", "changed")
+KINDS = {  # and what they are called on the page
+    "image": "image",
+    "perturbation": "perturbation",
+    "truth": "ground truth",
+    "before": "prediction before",
+    "after": "prediction after",
+    "changed": "changed pixels",
+}
 VOID = (0, 0, 0)
 CHANGES = {  # colours that stay apart for colour-blind readers (Okabe and Ito, 2008)
     "right before, wrong after": (213, 94, 0),
@@ -38,7 +45,7 @@ def write_grid(
 
     Args:
         folder: created where missing; file names are numbers, never names from the data.
-        entries: ``{rule, image_id, name, attack, eps}`` and tensors ``image`` and ``adversarial`` [3, H, W] RGB in
+        entries: ``{rule, image_id, name, attack, eps}`` and, on the CPU, ``image`` and ``adversarial`` [3, H, W] RGB in
             [0, 1], ``label``, ``before`` and ``after`` [H, W] class ids.
         palette: RGB in [0, 255] per class. Void pixels are black in the ground truth and in the map of changes.
 
@@ -49,43 +56,34 @@ def write_grid(
         folder.mkdir(parents=True, exist_ok=True)
     grid = []
     for number, entry in enumerate(entries):
-        files = {kind: f"{number:02d}-{kind}.png" for kind in KINDS}
-        largest, pictures = _pictures(entry, palette, ignore_index)
-        for kind in KINDS:
-            replace_file(folder / files[kind], _png(pictures[kind]))
+        label, before, after = (entry[name] for name in ("label", "before", "after"))
+        void, delta = label == ignore_index, entry["adversarial"] - entry["image"]
+        largest = float(delta.abs().max())
+        factor = 0.5 / largest if largest > 0 else None
+        pictures = {
+            "image": _bytes(entry["image"]),
+            "perturbation": _bytes(0.5 + (factor or 0.0) * delta),
+            "truth": colour_map(label, palette, void),
+            "before": colour_map(before, palette),
+            "after": colour_map(after, palette),
+            "changed": change_map(before, after, label, void),
+        }
+        files = {kind: f"{number:02d}-{kind}.png" for kind in pictures}
+        for kind, pixels in pictures.items():
+            replace_file(folder / files[kind], _png(pixels))
         grid.append(
-            {
-                "rule": entry["rule"],
-                "image": int(entry["image_id"]),
-                "name": entry["name"],
-                "attack": entry["attack"],
-                "eps": entry["eps"],
-                "aAcc_before": _accuracy(entry["before"], entry["label"], ignore_index),
-                "aAcc_after": _accuracy(entry["after"], entry["label"], ignore_index),
+            {name: entry[name] for name in ("rule", "name", "attack", "eps")}
+            | {
+                "image": entry["image_id"],
+                "aAcc_before": _accuracy(before, label, void),
+                "aAcc_after": _accuracy(after, label, void),
                 "max_perturbation": largest,
-                "factor": 0.5 / largest if largest > 0 else None,
+                "factor": factor,
                 "files": files,
             }
         )
     replace_file(folder / "grid.json", json.dumps(grid, indent=1, allow_nan=False).encode() + b"\n")
     return grid
-
-
-def _pictures(entry: dict[str, Any], palette: Sequence[Sequence[int]], ignore_index: int) -> tuple[float, dict]:
-    image, label = entry["image"].detach().cpu(), entry["label"].cpu()
-    before, after = entry["before"].cpu(), entry["after"].cpu()
-    delta = entry["adversarial"].detach().cpu() - image
-    largest = float(delta.abs().max())
-    void = label == ignore_index
-    pictures = {
-        "image": _bytes(image),
-        "perturbation": _bytes(0.5 + (0.5 / largest if largest > 0 else 0.0) * delta),
-        "truth": colour_map(label, palette, void),
-        "before": colour_map(before, palette),
-        "after": colour_map(after, palette),
-        "changed": change_map(before, after, label, void),
-    }
-    return largest, pictures
 
 
 def _bytes(image: Tensor) -> np.ndarray:
@@ -108,15 +106,18 @@ def change_map(before: Tensor, after: Tensor, label: Tensor, void: Tensor) -> np
     return np.array(list(CHANGES.values()), dtype=np.uint8)[index.numpy()]
 
 
-def _accuracy(prediction: Tensor, label: Tensor, ignore_index: int) -> float | None:
-    valid = label != ignore_index
-    right = (prediction == label) & valid
-    return round(100 * int(right.sum()) / int(valid.sum()), 4) if valid.any() else None
+def _accuracy(prediction: Tensor, label: Tensor, void: Tensor) -> float | None:
+    right = (prediction == label)[~void]
+    return round(100 * int(right.sum()) / len(right), 4) if len(right) else None
 
 
 def _png(pixels: np.ndarray) -> bytes:
+    return _encoded(Image.fromarray(pixels), "png", optimize=True)
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    picture.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -151,14 +152,6 @@ def _data_uri(folder: Path, name: str) -> str:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable PNG picture; run the evaluation again") from error
     flat = picture.getcolors(maxcolors=512) is not None
-    if max(picture.size) > _SHOWN_SIDE:
-        scale = _SHOWN_SIDE / max(picture.size)
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize(size, Image.Resampling.NEAREST if flat else Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    if flat:
-        picture.save(stream, "PNG", optimize=True)
-    else:
-        picture.save(stream, "JPEG", quality=90, subsampling=0)
-    kind = "png" if flat else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.NEAREST if flat else Image.Resampling.LANCZOS, None)
+    kind, options = ("png", {"optimize": True}) if flat else ("jpeg", {"quality": 90, "subsampling": 0})
+    return f"data:image/{kind};base64,{base64.b64encode(_encoded(picture, kind, **options)).decode()}"

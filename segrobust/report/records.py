@@ -9,12 +9,26 @@ from typing import Any
 from segrobust.analysis.summary import Record
 from segrobust.core.errors import UserError
 
-_NUMBERS = ("eps", "severity", "images", "aAcc", "mAcc", "mIoU", "forwards", "backwards", "seconds", "broken")
-_READINGS = ("mIoU_greedy", "mIoU_per_image", "mIoU_gap")
-_COST = ("images_per_second", "peak_bytes")
-_DISTANCES = ("median_distance", "found", "apsr", "apsr_correct", "median_distance_8bit", "found_8bit")
-_OPTIONAL = (*_DISTANCES, *_READINGS, *_COST, "types")
-_REGION = ("within", "right", "pixels")
+_TEXT, _NUMBER = "a text", "a number"
+_INTERVAL, _OPEN = "a lower and an upper bound", "a lower and an upper bound or null"
+_LOST = {"aAcc": _NUMBER, "mIoU": _NUMBER}
+_ALWAYS = {
+    **dict.fromkeys(("study", "name", "norm", "surrogate"), _TEXT),
+    **dict.fromkeys(("eps", "severity", "images", "aAcc", "mAcc", "mIoU"), _NUMBER),
+    **dict.fromkeys(("forwards", "backwards", "seconds", "broken"), _NUMBER),
+    "iou": [_NUMBER],
+    "ci": {**dict.fromkeys(("aAcc", "mAcc", "mIoU", "mIoU_greedy"), _INTERVAL), "median_distance": _OPEN},
+}
+_SOMETIMES = {
+    **dict.fromkeys(("median_distance", "found", "apsr", "apsr_correct"), _NUMBER),
+    **dict.fromkeys(("median_distance_8bit", "found_8bit"), _NUMBER),
+    **dict.fromkeys(("mIoU_greedy", "mIoU_per_image", "mIoU_gap"), _NUMBER),
+    **dict.fromkeys(("images_per_second", "peak_bytes", "types"), _NUMBER),
+    "distances": [_NUMBER],
+    "quantiles": {"25": _NUMBER, "75": _NUMBER},
+    "degradation": {"points": _LOST, "relative": _LOST},
+    "regions": [{"within": _NUMBER, "right": _NUMBER, "pixels": _NUMBER}],
+}
 
 
 def checked_records(content: Any, path: Path) -> list[Record]:
@@ -25,73 +39,30 @@ def checked_records(content: Any, path: Path) -> list[Record]:
 
 
 def _record(record: Any, where: str) -> Record:
-    named = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("study", "name"))
-    if not named:
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("study", "name")):
         raise UserError(f"{where}: expected the name of a study and of what it did")
-    checked: Record = {"study": record["study"], "name": record["name"]}
-    checked |= {name: None if (text := record.get(name)) is None else str(text) for name in ("norm", "surrogate")}
-    for name in (*_NUMBERS, *(key for key in _OPTIONAL if key in record)):
-        checked[name] = _number(record.get(name), f"{where}, {name}")
-    iou = record.get("iou") or []
-    intervals = record.get("ci") or {}
-    if not isinstance(iou, list) or not isinstance(intervals, dict):
-        raise UserError(f"{where}: expected iou as a list and ci as a table")
-    checked["iou"] = [_number(value, f"{where}, iou") for value in iou]
-    names = ("aAcc", "mAcc", "mIoU", *(["mIoU_greedy"] if "mIoU_greedy" in checked else []))
-    checked["ci"] = {name: _interval(intervals.get(name), f"{where}, ci") for name in names}
-    parts = {"median_distance": _distances, "degradation": _degradation, "regions": _regions}
-    for name, part in parts.items():
-        checked |= part(record, where) if name in record else {}
-    return checked
+    kinds = _ALWAYS | {name: kind for name, kind in _SOMETIMES.items() if name in record}
+    return {name: _checked(record.get(name), kind, f"{where}, {name}") for name, kind in kinds.items()}
 
 
-def _distances(record: Record, where: str) -> Record:
-    """What only the result of a minimum-norm attack has; its interval may be open, a distance null."""
-    distances, quantiles = record.get("distances") or [], record.get("quantiles") or {}
-    if not isinstance(distances, list) or not isinstance(quantiles, dict):
-        raise UserError(f"{where}: expected distances as a list and quantiles as a table")
-    intervals = record.get("ci") or {}
-    names = ("aAcc", "mAcc", "mIoU", "median_distance")
-    return {
-        "distances": [_number(value, f"{where}, distances") for value in distances],
-        "quantiles": {str(name): _number(value, f"{where}, quantiles") for name, value in quantiles.items()},
-        "ci": {name: _interval(intervals.get(name), f"{where}, ci", name == names[-1]) for name in names},
-    }
-
-
-def _degradation(record: Record, where: str) -> Record:
-    lost = record["degradation"]
-    if not isinstance(lost, dict) or not all(isinstance(lost.get(unit), dict) for unit in ("points", "relative")):
-        raise UserError(f"{where}: expected degradation in points and relative")
-    return {
-        "degradation": {
-            unit: {name: _number(lost[unit].get(name), f"{where}, degradation") for name in ("aAcc", "mIoU")}
-            for unit in ("points", "relative")
-        }
-    }
-
-
-def _regions(record: Record, where: str) -> Record:
-    if not isinstance(record["regions"], list) or not all(isinstance(region, dict) for region in record["regions"]):
-        raise UserError(f"{where}: expected regions as a list of tables")
-    return {
-        "regions": [
-            {name: _number(region.get(name), f"{where}, regions") for name in _REGION} for region in record["regions"]
-        ]
-    }
-
-
-def _interval(value: Any, where: str, may_be_open: bool = False) -> tuple[float, float] | None:
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """A value of that kind, or null; of a table the known fields, null where they are missing."""
+    if isinstance(kind, dict | list):
+        value = type(kind)() if value is None else value
+        if not isinstance(value, type(kind)):
+            raise UserError(f"{where}: expected {'a table' if isinstance(kind, dict) else 'a list'}, got {value!r}")
+        if isinstance(kind, list):
+            return [_checked(one, kind[0], where) for one in value]
+        known = [name for name in kind if name in value or name not in _SOMETIMES]
+        return {name: _checked(value.get(name), kind[name], where) for name in known}
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or (None in value and not may_be_open):
-        raise UserError(f"{where}: expected a lower and an upper bound, got {value!r}")
-    return _number(value[0], where), _number(value[1], where)
-
-
-def _number(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: expected a number, got {value!r}")
-    return value
+    if kind == _TEXT:
+        return str(value)
+    if kind == _NUMBER:
+        fits = type(value) in (int, float) and math.isfinite(value)
+    else:
+        fits = isinstance(value, list) and len(value) == 2 and (kind == _OPEN or None not in value)
+    if not fits:
+        raise UserError(f"{where}: expected {kind}, got {value!r}")
+    return value if kind == _NUMBER else [_checked(bound, _NUMBER, where) for bound in value]

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.basis import digest_of
 from segrobust.core.errors import UserError
-from segrobust.core.rows import ATTACK, CLEAN, Condition
+from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
 from segrobust.core.units import format_eps
 from segrobust.report.records import checked_records
 from segrobust.report.texts import with_norm
@@ -43,7 +44,12 @@ class Run:
     images: list[tuple[str, str]]
     class_names: list[str]
     palette: list[tuple[int, int, int]]
-    trust: Trust | None = None
+    trust: Trust | None
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Those that results are made from; UserError: damaged ones."""
+        return RunFolder(self.path).complete_rows()
 
     @property
     def clean(self) -> Record | None:
@@ -89,7 +95,7 @@ class Run:
         return list(dict.fromkeys([*self.attack_names(norm), *(one["name"] for one in self.distances(norm))]))
 
 
-def load_runs(paths: list[Path]) -> list[Run]:
+def load_runs(paths: Sequence[Path]) -> list[Run]:
     """Read the run folders to compare; a run is called by the folder name that tells it from the others.
 
     Raises:
@@ -97,12 +103,12 @@ def load_runs(paths: list[Path]) -> list[Run]:
     """
     if not paths:
         raise UserError("expected at least one run folder")
-    return [_load(Path(path), label) for path, label in zip(paths, run_labels(paths), strict=True)]
+    return [_load(path, label) for path, label in zip(paths, run_labels(paths), strict=True)]
 
 
-def run_labels(paths: list[Path]) -> list[str]:
+def run_labels(paths: Sequence[Path]) -> list[str]:
     """``standard/evaluation`` and ``robust/evaluation`` are called standard and robust, ``a/x`` and ``b/y`` x and y."""
-    parts = [Path(path).resolve().parts[::-1] for path in paths]
+    parts = [path.resolve().parts[::-1] for path in paths]
     for names in zip(*parts, strict=False):
         if len(set(names)) == len(names):
             return list(names)
@@ -116,11 +122,13 @@ def _load(path: Path, label: str) -> Run:
     for name in ("run.json", "summary.json"):
         if not (path / name).is_file():
             raise UserError(f"{path} has no {name}: not the folder of a finished run; run the evaluation (again)")
-    run = folder.read_json("run.json")
-    if isinstance(run, dict) and run.get("format") != FORMAT:
-        raise UserError(f"{path}/run.json: not written by this version of segrobust; evaluate again with --fresh")
-    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict) or not isinstance(run.get("about"), dict):
-        raise UserError(f"{path}/run.json: expected the fields identity and about, as segrobust writes them")
+    run, tables = folder.read_json("run.json"), ("identity", "about")
+    known = isinstance(run, dict) and run.get("format") == FORMAT
+    if not known or not all(isinstance(run.get(name), dict) for name in tables):
+        raise UserError(
+            f"{path}/run.json: not written by this version of segrobust (expected format {FORMAT}, with "
+            f"{' and '.join(tables)}); evaluate again with --fresh"
+        )
     fields = run["about"] | run["identity"]
     if isinstance(all_versions := run["about"].get("versions"), dict):  # the identity has those that decide rows
         fields["versions"] = all_versions
@@ -132,29 +140,18 @@ def _load(path: Path, label: str) -> Run:
     if images:
         of_all = digest_of(sorted(sha256 for _, sha256 in images))
         fields |= {"images": len(images), "data_fingerprint": of_all}
-    return Run(
-        label=label,
-        path=path,
-        facts=facts(fields),
-        settings=_settings(conditions),
-        records=checked_records(folder.read_json("summary.json"), path),
-        images=images,
-        class_names=class_names,
-        palette=palette,
-        trust=load_trust(path),
-    )
+    records, trust = checked_records(folder.read_json("summary.json"), path), load_trust(path)
+    return Run(label, path, facts(fields), _settings(conditions), records, images, class_names, palette, trust)
 
 
 def _classes(fields: dict[str, Any], path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
-    names = fields.get("class_names") or []
-    palette = fields.get("palette") or []
-    if not isinstance(names, list) or not isinstance(palette, list) or not all(map(is_colour, palette)):
+    names, palette = (fields.get(name) or [] for name in ("class_names", "palette"))
+    if not isinstance(names, list) or not isinstance(palette, list) or not all(map(_is_colour, palette)):
         raise UserError(f"{path}/run.json: expected class_names as a list and palette as a list of [r, g, b]")
     return [str(name) for name in names], [tuple(colour) for colour in palette]
 
 
-def is_colour(value: Any) -> bool:
-    """Whether it is a list of three integers from 0 to 255."""
+def _is_colour(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)
 
 

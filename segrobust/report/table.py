@@ -1,32 +1,30 @@
-"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost."""
+"""The tables at the end of an evaluation, per run: aAcc / mIoU by attack and radius, distances, cost, trust checks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.checks.verdicts import FAIL, PASS, SKIPPED, WARN
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.units import format_eps
-from segrobust.report.corruption import below_clean, mean_lines
-from segrobust.report.cost import CostLine, cost_lines
+from segrobust.report.lines import CostLine, below_clean, cost_lines, mean_lines, ring_table, universal_lines
 from segrobust.report.texts import median_8bit, median_cell, percent, shown_name, with_norm
 from segrobust.report.trust import Trust
-from segrobust.report.universal import ring_table, universal_lines
 
 _RADII_BESIDE = 5
 _SPACE = 2
+_STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 
 def print_table(
-    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
-    console: Console,
-    trust: Mapping[str, Trust | None] | None = None,
+    summaries: Mapping[str, Sequence[Record]], console: Console, trust: Mapping[str, Trust | None] | None = None
 ) -> None:
     """Print the records of each run (``summarise``) by its name; more radii than fit go in further tables below.
 
@@ -40,7 +38,7 @@ def print_table(
             parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
             title.append(f": clean {cell(clean)} on {clean['images']} images ({parts} in %)", style="not bold")
         console.print(title)
-        if trust is not None and name in trust:
+        if trust and name in trust:
             said = trust[name].sentence if trust[name] else "unknown, no checks were made"
             console.print(Text(f"trust: {said}", style="bold"))
         bounded = [one for one in records if one["study"] in (ATTACK, WORST_CASE) and one["eps"] is not None]
@@ -52,7 +50,7 @@ def print_table(
         _print_costs(cost_lines(records), console)
 
 
-def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Console) -> None:
+def _print_norm(records: Sequence[Record], norm: str, console: Console) -> None:
     radii = sorted({record["eps"] for record in records})
     cells = {(record["name"], record["eps"]): cell(record) for record in records}
     worst = [record for record in records if record["study"] == WORST_CASE]
@@ -80,7 +78,7 @@ def _print_norm(records: Sequence[Mapping[str, Any]], norm: str, console: Consol
         console.print(table)
 
 
-def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_distances(records: Sequence[Record], console: Console) -> None:
     """Minimum-norm results: median with 95 % interval over images, failures counting as infinitely far."""
     titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", "8 bits")
     lines = []
@@ -91,7 +89,7 @@ def _print_distances(records: Sequence[Mapping[str, Any]], console: Console) -> 
     _print_lines(titles, lines, console)
 
 
-def _print_corruptions(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_corruptions(records: Sequence[Record], console: Console) -> None:
     """Means over the types at each severity, and over all."""
     titles = ("corruptions", "types", "aAcc / mIoU", "below clean", "% of clean lost")
     lines = []
@@ -103,7 +101,7 @@ def _print_corruptions(records: Sequence[Mapping[str, Any]], console: Console) -
     _print_lines(titles, lines, console)
 
 
-def _print_universal(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _print_universal(records: Sequence[Record], console: Console) -> None:
     """Scores under one change for all images, and of patches how much is right in each ring around them."""
     lines = universal_lines(records)
     scores = [(name, cell(record), f"{more['aAcc']} / {more['mIoU']}") for name, record, more in lines]
@@ -133,11 +131,26 @@ def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]], console:
     console.print(table)
 
 
+def print_checks(trust: Trust, console: Console) -> None:
+    """Every check with its evidence; below it, where something is wrong, what to do."""
+    table = _plain_table()
+    for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
+        table.add_column(title, overflow="fold", **more)
+    for check in trust.checks:
+        style = _STYLES.get(check["verdict"], "")
+        evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
+        if check["remedy"]:
+            evidence.append(f"\n-> {check['remedy']}", style=style)
+        table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
+    console.print(table)
+    console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)
+
+
 def _plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _SPACE - 1, 0, 0))
 
 
-def cell(record: Mapping[str, Any]) -> str:
+def cell(record: Record) -> str:
     """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target."""
     names = ("aAcc", "mIoU", *(("apsr",) if "apsr" in record else ()))
     return " / ".join(percent(record[name]) for name in names)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.core.units import format_eps
 
@@ -29,7 +29,7 @@ def count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def passes(record: Mapping[str, Any]) -> str:
+def passes(record: Record) -> str:
     """Forwards + backwards per image."""
     return f"{count(record['forwards'])} + {count(record['backwards'])}"
 
@@ -42,7 +42,7 @@ def with_norm(name: str, norm: str | None) -> str:
     return f"{name} ({norm})" if norm else name
 
 
-def with_radius(record: Mapping[str, Any]) -> str:
+def with_radius(record: Record) -> str:
     """``perturbation (Linf) 8/255``."""
     radius = "" if record["eps"] is None else f" {format_eps(record['eps'], record['norm'])}"
     return with_norm(record["name"], record["norm"]) + radius
@@ -60,7 +60,7 @@ def format_distance(distance: float | None, norm: str | None) -> str:
     return f"{255 * distance:.3g}/255" if norm == "Linf" else f"{distance:.4g}"
 
 
-def median_cell(record: Mapping[str, Any]) -> tuple[str, str]:
+def median_cell(record: Record) -> tuple[str, str]:
     """The median distance of a record and its interval, as text; no interval where none could be computed."""
     norm, median, bounds = record["norm"], record["median_distance"], record["ci"].get("median_distance")
     text = "not found" if median is None else format_distance(median, norm)
@@ -70,7 +70,7 @@ def median_cell(record: Mapping[str, Any]) -> tuple[str, str]:
     return text, f"{low if bounds[1] is None else low.removesuffix('/255')}{EN_DASH}{high}"
 
 
-def median_8bit(record: Mapping[str, Any]) -> str:
+def median_8bit(record: Record) -> str:
     """The median distance after rounding to 8 bits; a dash where that was not measured."""
     if "median_distance_8bit" not in record:
         return "-"

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from segrobust.checks.basis import FILE, doubt, outdated
-from segrobust.checks.verdicts import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, PASS, SKIPPED, WARN, trust_of
+from segrobust.checks.verdicts import FAIL, INCOMPLETE, LEVELS, NOT_TRUSTWORTHY, WARN, trust_of
 from segrobust.core.errors import UserError
 from segrobust.runs.folder import RunFolder
 
 _TEXTS = ("name", "verdict", "evidence", "remedy")
-_STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
 
 
 @dataclass(frozen=True)
@@ -29,25 +23,21 @@ class Trust:
     """
 
     level: str
-    tier: str
     checks: list[dict[str, Any]]
     doubt: str = ""
 
     @property
     def failed(self) -> str:
         """What makes the run not trustworthy: the failed checks, or the doubt; empty where nothing does."""
-        if self.level == NOT_TRUSTWORTHY and self.doubt:
-            return self.doubt
-        return self._named(FAIL)
+        return self.doubt if self.level == NOT_TRUSTWORTHY and self.doubt else self._named(FAIL)
 
     @property
     def why(self) -> str:
         """What lowers the level, such as ``failed: gradient usable; warnings: enough images``."""
         opened = ", ".join(check["name"] for check in self.checks if check["open"])
         parts = {"failed": self._named(FAIL), "warnings": self._named(WARN), "essential, but not made": opened}
-        return "; ".join(
-            [self.doubt] * bool(self.doubt) + [f"{what}: {names}" for what, names in parts.items() if names]
-        )
+        reasons = [self.doubt, *(f"{what}: {names}" for what, names in parts.items() if names)]
+        return "; ".join(filter(None, reasons))
 
     @property
     def counts(self) -> str:
@@ -78,37 +68,16 @@ def load_trust(path: Path) -> Trust | None:
     folder = RunFolder(path)
     content = folder.read_json(FILE)
     checks = content.get("checks") if isinstance(content, dict) else None
-    if not isinstance(checks, list):
-        raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
-    if reason := outdated(content):
-        return Trust(INCOMPLETE, str(content.get("tier")), [], reason)
-    if not all(map(_is_check, checks)):
+    if isinstance(checks, list) and (reason := outdated(content)):
+        return Trust(INCOMPLETE, [], reason)
+    if not isinstance(checks, list) or not all(map(_is_check, checks)):
         raise UserError(f"{path}/{FILE}: expected a list of checks, as segrobust writes it; remove the file")
     reason, level = doubt(folder, content), trust_of(checks)
-    if reason:
-        level = NOT_TRUSTWORTHY
-    elif content.get("trust") == INCOMPLETE and level != NOT_TRUSTWORTHY:
-        level = INCOMPLETE
     shown = [{name: check[name] for name in (*_TEXTS, "open")} for check in checks]
-    return Trust(level, str(content.get("tier")), shown, reason)
+    return Trust(NOT_TRUSTWORTHY if reason else level, shown, reason)
 
 
 def _is_check(check: Any) -> bool:
     if not isinstance(check, dict) or type(check.get("open")) is not bool:
         return False
     return all(isinstance(check.get(name), str) for name in _TEXTS) and check["verdict"] in LEVELS
-
-
-def print_checks(trust: Trust, console: Console) -> None:
-    """Every check with its evidence; below it, where something is wrong, what to do."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
-        table.add_column(title, overflow="fold", **more)
-    for check in trust.checks:
-        style = _STYLES.get(check["verdict"], "")
-        evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
-        if check["remedy"]:
-            evidence.append(f"\n-> {check['remedy']}", style=style)
-        table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
-    console.print(table)
-    console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 NORMS = ("Linf", "L2", "L1")
 AUTO = "auto"
 HALF = ("bf16", "fp16")
-CHECKS = ("quick", "full", "off")
 UNIVERSAL = ("perturbation", "patch")
 DEFAULT_ATTACKS = ("TsallisPGD", "SegPGD", "CosPGD")
 
@@ -76,6 +75,12 @@ def _declared(value: Any) -> Mapping[str, float]:
 def _study(value: Any) -> Any:
     if not hasattr(value, "perturbed"):
         raise UserError(f"expected a Study of segrobust.studies.base, got {value!r}")
+    return value
+
+
+def _checks(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"expected True or False (--no-checks on the command line), got {value!r}")
     return value
 
 
@@ -158,7 +163,11 @@ class Settings(Options):
         None, "the images, of another split, that a universal perturbation or patch is fitted on", only_python=True
     )
     studies: tuple[Study, ...] = option(
-        (), "studies of your own, beside those that the other options ask for", _study, only_python=True, many="[MyStudy()]"
+        (),
+        "studies of your own, beside those that the other options ask for",
+        _study,
+        only_python=True,
+        many="[MyStudy()]",
     )
     metric_size: str = option(
         INPUT,
@@ -178,12 +187,11 @@ class Settings(Options):
         const=HALF[0],
         metavar="{bf16,fp16}",
     )
-    checks: str = option(
-        CHECKS[0],
-        "can the results be trusted? quick: on 16 images, some 60 passes each, half a minute on one CPU core for the "
-        "shipped models; full: besides, the strongest attack 5 times more on 8 images; off: no check",
-        one_of(*CHECKS),
-        metavar="{quick,full,off}",
+    checks: bool = option(
+        True,
+        "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, a minute on "
+        "one CPU core for the shipped models",
+        _checks,
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
     save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")

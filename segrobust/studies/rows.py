@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segrobust.core.rows import Row
-from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.labels import resize_nearest
 from segrobust.studies.base import Perturbed
 from segrobust.studies.bench import Bench, Group
 

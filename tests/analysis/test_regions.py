@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from segrobust.analysis.regions import pooled_regions
-from segrobust.analysis.summary import summarise
+from segrobust.analysis.summary import pooled_regions, summarise
 from segrobust.core.rows import Condition
 from tests.analysis.test_summary import PASSES, accuracies
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segrobust.checks.clean import _kappa, clean_plausible, same_classes
-from segrobust.checks.verdicts import NotApplicable
+from segrobust.checks.clean import _kappa, clean_plausible
 from segrobust.datasets.source import Sample
 from segrobust.datasets.survey import Survey
 from segrobust.models.segmenter import Segmenter
@@ -55,7 +54,7 @@ class Painted:
 
 def plausible(folder, net, source=None, check=clean_plausible, **more):
     source = source or Painted()
-    look(net, folder, source, checks="off")
+    look(net, folder, source, checks=False)
     return check(context(net, folder, source, **more))
 
 
@@ -158,47 +157,6 @@ def test_void_alone_is_left_open(tmp_path, monkeypatch):
     monkeypatch.setattr("segrobust.commands.evaluation.survey", lambda *_: Survey(""))  # which refuses it at the start
     found = look(model(), tmp_path, Painted(lambda truth: torch.full_like(truth, 255)))["clean score is plausible"]
     assert (found["verdict"], found["open"]) == ("skipped", True) and "nothing was measured" in found["evidence"]
-
-
-def noting(folder, names):
-    """A checkpoint of mmengine's that notes these classes, as the run's files."""
-    folder.mkdir(exist_ok=True)
-    torch.save({"state_dict": {"x": torch.ones(1)}, "meta": {"dataset_meta": {"classes": names}}}, folder / "w.pth")
-    return {"checkpoint_sha256": folder / "w.pth"}
-
-
-@pytest.mark.parametrize("written", [str, str.upper])
-def test_class_names_in_another_order_than_the_checkpoint_notes(written, tmp_path):
-    names = tuple(written(NAMES[CYCLE.index(n)]) for n in range(K))
-    source = Painted(lambda truth: torch.tensor(CYCLE)[truth], names=names)
-    files = noting(tmp_path, NAMES)
-    found = plausible(tmp_path / "run", model(), source, files=files)
-    assert found.level == "fail" and "with classes in the order of the checkpoint" in found.evidence
-    order = same_classes(context(model(), tmp_path / "run", source, files=files))
-    assert order.level == "warn"
-    assert f"class 0 is 'red' in the checkpoint and '{names[0]}' in the data" in order.evidence
-
-
-@pytest.mark.parametrize(
-    ("names", "level"),
-    [
-        (NAMES, "pass"),
-        (tuple(f" {name.upper()}" for name in NAMES), "pass"),
-        (NAMES[::-1], "warn"),
-        (tuple(f"{name.title()}_" for name in NAMES[::-1]), "warn"),
-        (tuple("abcdefg"), "info"),
-        (NAMES[:3], None),
-        (tuple(f"class_{n}" for n in range(K)), None),
-    ],
-)
-def test_the_classes_that_the_checkpoint_notes(tmp_path, names, level):
-    """As the start of a run compares them; names in reverse are told where the score does not show them."""
-    files = noting(tmp_path / "weights", names)
-    if level is None:
-        with pytest.raises(NotApplicable):
-            plausible(tmp_path / "run", model(), Painted(), same_classes, files=files)
-    else:
-        assert plausible(tmp_path / "run", model(), Painted(), same_classes, files=files).level == level
 
 
 def test_kappa():

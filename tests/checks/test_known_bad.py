@@ -17,7 +17,6 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.checks.again import call
 from segrobust.checks.gradient import correct
 from segrobust.checks.runner import CHECKS
-from segrobust.checks.strength import planted_found
 from segrobust.checks.verdicts import trust_of
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample
@@ -39,14 +38,11 @@ from tests.checks.looking import (
     ONCE,
     PATHS,
     PLAIN,
-    PLANTED,
     REPEATS,
-    SEEDS,
     SINGLE,
     STATE,
     USABLE,
     VOID,
-    WORST,
     context,
     levels,
     look,
@@ -72,10 +68,10 @@ class LinearSource(ToySource):
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_models_are_caught_by_no_check(name, tmp_path):
     source = LinearSource() if name == "linear" else ToySource()
-    found = look(segmenter(name), tmp_path, source, attacks=["CEPGD", "UniformNoise"], steps=60, checks="full")
+    found = look(segmenter(name), tmp_path, source, attacks=["CEPGD", "UniformNoise"], steps=60)
     few_images = {FEW} & levels(found, "warn")  # seven of them
     assert levels(found, "warn", "fail") == few_images
-    assert levels(found, "skipped") <= {CLEAN, DIFFER, "checkpoint and data name the same classes"}
+    assert levels(found, "skipped") <= {CLEAN, DIFFER}
     assert set(found) == {check.name for check in CHECKS}
 
 
@@ -146,14 +142,8 @@ def test_a_model_of_one_size_has_its_gradient_checked_on_whole_images(tmp_path):
     source = ToySource(2)
     source.samples = [Sample(s.image.repeat(1, 5, 5), s.label.repeat(5, 5), s.name) for s in ToySource(3).samples[1:]]
     net = Segmenter.wrap(Changed(before=whole_images_only), num_classes=K).eval()
-    look(net, tmp_path, source, checks="off", steps=1, eps=["8/255"])
+    look(net, tmp_path, source, checks=False, steps=1, eps=["8/255"])
     assert correct(context(net, tmp_path, source)).level == "pass"
-
-
-def test_a_planted_adversary_is_hidden_by_quantisation(tmp_path):
-    look(segmenter("quantised"), tmp_path, checks="off")
-    missed = planted_found(context(segmenter("quantised"), tmp_path, full=True))
-    assert missed.level == "fail" and missed.numbers["found"] < missed.numbers["planted"] == 7
 
 
 def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
@@ -162,7 +152,7 @@ def test_a_detached_model_fails_the_run_and_is_reported(tmp_path):
     found = verdicts(tmp_path)
     assert found[USABLE]["verdict"] == "fail" and "autograd" in found[USABLE]["evidence"]
     assert levels(found, "fail") == {USABLE}
-    assert all("failed" in found[name]["evidence"] for name in (ONCE, MONOTONE, WORST, FEW))
+    assert all("failed" in found[name]["evidence"] for name in (ONCE, MONOTONE, FEW))
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -227,16 +217,15 @@ def test_an_attack_that_changes_the_model(channels_last, tmp_path):
 
 def test_transfer_proves_nothing_and_is_no_failure(tmp_path):
     other = Segmenter.wrap(SmallNet(K, seed=5), num_classes=K, name="other").eval()
-    found = look(segmenter("small"), tmp_path, surrogate=other, attacks=["CosPGD"], steps=20, checks="full")
-    assert levels(found, "fail") == set() and {"survives 8 bits", "converged", SEEDS, BEST, BLIND, PLANTED} <= levels(
-        found, "skipped"
-    )
+    found = look(segmenter("small"), tmp_path, surrogate=other, attacks=["CosPGD"], steps=20)
+    assert levels(found, "fail") == set()
+    assert {"survives 8 bits", "enough steps", BEST, BLIND} <= levels(found, "skipped")
     assert found[SINGLE]["verdict"] == "warn" and "saw other, not this model" in found[SINGLE]["evidence"]
 
 
 def test_a_randomised_model_is_checked_as_it_was_attacked(tmp_path):
-    found = look(segmenter("noisy"), tmp_path, eot=8, checks="full")
-    assert {REPEATS, PLAIN} <= levels(found, "warn") and {BEST, PLANTED} <= levels(found, "skipped")
+    found = look(segmenter("noisy"), tmp_path, eot=8)
+    assert {REPEATS, PLAIN} <= levels(found, "warn") and BEST in levels(found, "skipped")
     assert levels(found, "fail") == set()
     looked = context(segmenter("noisy"), tmp_path)
     looked.bench.eot = 2
@@ -247,8 +236,8 @@ def test_every_start_says_the_same_of_a_randomised_model(tmp_path):
     def told(seed):
         model, source = segmenter("noisy"), ToySource()
         torch.manual_seed(seed)  # the toys have set their own
-        found = look(model, tmp_path / str(seed), source, steps=12, checks="full")
-        return {name: (one["evidence"], one["numbers"]) for name, one in found.items() if name != "cost"}
+        found = look(model, tmp_path / str(seed), source, steps=12)
+        return {name: (one["evidence"], one["numbers"]) for name, one in found.items()}
 
     first, again = told(1), told(2)
     assert [name for name in first if first[name] != again[name]] == []
@@ -276,6 +265,12 @@ def test_an_attack_that_looks_at_void_labels(tmp_path):
     assert found[VOID]["verdict"] == "fail" and "CountsVoid" in found[VOID]["evidence"]
 
 
+def test_an_attack_that_looks_at_void_labels_beside_another(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=["CEPGD", CountsVoid()], steps=5)[VOID]
+    assert found["verdict"] == "fail" and found["numbers"]["attacks"] == ["CEPGD", "CountsVoid"]
+    assert found["numbers"]["moved"] == ["CountsVoid"]
+
+
 def test_a_model_with_another_void(tmp_path):
     found = look(segmenter("small", ignore_index=0), tmp_path)
     assert found[VOID]["verdict"] == "warn" and found[VOID]["numbers"]["void_of_model"] == 0
@@ -297,10 +292,11 @@ def test_a_run_of_single_steps(tmp_path):
     assert look(segmenter("small"), tmp_path, attacks=["FGSM"])[SINGLE]["verdict"] == "warn"
 
 
-def test_too_few_steps_and_a_random_result(tmp_path):
+@pytest.mark.parametrize("steps", [1, 12])
+def test_too_few_steps_and_a_random_result(steps, tmp_path):
     short = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.004, keep="last")
-    found = look(segmenter("small"), tmp_path, attacks=[short], eps=["32/255"], steps=1, checks="full")
-    assert {name: found[name]["verdict"] for name in ("converged", SEEDS)} == {"converged": "warn", SEEDS: "warn"}
+    found = look(segmenter("small"), tmp_path, attacks=[short], eps=["32/255"], steps=steps)
+    assert (found["enough steps"]["verdict"], found[SINGLE]["verdict"]) == ("warn", "fail")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,7 +347,7 @@ def test_half_precision_is_told_wherever_it_is(net, amp, reduced, tmp_path):
 
 
 def test_weights_that_change_during_the_run(tmp_path):
-    look(segmenter("small"), tmp_path, checks="off")
+    look(segmenter("small"), tmp_path, checks=False)
     model = segmenter("small")
     with torch.no_grad():
         model.net.last.bias[0] += 1e-3

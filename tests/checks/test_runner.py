@@ -1,4 +1,4 @@
-"""Verdicts are stored as they come, serve again where they can, and are made anew where they cannot."""
+"""Verdicts are stored, serve again where nothing has changed, and are made anew where something has."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ from tests.checks.looking import (
     BLIND,
     DIFFER,
     MONOTONE,
-    PLANTED,
-    SEEDS,
     SINGLE,
-    WORST,
     context,
     levels,
     look,
@@ -38,22 +35,17 @@ from tests.runs.toy_run import ToySource
 
 @pytest.fixture
 def folder(tmp_path):
-    look(segmenter("small"), tmp_path, eps=["2/255", "8/255"], steps=10, checks="off")
+    look(segmenter("small"), tmp_path, eps=["2/255", "8/255"], steps=10, checks=False)
     return tmp_path
 
 
 class Counted:
-    """Four checks (four is of the full tier) that count how often each is made."""
+    """Three checks that count how often each is made."""
 
     def __init__(self, stop_at: str | None = None) -> None:
         self.made: list[str] = []
         self.stop_at = stop_at
-        self.checks = (
-            Check("one", self.check("one")),
-            Check("two", self.check("two")),
-            Check("three", self.check("three")),
-            Check("four", self.check("four"), full=True),
-        )
+        self.checks = tuple(Check(name, self.check(name)) for name in ("one", "two", "three"))
 
     def check(self, name):
         def run(looked):
@@ -68,28 +60,18 @@ class Counted:
         return run_checks(context(segmenter("small"), folder, **more), self.checks)
 
 
-def test_an_interrupted_run_goes_on_with_the_next_check(folder):
+def test_checks_that_were_interrupted_are_made_again_and_finished_ones_are_not(folder):
     stopped = Counted(stop_at="three")
     with pytest.raises(KeyboardInterrupt):
         stopped.run(folder)
-    stored = json.loads((folder / "checks.json").read_text())
-    assert (stored["trust"], [one["name"] for one in stored["checks"]]) == ("incomplete", ["one", "two"])
-    rest = Counted()
-    content = rest.run(folder)
-    assert stopped.made == ["one", "two"] and rest.made == ["three"]
-    assert [one["verdict"] for one in content["checks"]] == ["pass", "pass", "pass", "skipped"]
+    assert stopped.made == ["one", "two"] and not (folder / "checks.json").exists()
+    whole = Counted()
+    content = whole.run(folder)
+    assert whole.made == ["one", "two", "three"]
+    assert [one["verdict"] for one in content["checks"]] == ["pass", "pass", "pass"]
     assert content["trust"] == "verified" and content == json.loads((folder / "checks.json").read_text())
     again = Counted()
     assert again.run(folder) == content and again.made == []
-
-
-def test_the_full_tier_looks_longer_and_serves_the_quick_one(folder):
-    Counted().run(folder)
-    full = Counted()
-    assert full.run(folder, full=True)["tier"] == "full" and full.made == ["one", "two", "three", "four"]
-    quick = Counted()
-    content = quick.run(folder)
-    assert quick.made == [] and content["checks"][3]["verdict"] == "pass"
 
 
 def test_changed_rows_or_claims_are_looked_at_anew(folder):
@@ -139,8 +121,10 @@ def test_a_check_that_breaks_is_a_warning_and_the_others_are_made(folder):
 
 
 def test_evaluate_refuses_what_it_cannot_check(tmp_path):
-    with pytest.raises(UserError, match="checks: unknown value 'fast'; known: full, off, quick"):
-        look(segmenter("small"), tmp_path, checks="fast")
+    with pytest.raises(
+        UserError, match=r"checks: expected True or False \(--no-checks on the command line\), got 'off'"
+    ):
+        look(segmenter("small"), tmp_path, checks="off")
     for declared in (61.2, {"miou": 61.2}, {"mIoU": "61.2"}):
         with pytest.raises(UserError, match="declared: expected dict"):
             look(segmenter("small"), tmp_path, declared=declared)
@@ -194,7 +178,7 @@ def test_an_essential_check_that_cannot_be_made_is_left_open(folder):
 
 
 def test_the_images_are_whole_batches_evenly_spaced(tmp_path):
-    look(segmenter("small"), tmp_path, ToySource(60), checks="off", attacks=["FGSM"])
+    look(segmenter("small"), tmp_path, ToySource(60), checks=False, attacks=["FGSM"])
     looked = context(segmenter("small"), tmp_path, ToySource(60))
     assert [batch.start for batch in looked.batches] == [3, 15, 24, 33, 45, 54]
     assert len(looked.ids) == 18 and [group.ids[0] for group in looked.singles(2)] == [looked.ids[4], looked.ids[13]]
@@ -215,12 +199,12 @@ def test_the_recorder_notes_what_an_attack_saw(folder):
 def test_targeted_and_minimum_norm_runs(tmp_path):
     targeted = look(segmenter("small"), tmp_path / "targeted", target="background", steps=40)
     assert levels(targeted, "fail") == set() and "target" in targeted[BLIND]["evidence"]
-    nearest = look(segmenter("small"), tmp_path / "nearest", attacks=["ALMAProx"], steps=60, checks="full")
+    nearest = look(segmenter("small"), tmp_path / "nearest", attacks=["ALMAProx"], steps=60)
     assert levels(nearest, "fail") == set()
-    assert {"converged", SEEDS, PLANTED} <= levels(nearest, "skipped") and nearest[BEST]["verdict"] == "pass"
+    assert nearest[BEST]["verdict"] == "pass"
 
 
 def test_a_folder_without_results_cannot_be_compared(tmp_path):
     found = look(segmenter("small"), tmp_path, attacks=["UniformNoise"])
-    assert {SINGLE, MONOTONE, BLIND, DIFFER, WORST} <= levels(found, "skipped")
+    assert {SINGLE, MONOTONE, BLIND, DIFFER} <= levels(found, "skipped")
     assert isinstance(context(segmenter("small"), tmp_path), Context)

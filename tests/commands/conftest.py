@@ -39,7 +39,7 @@ test_cfg = dict(type="TestLoop")
 test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 """
 # the weights are random: the trust checks rightly call such results untrustworthy, with exit status 1
-QUICK = ("--attack", "cepgd", "--eps", "1/255", "--steps", "2", "--batch-size", "2", "--checks", "off")
+QUICK = ("--attack", "cepgd", "--eps", "1/255", "--steps", "2", "--batch-size", "2")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,18 @@ class World:
     config: Path
     weights: Path
 
-    def evaluate(self, work_dir: Path, *options: object, config: Path | None = None, weights: Path | None = None):
+    def evaluate(
+        self,
+        work_dir: Path,
+        *options: object,
+        config: Path | None = None,
+        weights: Path | None = None,
+        checks: bool = False,
+    ):
         """The arguments of a quick evaluation; ``options`` come last and so win."""
         files = (config or self.config, weights or self.weights)
-        return [str(part) for part in ("evaluate", *files, "--work-dir", work_dir, *QUICK, *options)]
+        without = () if checks else ("--no-checks",)
+        return [str(part) for part in ("evaluate", *files, "--work-dir", work_dir, *QUICK, *options, *without)]
 
     def broken_data(self, target: Path, name: str, label: np.ndarray | None) -> Path:
         """A copy of the data with the middle test image's label replaced, or missing for None."""

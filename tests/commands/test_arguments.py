@@ -16,7 +16,7 @@ from segrobust.models.segmenter import Segmenter
 from segrobust.runs.settings import Settings
 from tests.runs.toy_run import ToySource, lines, toy_model
 
-QUIET = {"checks": "off", "pictures": False}
+QUIET = {"checks": False, "pictures": False}
 
 
 def test_one_attack_and_one_radius_are_lists_of_one(tmp_path):

@@ -95,7 +95,7 @@ COMMAND_LINE = [
     Case("severity 6", lambda w, t: w.evaluate(t, "--severity", 1, 6), "--severity", "'6'", "1, 2, 3, 4 or 5"),
     Case("unknown universal", lambda w, t: w.evaluate(t, "--universal", "pach(k=3)"), "'pach'", "did you mean patch?"),
     Case("unknown amp", lambda w, t: w.evaluate(t, "--amp", "fp8"), "--amp", "'fp8'", "did you mean fp16?"),
-    Case("unknown checks", lambda w, t: w.evaluate(t, "--checks", "ful"), "--checks", "'ful'", "did you mean full"),
+    Case("old checks", lambda w, t: w.evaluate(t, "--checks", "off"), "'--checks'", "did you mean --no-checks"),
     Case("unknown action", lambda w, t: ["checkpoint", "inspekt", w.weights], "'inspekt'", "did you mean inspect?"),
     Case("missing surrogate", lambda w, t: w.evaluate(t, "--surrogate", t / "o.py"), "o.py", "segrobust models"),
     Case("weights of no surrogate", lambda w, t: w.evaluate(t, "--surrogate-checkpoint", w.weights), "--surrogate "),

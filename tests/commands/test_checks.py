@@ -1,4 +1,4 @@
-"""``segrobust evaluate --checks``: exit status, what is printed, and what is stored."""
+"""The trust checks of ``segrobust evaluate``: exit status, what is printed, and what is stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stored(folder):
 
 def test_results_that_cannot_be_trusted_end_with_status_1(world, tmp_path, wide, capsys):
     """The tiny world's weights are random: hardly anything moves its predictions, however large the radius."""
-    assert main(world.evaluate(tmp_path / "run", "--checks", "quick")) == 1
+    assert main(world.evaluate(tmp_path / "run", checks=True)) == 1
     out, err = capsys.readouterr()
     content = stored(tmp_path / "run")
     assert content["trust"] == "not trustworthy"
@@ -41,7 +41,7 @@ def test_results_that_cannot_be_trusted_end_with_status_1(world, tmp_path, wide,
 def test_a_score_the_config_declares_is_compared(world, tmp_path, capsys):
     config = tmp_path / "declared.py"
     config.write_text(world.config.read_text() + "\ndeclared = dict(mIoU=99.0, images=4)\n")
-    assert main(world.evaluate(tmp_path / "run", "--checks", "quick", config=config)) == 1
+    assert main(world.evaluate(tmp_path / "run", config=config, checks=True)) == 1
     (clean,) = (one for one in stored(tmp_path / "run")["checks"] if one["name"] == "clean score as declared")
     assert (clean["verdict"], clean["numbers"]["declared"]) == ("fail", 99)
     config.write_text(world.config.read_text() + "\ndeclared = 99.0\n")
@@ -49,18 +49,17 @@ def test_a_score_the_config_declares_is_compared(world, tmp_path, capsys):
     assert "declared: expected dict(mIoU=PERCENT, images=NUMBER)" in capsys.readouterr().err
 
 
-def test_off_leaves_no_verdict_and_says_so(world, tmp_path, wide, capsys):
-    assert main(world.evaluate(tmp_path / "run", "--checks", "off")) == 0
+def test_no_checks_leaves_no_verdict_and_says_so(world, tmp_path, wide, capsys):
+    assert main(world.evaluate(tmp_path / "run")) == 0
     assert not (tmp_path / "run" / "checks.json").exists()
     assert "trust: unknown, no checks were made" in capsys.readouterr().out
     assert "not checked" in (tmp_path / "run" / "report.html").read_text()
-    assert main(world.evaluate(tmp_path / "run", "--checks", "thorough")) == 2
 
 
 def test_a_model_that_cannot_be_attacked_ends_with_status_1_and_its_verdict(world, tmp_path, wide, monkeypatch, capsys):
     forward = Segmenter.forward
     monkeypatch.setattr(Segmenter, "forward", lambda self, images: forward(self, images).detach())
-    assert main(world.evaluate(tmp_path / "run", "--checks", "quick")) == 1
+    assert main(world.evaluate(tmp_path / "run", checks=True)) == 1
     out, err = capsys.readouterr()
     assert "segrobust: the run failed: the logits do not depend on the images" in err.splitlines()[-1]
     assert "Traceback" not in err and "gradient usable" in out and "trust: not trustworthy" in out

@@ -277,7 +277,7 @@ def _cannot_be_attacked(rank: int, folder: Path, failing: int) -> None:
 
     model.net.register_forward_hook(spoil)
     try:
-        _evaluate(folder, model=model, attacks=["TsallisPGD"], steps=30, checks="quick" if failing == 0 else "off")
+        _evaluate(folder, model=model, attacks=["TsallisPGD"], steps=30, checks=failing == 0)
     except ModelError as error:
         raise RunFailed(str(error)) from error
 

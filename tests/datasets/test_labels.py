@@ -9,8 +9,7 @@ from PIL import Image
 
 from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets.labels import class_ids
-from segrobust.datasets.resizing import resize_nearest
+from segrobust.datasets.labels import class_ids, resize_nearest
 
 from .conftest import write_pair
 

@@ -12,7 +12,7 @@ from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.survey import survey
-from segrobust.models.checkpoint.class_names import stored_class_names
+from segrobust.models.checkpoint.reading import stored_class_names
 
 from .conftest import CLASSES, write_pair
 

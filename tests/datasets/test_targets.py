@@ -59,12 +59,6 @@ def test_what_no_label_names_is_void_whatever_lies_around():
     assert (majority_map([label], (5, 5), 2, box=3) == V).sum() == 1
 
 
-@pytest.mark.parametrize("box", [0, 2, -3])
-def test_wrong_boxes(box):
-    with pytest.raises(UserError, match="odd number"):
-        majority_map([ids([[0]])], (1, 1), 1, box=box)
-
-
 @pytest.fixture
 def trained(folder, config):
     """A config with two training labels besides the seven test images."""

@@ -93,20 +93,19 @@ def stop_and_go_on(folder: Path) -> dict:
     return found
 
 
-def refusal_of_sync_bn(folder: Path) -> str:
-    """What ends this process where the network has SyncBN."""
+def refusal_of_sync_bn(folder: Path) -> dict:
+    """What ends this process where the network has SyncBN, and whether another one tells it."""
     config = normalised_config()
     config.model.backbone.norm_cfg.type = "SyncBN"
     try:
         train(config, work_dir=folder / "sync_bn", launcher="pytorch")
-    except (UserError, SystemExit) as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
+    except UserError as error:
+        return {"sync_bn": str(error), "sync_bn_told": error.told}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     found = measure(target, batch_size=1, launcher="pytorch")
-    found |= {"stopped": stop_and_go_on(target), "sync_bn": refusal_of_sync_bn(target)}
+    found |= {"stopped": stop_and_go_on(target), **refusal_of_sync_bn(target)}
     torch.save(found, target / f"rank_{get_rank()}.pt")

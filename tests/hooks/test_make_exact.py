@@ -19,7 +19,7 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop
 from segrobust.commands.training import train
 from segrobust.datasets.seeded import Draw, SeededDataset, SeededSampler
 from segrobust.hooks import EqualBuffersHook
-from segrobust.hooks.make_exact import ExactResumeHook, make_exact
+from segrobust.hooks.exact_resume import ExactResumeHook, make_exact
 from tests.hooks.toys import ToyScenes, same, toy_config
 
 KEPT = ("state_dict", "optimizer", "param_schedulers")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from segrobust.attacks import build_attack
 from segrobust.core.errors import UserError
 from segrobust.models.adapters.mmseg import MMSegSegmenter
-from segrobust.models.binary import decision_logit, two_logits
+from segrobust.models.network_io import decision_logit, two_logits
 from segrobust.models.segmenter import Segmenter
 from tests.models.adapters.test_mmseg import SLIDE, loader_batch, pixels
 from tests.models.tiny import mmseg_config, stir

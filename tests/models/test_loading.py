@@ -93,7 +93,7 @@ def test_wrong_inputs_are_told_in_one_line(tmp_path):
     torch.save(model.module.state_dict(), path)
     cases = [
         ((Config(dict(seed=1)), path), {}, r"expected an entry model=dict\(type=...\)"),
-        ((dict(model=dict(type="TorchvisionSegmenter")), path), {}, "missing a required argument: 'arch'"),
+        ((dict(model=dict(type="TorchvisionSegmenter")), path), {}, "missing 2 .* arguments: 'arch' and 'num_classes'"),
         ((mmseg_config(head=dict(num_classes=7)), path), {}, "wrong number of classes: 5 in the checkpoint, 7 in the"),
         ((mmseg_config(head=dict(num_convs=2)), path), {}, r"the file lacks decode_head\.convs\.1"),
         ((dict(model=LRASPP), path), {}, "the weights of another model"),

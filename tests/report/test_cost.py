@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from segrobust.report import build_report
-from segrobust.report.cost import CostLine, cost_lines
+from segrobust.report.lines import CostLine, cost_lines
 from segrobust.report.table import print_table
 from segrobust.runs.folder import RunFolder
 

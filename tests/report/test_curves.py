@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from segrobust.report.curves import Line, attack_lines, draw, run_lines, upper_end
+from segrobust.report.curves import attack_curves, draw, run_curves, score_curve, upper_end
 from segrobust.report.runs import load_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,8 +33,8 @@ STYLE = {"color": "#4477AA", "marker": "o"}
 
 
 def test_the_curve_starts_at_the_clean_value_and_is_true_to_scale():
-    line = Line("A", [record(1 / 255, 40.0), record(4 / 255, 10.0)], record(None, 60.0), STYLE)
-    assert line.points("mIoU") == [(0.0, 60.0, None), (1 / 255, 40.0, None), (4 / 255, 10.0, None)]
+    line = score_curve("A", [record(1 / 255, 40.0), record(4 / 255, 10.0)], record(None, 60.0), STYLE)
+    assert line.points["mIoU"] == [(0.0, 60.0, None), (1 / 255, 40.0, None), (4 / 255, 10.0, None)]
     (x0, y0), (x1, y1), (x4, y4), *_ = marker_places(draw([line], "Linf", "t"), "#4477aa")
     assert (x4 - x0) / (x1 - x0) == pytest.approx(4, rel=1e-4)
     assert (y4 - y0) / (y1 - y0) == pytest.approx(50 / 20, rel=1e-4)
@@ -42,7 +42,7 @@ def test_the_curve_starts_at_the_clean_value_and_is_true_to_scale():
 
 
 def test_radii_are_in_255ths_and_wide_ranges_on_a_root_scale():
-    wide = Line("A", [record(n / 255, 50.0) for n in (0.25, 0.5, 1, 8)], None, STYLE)
+    wide = score_curve("A", [record(n / 255, 50.0) for n in (0.25, 0.5, 1, 8)], None, STYLE)
     svg = draw([wide], "Linf", "t")
     assert {"0", "0.25", "0.5", "1", "8", "eps, in 1/255 (square-root scale)", "mIoU (%)", "aAcc (%)"} <= set(
         texts(svg)
@@ -51,13 +51,15 @@ def test_radii_are_in_255ths_and_wide_ranges_on_a_root_scale():
     assert (places[3] - places[0]) / (places[1] - places[0]) == pytest.approx(
         (8**0.5 - 0.5) / (0.5**0.5 - 0.5), rel=1e-3
     )
-    narrow = texts(draw([Line("A", [record(0.5, 50.0)], None, STYLE)], "L2", "t"))
+    narrow = texts(draw([score_curve("A", [record(0.5, 50.0)], None, STYLE)], "L2", "t"))
     assert {"0.5", "L2 radius, images in [0, 1]"} <= set(narrow)
 
 
 def test_bands_are_drawn_where_there_are_intervals():
     def bands(ci):
-        lines = [Line("A", [record(1 / 255, 40.0, ci), record(2 / 255, 30.0, ci)], record(None, 60.0, ci), STYLE)]
+        lines = [
+            score_curve("A", [record(1 / 255, 40.0, ci), record(2 / 255, 30.0, ci)], record(None, 60.0, ci), STYLE)
+        ]
         nodes = parsed(draw(lines, "Linf", "t")).iter(f"{SVG}g")
         return [node for node in nodes if node.get("id", "").startswith("FillBetween")]
 
@@ -69,7 +71,10 @@ def test_bands_are_drawn_where_there_are_intervals():
     "label", ["<script>\"'&", "_hidden", "$x$", "new\nline", "\x00\x1b[31m", "\u7b2c\U0001f600", "x" * 500]
 )
 def test_any_label_gives_a_sound_figure(label):
-    lines = [Line(label, [record(1 / 255, 40.0)], None, STYLE), Line("B", [record(1 / 255, 30.0)], None, STYLE)]
+    lines = [
+        score_curve(label, [record(1 / 255, 40.0)], None, STYLE),
+        score_curve("B", [record(1 / 255, 30.0)], None, STYLE),
+    ]
     svg = draw(lines, "Linf", label)
     shown = " ".join("".join(c if c.isprintable() else " " for c in label).split())
     assert any(shown[:39] in text for text in texts(svg))
@@ -77,7 +82,7 @@ def test_any_label_gives_a_sound_figure(label):
 
 
 def test_figures_take_the_colour_of_the_page_and_are_the_same_every_time():
-    lines = [Line("A", [record(1 / 255, 40.0)], None, STYLE)]
+    lines = [score_curve("A", [record(1 / 255, 40.0)], None, STYLE)]
     svg = draw(lines, "Linf", "t")
     assert svg.startswith('<svg role="img" aria-label="t"')
     assert "currentColor" in svg
@@ -91,10 +96,10 @@ def test_an_attack_keeps_its_colour_in_every_run(make_run):
         [make_run("standard", attacks=("CEPGD", "TsallisPGD")), make_run("robust", attacks=("TsallisPGD",))]
     )
     names = ["CEPGD", "TsallisPGD", "worst_case"]
-    first, second = ({line.label: line for line in attack_lines(run, "Linf", names)} for run in both)
+    first, second = ({line.label: line for line in attack_curves(run, "Linf", names)} for run in both)
     assert first["TsallisPGD"].style == second["TsallisPGD"].style != first["CEPGD"].style
     assert list(first) == ["CEPGD", "TsallisPGD", "worst case"]
-    compared = run_lines(both, "Linf")
+    compared = run_curves(both, "Linf")
     assert [line.label for line in compared] == ["standard", "robust"]
     assert compared[0].style["linestyle"] != compared[1].style["linestyle"]
     highest = max(run.clean["aAcc"] for run in both)

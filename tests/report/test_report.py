@@ -181,11 +181,11 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
             "record 1, aAcc: expected a number, got nan",
         ),
         ("summary.json", '[{"study": "x", "name": "y", "iou": [true]}]', "iou: expected a number, got True"),
-        ("summary.json", '[{"study": "x", "name": "y", "iou": "x"}]', "expected iou as a list"),
+        ("summary.json", '[{"study": "x", "name": "y", "iou": "x"}]', "record 1, iou: expected a list, got 'x'"),
         (
             "summary.json",
             '[{"study": "x", "name": "y", "median_distance": 1, "distances": "x"}]',
-            "expected distances as a list",
+            "record 1, distances: expected a list, got 'x'",
         ),
         (
             "summary.json",
@@ -198,8 +198,16 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
             "quantiles: expected",
         ),
         ("summary.json", '[{"study": "x", "name": "y", "ci": {"aAcc": [1]}}]', "a lower and an upper bound"),
-        ("summary.json", '[{"study": "x", "name": "y", "degradation": {"points": 1}}]', "degradation in points and"),
-        ("summary.json", '[{"study": "x", "name": "y", "regions": {"a": 1}}]', "expected regions as a list"),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "degradation": {"points": 1}}]',
+            "degradation: expected a table",
+        ),
+        (
+            "summary.json",
+            '[{"study": "x", "name": "y", "regions": {"a": 1}}]',
+            "regions: expected a list",
+        ),
         (
             "summary.json",
             '[{"study": "x", "name": "y", "regions": [{"right": "x"}]}]',

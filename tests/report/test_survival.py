@@ -42,9 +42,10 @@ def test_both_kinds_of_attack_in_one_figure(make_run):
     (run,) = load_runs([with_distances(make_run(), [0.5 / 255, 2 / 255, 8 / 255, None])])
     lines = {line.label: line for line in survival_curves(run, "Linf", run.all_names("Linf"), 4 / 255)}
     assert list(lines) == ["CEPGD", "TsallisPGD", "worst case", "ALMAProx"]
-    assert lines["CEPGD"].points == [(0.0, 100.0), (1 / 255, 75.0), (4 / 255, 25.0)]
-    assert not lines["CEPGD"].exact and lines["ALMAProx"].exact
-    assert [percent for _, percent in lines["ALMAProx"].points] == [100.0, 75.0, 50.0, 50.0]
+    at_radii, exact = (lines[name] for name in ("CEPGD", "ALMAProx"))
+    assert at_radii.points["survival"] == [(0.0, 100.0, None), (1 / 255, 75.0, None), (4 / 255, 25.0, None)]
+    assert "drawstyle" not in at_radii.style and exact.style["drawstyle"] == "steps-post"
+    assert [percent for _, percent, _ in exact.points["survival"]] == [100.0, 75.0, 50.0, 50.0]
     assert len({str(line.style["color"]) for line in lines.values()}) == 4
     ((title, svg),) = survival_figures([run], "Linf")
     assert title == "mine" and {"CEPGD", "ALMAProx", "images not broken (%)"} <= set(texts(svg))
@@ -63,6 +64,17 @@ def test_no_figure_where_nothing_is_broken(make_run):
     (run,) = load_runs([make_run()])
     assert all(record["broken"] == 0 for record in run.records)
     assert survival_figures([run], "Linf") == []
+
+
+def test_no_figure_without_an_image_that_counts(make_run):
+    """A minimum-norm attack alone, on images of void: it has a radius, and no distance to draw."""
+    folder = with_distances(make_run(), [])
+    records = json.loads((folder / "summary.json").read_text())
+    clean, alma = records[0], records[-1]
+    at_radius = {name: value for name, value in alma.items() if name not in ("median_distance", "distances")}
+    kept = [clean | {"broken": None}, alma, at_radius | {"eps": 1 / 255, "broken": None}]
+    (folder / "summary.json").write_text(json.dumps(kept))
+    assert survival_figures(load_runs([folder]), "Linf") == []
 
 
 def test_the_report_shows_them(make_run):

@@ -11,8 +11,8 @@ from rich.console import Console
 from segrobust.checks.basis import FORMAT, basis_of, with_digest
 from segrobust.core.errors import UserError
 from segrobust.report import build_report
-from segrobust.report.table import print_table
-from segrobust.report.trust import load_trust, print_checks
+from segrobust.report.table import print_checks, print_table
+from segrobust.report.trust import load_trust
 from segrobust.runs.folder import RunFolder
 from tests.report.test_report import HOSTILE, Page
 
@@ -28,7 +28,7 @@ def store(folder, verdicts=VERDICTS, trust="verified", text="seen {}", opened=()
         for number, word in enumerate(verdicts, start=1)
     ]  # fmt: skip
     basis = basis_of(RunFolder(folder))
-    content = {"format": FORMAT, "basis": basis, "trust": trust, "tier": "quick", "checks": checks, **more}
+    content = {"format": FORMAT, "basis": basis, "trust": trust, "checks": checks, **more}
     (folder / "checks.json").write_text(json.dumps(with_digest(content)))
     return folder
 
@@ -70,8 +70,6 @@ def test_hostile_words_in_checks_stay_words(make_run):
         (("pass", "fail"), "verified", "not trustworthy"),
         (("pass", "warn"), "verified", "with warnings"),
         (("pass",), "verified", "verified"),
-        (("pass", "warn"), "incomplete", "incomplete"),
-        (("fail",), "incomplete", "not trustworthy"),
     ],
 )
 def test_the_level_is_never_better_than_the_verdicts(make_run, verdicts, stored, level):

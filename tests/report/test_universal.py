@@ -10,8 +10,8 @@ from rich.console import Console
 
 from segrobust.core.rows import Condition
 from segrobust.report import build_report
+from segrobust.report.lines import ring_table
 from segrobust.report.table import print_table
-from segrobust.report.universal import ring_table
 from tests.report.conftest import extended, row
 from tests.report.test_corruption import words
 

@@ -20,7 +20,7 @@ from segrobust.commands.evaluation import evaluate
 from segrobust.runs.executor import Executor
 from tests.runs.toy_run import ToySource, toy_model
 
-RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2, "checks": "off"}
+RUN = {"attacks": ["TsallisPGD", "FMN"], "eps": ["2/255", "8/255"], "steps": 4, "batch_size": 2, "checks": False}
 IMAGES = 9
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])

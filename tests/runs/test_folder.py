@@ -404,7 +404,7 @@ def test_a_run_keeps_its_folder_to_the_end(tmp_path, monkeypatch):
 
         return wrapped
 
-    for name in ("entries_of", "summarise", "check_run", "write_pictures", "build_report"):
+    for name in ("entries_of", "summarise", "run_checks", "write_pictures", "build_report"):
         monkeypatch.setattr(runner, name, and_another_start(getattr(runner, name)))
     settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"]}
     runner.evaluate(toy_model(), ToySource(), work_dir=tmp_path, **settings)

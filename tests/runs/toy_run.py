@@ -18,7 +18,7 @@ RUN = {
     "eps": ["2/255", "8/255"],
     "steps": 5,
     "batch_size": 3,
-    "checks": "off",
+    "checks": False,
 }
 COSTS = ("seconds", "images_per_second", "peak_bytes")
 

@@ -94,7 +94,7 @@ def test_the_data_sets_class_counts_reach_the_ensembles():
     defaults = {"BalancedPGD": {"class_counts": list(counts)}}
     studies = plan_attacks(["SEA", "Standard", "BalancedSharpPGD", "JSPGD"], ["1/255"], defaults=defaults)
     assert [getattr(study.attack, "class_counts", None) for study in studies] == [counts, counts, counts, None]
-    balanced = [one.attack for one in studies[0].attack.members() if one.name == "BalancedPGD"]
+    balanced = [one for one in studies[0].attack.members() if one.name == "BalancedPGD"]
     assert balanced[0].class_counts == counts
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from segrobust.analysis.summary import summarise
+from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
 from segrobust.datasets.corruptions import CORRUPTIONS
-from segrobust.datasets.source import Sample, source_from_config
+from segrobust.datasets.source import Sample
 from segrobust.models.load import load_segmenter
 from segrobust.models.shipped import zoo
 from segrobust.runs.executor import Executor

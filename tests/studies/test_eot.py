@@ -21,7 +21,7 @@ from segrobust.runs.executor import Executor
 from tests.attacks.toys import PixelLinear
 from tests.runs.toy_run import K, ToySource, flat_rows, lines
 
-PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "checks": "off"}
+PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "checks": False}
 EPS = 4 / 255
 
 

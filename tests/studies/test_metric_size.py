@@ -71,7 +71,7 @@ def mmsegs_scores(model, root):
 @pytest.mark.parametrize("pipeline", [MMSEG, PAIR], ids=["mmseg", "LoadPair"])
 def test_clean_scores_are_those_of_mmsegs_test_loop(root, tmp_path, align, pipeline):
     model = tiny_mmseg(mmseg_config(head=dict(align_corners=align))).eval()
-    summary = evaluate(model, source(root, pipeline), **RUN, work_dir=tmp_path, metric_size="original", checks="off")
+    summary = evaluate(model, source(root, pipeline), **RUN, work_dir=tmp_path, metric_size="original", checks=False)
     expected = mmsegs_scores(model, root)
     if pipeline is PAIR:  # shrinks images by area, not bilinearly: other predictions, but over the same labels
         rows = [row for row in flat_rows(tmp_path) if row["name"] == "clean"]
@@ -80,13 +80,13 @@ def test_clean_scores_are_those_of_mmsegs_test_loop(root, tmp_path, align, pipel
         return
     for name in ("aAcc", "mIoU", "mAcc"):
         assert summary[0][name] == pytest.approx(float(expected[name]), abs=0.0051)  # mmseg rounds to two decimals
-    at_input = evaluate(model, source(root, pipeline), **RUN, work_dir=tmp_path / "input", checks="off")
+    at_input = evaluate(model, source(root, pipeline), **RUN, work_dir=tmp_path / "input", checks=False)
     assert abs(at_input[0]["mIoU"] - summary[0]["mIoU"]) > 0.02, "a case in which the two do not differ shows nothing"
 
 
 def test_rows_identity_and_checks_are_of_that_size(root, tmp_path):
     model, data = tiny_mmseg().eval(), source(root, MMSEG)
-    evaluate(model, data, **RUN, work_dir=tmp_path, metric_size="original", target="class:b", checks="full")
+    evaluate(model, data, **RUN, work_dir=tmp_path, metric_size="original", target="class:b")
     attacked = next(row for row in flat_rows(tmp_path) if row["name"] == "CEPGD" and row["image"] == 1)
     label = np.asarray(Image.open(root / "labels/test/1.png"))
     assert attacked["target_pixels"] == (label != 255).sum() > attacked["at_target"]
@@ -102,14 +102,14 @@ def test_rows_identity_and_checks_are_of_that_size(root, tmp_path):
     assert verdicts["every image once"] == "pass"
     assert verdicts["one process finds the same integers"] == "info"
     with pytest.raises(UserError, match="metric_size"):
-        evaluate(model, data, **RUN, work_dir=tmp_path, target="class:b", checks="off")
+        evaluate(model, data, **RUN, work_dir=tmp_path, target="class:b", checks=False)
 
 
 def test_attacks_do_not_depend_on_the_metric(root, tmp_path):
     """The attacked images are the same, only what is counted differs."""
     for size in ("input", "original"):
         evaluate(tiny_mmseg().eval(), source(root, MMSEG), **RUN, work_dir=tmp_path / size, metric_size=size,
-                 save_adversarial=True, checks="off")  # fmt: skip
+                 save_adversarial=True, checks=False)  # fmt: skip
     files = sorted((tmp_path / "input/adversarial").rglob("*.npy"))
     assert len(files) == 5
     for file in files:

@@ -21,7 +21,7 @@ from segrobust.runs.folder import RunFolder
 from tests.attacks.toys import SmallNet
 from tests.runs.toy_run import RUN, K, ToySource, toy_model
 
-PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "batch_size": 7, "checks": "off"}
+PLAIN = {"attacks": ["CosPGD"], "eps": ["8/255"], "steps": 5, "batch_size": 7, "checks": False}
 
 
 def other_model(num_classes: int = K) -> Segmenter:
@@ -101,7 +101,7 @@ def test_shipped_models(camvid, tmp_path):
     run = ["--attack", "cospgd", "uniform-noise", "--eps", "4/255", "--steps", "10", "--num-images", "2"]
     found = {}
     for name, more in (("direct", []), ("transfer", ["--surrogate", robust])):
-        assert main(["evaluate", std, *run, *more, "--checks", "off", "--work-dir", str(tmp_path / name)]) == 0
+        assert main(["evaluate", std, *run, *more, "--no-checks", "--work-dir", str(tmp_path / name)]) == 0
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())
     transferred = accuracy(found["transfer"], f"CosPGD@{robust}")
     assert accuracy(found["direct"], "CosPGD") < transferred < accuracy(found["direct"], "clean")

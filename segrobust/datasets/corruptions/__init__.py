@@ -27,25 +27,20 @@ import numpy as np
 
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.datasets.corruption_names import severity as checked_severity
-from segrobust.datasets.corruptions import blur, digital, noise, weather
+from segrobust.datasets.corruptions import blur, digital, weather
 
 
 class Corruption(NamedTuple):
-    """One type of corruption.
-
-    Attributes:
-        function: (image, random generator, *constants) -> image, both float32 RGB [H, W, 3].
-        constants: what the function takes at severity 1, 2, 3, 4 and 5.
-    """
+    """``function(image, random generator, *constants) -> image``, float32 RGB [H, W, 3]; constants per severity."""
 
     function: Callable[..., np.ndarray]
     constants: tuple[tuple[float, ...], ...]
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption(noise.gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
-    "shot_noise": Corruption(noise.shot_noise, ((60,), (25,), (12,), (5,), (3,))),
-    "impulse_noise": Corruption(noise.impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
+    "gaussian_noise": Corruption(digital.gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
+    "shot_noise": Corruption(digital.shot_noise, ((60,), (25,), (12,), (5,), (3,))),
+    "impulse_noise": Corruption(digital.impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
     "defocus_blur": Corruption(blur.defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
     "glass_blur": Corruption(blur.glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
     "motion_blur": Corruption(blur.motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),

@@ -1,4 +1,4 @@
-"""Digital: contrast, small distortions, low resolution, compression."""
+"""Noise (values may leave [0, 1]; the caller clips), contrast, small distortions, low resolution, compression."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ import numpy as np
 from PIL import Image
 
 from segrobust.datasets.corruptions.kernels import gaussian
+
+
+def gaussian_noise(image: np.ndarray, rng: np.random.Generator, std: float) -> np.ndarray:
+    """Low light: normal noise of standard deviation ``std``."""
+    return image + std * rng.standard_normal(image.shape)
+
+
+def shot_noise(image: np.ndarray, rng: np.random.Generator, photons: float) -> np.ndarray:
+    """Discrete light: a Poisson count of which white is ``photons``."""
+    return rng.poisson(image.astype(np.float64) * photons) / photons
+
+
+def impulse_noise(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Broken bits: each value is replaced with probability ``amount``, by 0 or 1 alike."""
+    hit, white = rng.random(image.shape) < amount, rng.random(image.shape) < 0.5
+    return np.where(hit, white, image)
 
 
 def contrast(image: np.ndarray, _rng: np.random.Generator, factor: float) -> np.ndarray:

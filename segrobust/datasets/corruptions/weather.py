@@ -23,14 +23,8 @@ def snow(
 ) -> np.ndarray:
     """Flakes that fall: normal noise, enlarged, cut below ``threshold`` and blurred by motion, over a whitened image.
 
-    Args:
-        image: float32 [H, W, 3].
-        rng: of the noise and of the angle, within 45 degrees of the vertical.
-        mean: of the noise, and ``std`` its standard deviation.
-        size: by which the noise is enlarged.
-        threshold: below which there is no flake.
-        radius: of the motion in pixels, and ``sigma`` its fall.
-        kept: share of the image that is not whitened.
+    The noise has ``mean`` and ``std`` and is enlarged by ``size``; the motion has ``radius`` pixels and the fall
+    ``sigma``, within 45 degrees of the vertical; the share ``kept`` of the image is not whitened.
     """
     flakes = zoom(rng.normal(mean, std, size=image.shape[:2]).astype(np.float32), size)
     flakes = move(np.where(flakes < threshold, 0, np.minimum(flakes, 1)), rng, radius, sigma, (-135, -45))

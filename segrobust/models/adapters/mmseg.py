@@ -1,10 +1,4 @@
-"""mmseg's segmentors behind the contract: the attacked path is ``model.test_step``'s, for whole and slide inference.
-
-For example::
-
-    model = MMSegSegmenter.from_config(load_config("config.py"))     # to evaluate
-    model = MMSegSegmenter.live(runner.model)                        # to attack the model in training
-"""
+"""mmseg's segmentors behind the contract: the attacked path is ``model.test_step``'s, for whole and slide inference."""
 
 from __future__ import annotations
 
@@ -19,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segrobust.core.errors import UserError, as_user_error, first_line
-from segrobust.datasets.registered import metainfo_of
-from segrobust.models.binary import decision_logit, two_logits
+from segrobust.datasets.pipeline import metainfo_of
 from segrobust.models.mm import import_mmseg
-from segrobust.models.network_io import in_network_type
+from segrobust.models.network_io import decision_logit, in_network_type, two_logits
 from segrobust.models.pretrained import without_pretrained
 from segrobust.models.recomputing import recomputed, replaced
 from segrobust.models.segmenter import Segmenter
@@ -47,7 +40,6 @@ class MMSegSegmenter(Segmenter):
         *,
         class_names: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        name: str | None = None,
     ) -> None:
         _check_segmentor(module)
         head = _last_head(module)
@@ -58,7 +50,7 @@ class MMSegSegmenter(Segmenter):
             class_names=class_names if class_names is not None and len(class_names) == num_classes else None,
             palette=palette if palette is not None and len(palette) == num_classes else None,
             ignore_index=head.ignore_index,
-            name=name or f"{type(module).__name__}-{type(head).__name__}",
+            name=f"{type(module).__name__}-{type(head).__name__}",
         )
         self.module, self._decision = module, decision
         self.align_corners = bool(module.align_corners)
@@ -79,7 +71,7 @@ class MMSegSegmenter(Segmenter):
         return cls(unwrapped(module))
 
     @classmethod
-    def from_config(cls, config: Any, name: str | None = None) -> MMSegSegmenter:
+    def from_config(cls, config: Any) -> MMSegSegmenter:
         """Build the ``model`` of an mmengine config, in eval mode, with random weights and without any download.
 
         Raises:
@@ -100,7 +92,7 @@ class MMSegSegmenter(Segmenter):
             warnings.filterwarnings("ignore", message="threshold is not defined for binary")  # logged below
             warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")  # either is served
             module = revert_sync_batchnorm(MODELS.build(ConfigDict(settings)))
-        model = cls(module.eval(), name=name, **dataset_identity(config))
+        model = cls(module.eval(), **dataset_identity(config))
         if model._decision is not None:
             text = (
                 "%s: one sigmoid channel, served as two logits: class 1 above the threshold %g (decode_head.threshold)"

@@ -8,6 +8,7 @@ For example::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.models.segmenter import WrappedNet
@@ -22,6 +23,7 @@ class TorchvisionSegmenter(WrappedNet):
     Args:
         arch: for instance ``deeplabv3_resnet50``, ``fcn_resnet101`` or ``lraspp_mobilenet_v3_large``.
         mean, std: in units of [0, 1] images; ImageNet's unless told, None for raw pixels.
+        options: further ones of :meth:`Segmenter.wrap`.
         aux_loss: with the auxiliary head, which torchvision's own weights for FCN and DeepLab contain.
     """
 
@@ -33,10 +35,7 @@ class TorchvisionSegmenter(WrappedNet):
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
         aux_loss: bool = False,
-        class_names: Sequence[str] | None = None,
-        palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
         from torchvision.models import get_model, list_models, segmentation
 
@@ -47,13 +46,4 @@ class TorchvisionSegmenter(WrappedNet):
             raise UserError(f"{arch}: it has no auxiliary head; leave out aux_loss")
         auxiliary = {"aux_loss": True} if aux_loss else {}
         net = get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
-        super().__init__(
-            net,
-            mean,
-            std,
-            num_classes=num_classes,
-            class_names=class_names,
-            palette=palette,
-            ignore_index=ignore_index,
-            name=name or arch,
-        )
+        super().__init__(net, mean, std, num_classes=num_classes, **{"name": arch, **options})

@@ -1,8 +1,4 @@
-"""Which weights of a file: many trainers store averaged ones (EMA) beside the raw ones.
-
-found = weights_in(torch.load("model.pth", weights_only=True), "model.pth")
-found.weights, found.kind, found.entry, found.others        # {...}, "raw", "state_dict", "state_dict_ema"
-"""
+"""Which weights of a file: many trainers store averaged ones (EMA) beside the raw ones."""
 
 from __future__ import annotations
 

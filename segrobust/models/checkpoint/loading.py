@@ -1,27 +1,20 @@
-"""Checkpoints: weights out of any training wrapper, loaded only where every key fits; inspection and conversion.
-
-For example::
-
-    weights = load_state_dict("model.safetensors")
-    load_strict(model, weights, source="model.safetensors")
-    convert_checkpoint("model.pth", "model.safetensors", half=True)
-"""
+"""Checkpoints: weights out of any training wrapper, loaded only where every key fits; inspection and conversion."""
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from segrobust.core.errors import UserError
+from segrobust.core.files import replace_file
 from segrobust.models.checkpoint.averaged import EMA, RAW, WORDS, weights_in
 from segrobust.models.checkpoint.naming import prefixes_between, renamed, without_wrappers
 from segrobust.models.checkpoint.reading import file_kind, read_checkpoint, sha256
@@ -169,14 +162,7 @@ def convert_checkpoint(
             raise UserError(f"{src}: {_several(over)} does not fit in half precision; convert without --half")
     dst = Path(dst)
     dst.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=dst.parent, prefix=f".{dst.name}.")
-    os.close(handle)
-    try:
-        save_file(stored, scratch, metadata={"format": "pt"})
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, dst)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    replace_file(dst, save(stored, metadata={"format": "pt"}))
 
 
 class _NoTraining(dict):
@@ -192,10 +178,11 @@ class _NoTraining(dict):
         )
 
 
-def load_from_strict(filename: str, map_location: str | torch.device | Callable | None = None) -> dict[str, Any]:
+def load_from_strict(filename: str, map_location: Any = None) -> dict[str, Any]:
     """mmengine's ``CheckpointLoader`` backend for every kind of path: the strict reader, and no ``meta["config"]``.
 
-    ``Runner.resume`` would execute that entry as Python.
+    ``Runner.resume`` would execute that entry as Python. ``map_location`` is mmengine's: all stays on the CPU, from
+    where the model and the optimizer take their own.
     """
     source = os.path.expanduser(filename)
     content = read_checkpoint(source)
@@ -204,17 +191,4 @@ def load_from_strict(filename: str, map_location: str | torch.device | Callable 
     meta = content.get("meta")
     known = isinstance(meta, dict) and meta
     content["meta"] = {key: meta[key] for key in meta if key != "config"} if known else _NoTraining(filename)
-    if map_location is None or callable(map_location):  # the functions in use all mean: leave it on the CPU
-        return content
-    return _moved(content, torch.device(map_location))
-
-
-def _moved(node: Any, device: torch.device) -> Any:
-    """The same tree with its tensors on ``device``."""
-    if isinstance(node, Tensor):
-        return node.to(device)
-    if isinstance(node, dict):  # in place: a state dict carries its versions as an attribute
-        for key, value in node.items():
-            node[key] = _moved(value, device)
-        return node
-    return type(node)(_moved(value, device) for value in node) if type(node) in (list, tuple) else node
+    return content

@@ -1,7 +1,4 @@
-"""Names of weights: what wrappers around a network put before them is taken off, or put on, where they then fit.
-
-weights = renamed(module.state_dict(), {"module._orig_mod.head.bias": bias})     # {"head.bias": bias}
-"""
+"""Names of weights: what wrappers around a network put before them is taken off, or put on, where they then fit."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What lies in a checkpoint file, read without running anything in it; every other case is one clear line.
-
-For example::
-
-    content = read_checkpoint("model.pth")     # tensors and plain objects, on the CPU
-"""
+"""What lies in a checkpoint file, read without running anything in it; every other case is one clear line."""
 
 from __future__ import annotations
 
@@ -13,11 +8,11 @@ import os
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from segrobust.core.errors import UserError, as_user_error, first_line
@@ -31,20 +26,6 @@ MORE_THAN_DATA = re.compile(
     r"|(builtins\.getattr of \S+|numpy dtype \S+|Unsupported operand 1[2-5]\d)"  # the last: a newer protocol
     r"|(Trying to call reduce[^.]*|Can only (?:create|build)[^.]*)"
 )
-DAMAGE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    OSError,
-    MemoryError,
-    OverflowError,
-)
 
 
 def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Any:
@@ -56,7 +37,9 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Any:
         UserError: not a file, not a checkpoint, damaged, or it wants to run code.
     """
     kind, path = file_kind(path), Path(path)
-    with as_user_error(lambda error: _damage(path, error), DAMAGE):
+    damaged = "damaged, incomplete or not a checkpoint"
+    # a reader fails in its own ways on a damaged file
+    with as_user_error(lambda error: f"{path}: {damaged} ({first_line(error)[:160]}); get the file again"):
         if kind == "safetensors":
             return load_file(path)
         _check_hashed_name(path)
@@ -134,5 +117,16 @@ def _read_pickle(path: Path, trust: bool) -> Any:
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
-def _damage(path: Path, error: Exception) -> str:
-    return f"{path}: damaged, incomplete or not a checkpoint ({first_line(error)[:160]}); get the file again"
+def stored_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The class names, in order, that mmengine (``meta.dataset_meta.classes``) or mmseg 0.x (``meta.CLASSES``) stored.
+
+    Empty where there are none. UserError: as :func:`read_checkpoint`.
+    """
+    content = read_checkpoint(path) if file_kind(path) == "pickle" else None
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return ()
+    data = meta.get("dataset_meta")
+    names = data.get("classes") if isinstance(data, Mapping) else meta.get("CLASSES")
+    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if known else ()

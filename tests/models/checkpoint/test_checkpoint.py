@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,12 +150,12 @@ def test_a_failed_conversion_leaves_the_old_file_and_nothing_else(net, tmp_path,
     with pytest.raises(UserError, match="a does not fit in half precision"):
         convert_checkpoint(source, target, half=True)
 
-    def fail(weights: dict, path: str, metadata: dict) -> None:
-        Path(path).write_bytes(b"half a file")
-        raise OSError("no space left on device")
+    def fail(handle: int, data: bytes) -> None:
+        os.write(handle, b"half a file")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", fail)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr("segrobust.core.files._write_all", fail)
+    with pytest.raises(UserError, match="no space left"):
         convert_checkpoint(source, target)
     assert target.read_bytes() == b"the old file"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.pth", "out.safetensors"]
