@@ -308,7 +308,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("apsr: float = 0.99", "apsr: float = 0.95"),
         ("(distance <= self.distance)", "(distance < self.distance)"),
         ("~self.found & (error >= self.error)", "~self.found & (error > self.error)"),
-        ("(distance <= budget.eps) & (error >= best)", "(distance <= budget.eps) & (error > best)"),
+        ("(distance <= eps) & given", "(distance < eps) & given"),
         ("succeeds = (error >= self.required)", "succeeds = (error > self.required)"),
     ],
     ("attacks/min_norm_ensemble.py", "known_answer/test_rules.py attacks/test_relatives_b.py"): [

@@ -31,7 +31,6 @@ STEP_DECAY = {"Linf": 0.1, "L2": 0.03, "L1": 0.03}
 SQUARE_DECAY = 0.8  # of the running mean of the squared gradient
 LEAST_METRIC = 1e-8
 WARM_STEPS = 30  # first steps in the distance that a warm start has found
-REFERENCE = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_decay": 0.1, "steps": 500}
 
 
 @register_attack
@@ -61,7 +60,7 @@ class ALMAProx(MinNormAttack):
     reference: bool = False
 
     paper: ClassVar[str] = "arXiv 2206.07179"
-    published: ClassVar = REFERENCE
+    published: ClassVar = {"reference": True, "warm_share": 0.0, "repair_share": 0.0, "step_decay": 0.1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +104,8 @@ class ALMAProx(MinNormAttack):
 class ProximalSplitting:
     """The variable-metric forward-backward iteration on one batch: Algorithm 1.
 
-    It minimises ``h1 + h2``: norm and box, Eq. (5), and the penalties of the pixels, Eq. (7).
+    It minimises ``h1 + h2``: norm and box, Eq. (5), and the penalties of the pixels, Eq. (7), by Eq. (17):
+    ``delta <- prox^H_{lam h1}(delta - lam H^-1 grad h2(delta))``.
 
     Args:
         steps: iterations N.
@@ -129,19 +129,13 @@ class ProximalSplitting:
     def run(self) -> Tensor:
         """Spend the steps; the last points, which nobody has measured yet."""
         for step in range(self.steps):
-            self.iterate(step)
+            gradient = self.penalty_gradient(step)
+            self.proximal_step(gradient, self.step_size(step), self.metric(gradient, step))
         return self.points
 
     @property
     def points(self) -> Tensor:
         return (self.clean + self.delta).clamp_(0, 1)
-
-    def iterate(self, step: int) -> None:
-        """Eq. (17): ``delta <- prox^H_{lam h1}(delta - lam H^-1 grad h2(delta))``."""
-        gradient = self.penalty_gradient(step)
-        step_size = self.step_size(step)
-        metric = self.metric(gradient, step)
-        self.proximal_step(gradient, step_size, metric)
 
     def penalty_gradient(self, step: int) -> Tensor:
         """Of h2: one forward, the penalties' derivative in the margins there, one backward."""

@@ -8,7 +8,6 @@ nothing but bisection, of radii that all get the same steps, from the clean imag
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -28,9 +27,9 @@ TIGHT = 0.025
 HALVING = {"norm": "Linf", "start_eps": 1.0, "step_schedule": "constant", "loss": "ce", "warm_start": False}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bisection(MinNormAttack):
-    """Base of the two; ``momentum`` is what tells them apart.
+@register_attack
+class PGDBisection(MinNormAttack):
+    """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179).
 
     Args:
         inner_steps: gradients at one radius, at most; after that many it counts as too small. With warm_start they are
@@ -56,6 +55,8 @@ class Bisection(MinNormAttack):
     warm_start: bool = True
 
     norms: ClassVar[tuple[str, ...]] = tuple(START_EPS)
+    paper: ClassVar[str] = "arXiv 1706.06083"
+    published: ClassVar = {**HALVING, "steps": 520, "inner_steps": 40, "relative_step": 0.1 / 3}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,10 +86,20 @@ class Bisection(MinNormAttack):
         closest.update(points, engine.measure(points).reached)
 
 
+@register_attack
+class MIFGSMBisection(PGDBisection):
+    """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""
+
+    momentum: float = 1.0
+
+    paper: ClassVar[str] = "arXiv 1710.06081"
+    published: ClassVar = {**HALVING, "steps": 260, "inner_steps": 20, "relative_step": 0.05, "momentum": 1.0}
+
+
 class Bracket:
     """Per image the radius that was too small, the one that was enough, and the run at a radius between them."""
 
-    def __init__(self, attack: Bisection, problem: Problem) -> None:
+    def __init__(self, attack: PGDBisection, problem: Problem) -> None:
         clean = problem.clean
         self.attack, self.clean = attack, clean
         self.largest = attack.threat.distance(torch.ones_like(clean))
@@ -97,12 +108,10 @@ class Bracket:
         self.eps = torch.full_like(self.largest, attack.first_eps)
         self.taken = torch.zeros_like(self.largest)
         self.best_error = torch.full_like(self.largest, -1.0)
-        self.best = self.best_gradient = self.momentum = None
+        self.best, self.best_gradient, self.momentum = clean, torch.zeros_like(clean), torch.zeros_like(clean)
 
     def next(self, points: Tensor, gradient: Tensor, error: Tensor, success: Tensor, closest: Closest) -> Tensor:
         """The points after a step within the radius that is to be tried next."""
-        if self.best is None:
-            self.best, self.best_gradient, self.momentum = points, gradient, torch.zeros_like(gradient)
         better = ~success & (error >= self.best_error)
         self.best = torch.where(per_image(better), points, self.best)
         self.best_gradient = torch.where(per_image(better), gradient, self.best_gradient)
@@ -118,9 +127,8 @@ class Bracket:
 
     def _allowed(self) -> Tensor:
         """Steps at the present radius."""
-        attack = self.attack
         few = torch.full_like(self.eps, GROWTH_STEPS)
-        return few.masked_fill_(self.high.isfinite(), attack.inner_steps)
+        return few.masked_fill_(self.high.isfinite(), self.attack.inner_steps)
 
     def _choose_radius(self, success: Tensor, failed: Tensor, distance: Tensor) -> None:
         self.high = torch.where(success, distance, self.high)
@@ -144,7 +152,7 @@ class Bracket:
         return attack.threat.project(points + step, self.clean, self.eps)
 
 
-def halve(attack: Bisection, problem: Problem, closest: Closest) -> None:
+def halve(attack: PGDBisection, problem: Problem, closest: Closest) -> None:
     """Bisection of the radius: every one gets ``inner_steps`` gradients, from the clean images on."""
     low = torch.zeros_like(closest.distance)
     high = torch.full_like(low, 2 * attack.first_eps)
@@ -155,16 +163,14 @@ def halve(attack: Bisection, problem: Problem, closest: Closest) -> None:
         low, high = torch.where(success, low, eps), torch.where(success, eps, high)
 
 
-def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _run(attack: PGDBisection, problem: Problem, closest: Closest, eps: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The points with the most pixels at their goal on the way, which does not see where the last step leads."""
     engine, points, momentum = problem.engine, problem.clean, torch.zeros_like(problem.clean)
-    best = best_reached = None
+    best, best_reached = points, torch.zeros_like(engine.goal.valid)
     for step in range(steps):
         gradient, reached = loss_gradient(engine, points, attack.loss)
         if closest.before is None:
             closest.update(points, reached)
-        if best is None:
-            best, best_reached = points, reached
         better = engine.goal.share(reached) >= engine.goal.share(best_reached)
         best = torch.where(per_image(better), points, best)
         best_reached = torch.where(better.view(-1, 1, 1), reached, best_reached)
@@ -173,21 +179,3 @@ def _run(attack: Bisection, problem: Problem, closest: Closest, eps: Tensor, ste
         size = attack.relative_step * STEP_SCHEDULES[attack.step_schedule](step / attack.inner_steps)
         points = attack.threat.project(points + attack.threat.step(points, gradient, eps * size), problem.clean, eps)
     return best, best_reached
-
-
-@register_attack
-class PGDBisection(Bisection):
-    """PGD (Madry et al., 2018, arXiv 1706.06083) with a search for the radius (protocol of arXiv 2206.07179)."""
-
-    paper: ClassVar[str] = "arXiv 1706.06083"
-    published: ClassVar = {**HALVING, "steps": 520, "inner_steps": 40, "relative_step": 0.1 / 3}
-
-
-@register_attack
-class MIFGSMBisection(Bisection):
-    """MI-FGSM (Dong et al., 2018, arXiv 1710.06081) with a search for the radius (protocol of arXiv 2206.07179)."""
-
-    momentum: float = 1.0
-
-    paper: ClassVar[str] = "arXiv 1710.06081"
-    published: ClassVar = {**HALVING, "steps": 260, "inner_steps": 20, "relative_step": 0.05, "momentum": 1.0}

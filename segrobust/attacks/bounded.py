@@ -44,7 +44,7 @@ class UniformNoise(BoundedAttack):
         return self.samples, 0
 
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = BestIterate(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
+        best = BestIterate(problem.clean)
         for sample in range(self.samples):
             points = start_at_random(self, problem, sample, 1.0)
             best.update(points, problem.engine.measure(points).error)
@@ -91,6 +91,9 @@ class PerClass(BoundedAttack):
         if not numbers or not counts:
             raise UserError(f"{self.name}: expected class_counts=[one per class], got {counts!r}")
         object.__setattr__(self, "class_counts", tuple(float(count) for count in counts))
+
+    def rarity(self, pixels: Pixels) -> Tensor:
+        return weights.rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], self.class_counts)
 
 
 PGD_SETTINGS = {"optimiser": "pgd", "radius_reduction": False}
@@ -155,14 +158,14 @@ class MaskedPGD(GradientAttack):
 
 @register_attack
 class BalancedPGD(PerClass, GradientAttack):
-    """Masked cross-entropy by inverse class frequency, against mIoU (Croce et al., 2024, arXiv 2306.12941); published
-    with ``class_counts`` of the training set."""
+    """Masked cross-entropy times the inverse pixel count of the label's class, whose sum bounds the mean IoU from above
+    (Croce et al., 2024, arXiv 2306.12941, section 3); published with ``class_counts`` of the training set."""
 
     paper: ClassVar[str] = "arXiv 2306.12941"
     published: ClassVar = SEA_SETTINGS
 
     def weight(self, pixels: Pixels) -> Tensor:
-        return weights.balanced(pixels, self.class_counts)
+        return weights.masked(pixels) * self.rarity(pixels)
 
 
 @register_attack

@@ -1,9 +1,5 @@
 """Minimum norms among the images that an 8-bit file can hold: what rounding breaks is repaired on the grid of levels.
 
-attack = ALMAProx(quantise=True)
-result = attack(model, images, labels)
-result.images * 255                     # whole numbers; distance and distance_8bit agree
-
 The float perturbation is rounded first. In Linf every image then works at a level, a radius in 1/255, with sign steps
 on the grid: a success makes the next level the next smaller one; before the first, levels that fail grow. In L2 and L1
 half of the steps scale the perturbation before it is rounded, up to the first success and then by bisection; the other
@@ -61,8 +57,9 @@ def _walk_levels(problem: Problem, points: Tensor, grid, steps: int) -> Tensor:
     distance = grid.attack.threat.distance
     whole = (distance(points - clean) * LEVELS - SLACK).ceil().clamp_min(1)
     level = torch.where(grid.found, grid.distance * LEVELS - BELOW, whole)
-    restrict = engine.goal.restrict
-    points = restrict(_stretch(points, clean, level, distance), clean)
+    restrict, delta = engine.goal.restrict, points - clean
+    largest = (distance(delta) * LEVELS).clamp_min(SLACK)
+    points = restrict(_into(clean + delta * per_image(level / largest), clean, level), clean)
     tried = torch.zeros_like(level)
     for _ in range(steps):
         gradient, margins = margin_gradient(engine, points, unreached)
@@ -84,13 +81,6 @@ def _into(points: Tensor, clean: Tensor, level: Tensor) -> Tensor:
     highest = (clean * LEVELS + level + SLACK).floor().clamp_max_(LEVELS)
     highest = torch.maximum(lowest, highest)  # less than half a level from an image that is not on the grid
     return (points * LEVELS).round_().clamp_(lowest, highest) / LEVELS
-
-
-def _stretch(points: Tensor, clean: Tensor, level: Tensor, distance) -> Tensor:
-    """The perturbation scaled so that its largest value is the whole level."""
-    delta = points - clean
-    factor = level / (distance(delta) * LEVELS).clamp_min(SLACK)
-    return _into(clean + delta * per_image(factor), clean, level)
 
 
 def _scale(problem: Problem, points: Tensor, grid, steps: int) -> None:

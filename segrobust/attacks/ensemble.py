@@ -1,8 +1,5 @@
 """Ensembles of bounded attacks: members in a row, per image the worst result, and further candidates.
 
-    result = SEA(eps="4/255")(model, images, labels)
-    result.candidates                                 # the best points of every member, for the worst-case mIoU
-
 An image's answer is the one with the fewest pixels right. Which of an image's candidates lowers the mIoU of a whole
 data set most depends on the other images: see ``segrobust/analysis/worst_case.py``.
 """
@@ -85,8 +82,7 @@ class BoundedEnsemble(Ensemble, PerClass):
         return tuple(search.candidate(kind) for search in self.plan() for kind in self.kinds)
 
     def run(self, problem: Problem) -> Answer:
-        nothing = problem.clean.new_full((len(problem.clean),), -1.0)
-        best, candidates = {kind: BestIterate(problem.clean, nothing) for kind in self.kinds}, []
+        best, candidates = {kind: BestIterate(problem.clean) for kind in self.kinds}, []
         for search in self.plan():
             points = {kind: one.points for kind, one in best.items()}  # of images that sit out, what is best so far
             active = self.active(best[ERROR].score) & (problem.engine.goal.pixels > 0)

@@ -114,9 +114,9 @@ class Engine:
         (gradient,) = self._backward(logits, points, ascent)
         if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()
-        autocast = torch.is_autocast_enabled(points.device.type)
         self.backwards[self._rows] += self._samples
-        if autocast:  # half precision overflows; such a pixel waits for the next step
+        if torch.is_autocast_enabled(points.device.type):
+            # half precision overflows; such a pixel waits for the next step
             gradient = gradient.nan_to_num_(0, 0, 0)
         if not torch.isfinite(gradient.sum()):
             raise NotFiniteError("the gradient with respect to the images is not finite")

@@ -87,15 +87,14 @@ class GradientAttack(BoundedAttack):
         return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
 
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        best = BestIterate(problem.clean, problem.clean.new_full((len(problem.clean),), -1.0))
+        best = BestIterate(problem.clean)
         for restart in range(self.restarts):
-            result = self.search(problem, self._start(problem, restart))
+            first = self.stages()[0][0]
+            start = start_at_random(self, problem, restart, first) if self.random_start else problem.clean
+            result = self.search(problem, start)
             found = result.by_error if self.keep == "best" else result.last
             best.update(found.points, found.score)
         return best.points, best.score
-
-    def _start(self, problem: Problem, restart: int) -> Tensor:
-        return start_at_random(self, problem, restart, self.stages()[0][0]) if self.random_start else problem.clean
 
     def search(self, problem: Problem, points: Tensor) -> SearchResult:
         """All stages from the given points on; what the last one found."""

@@ -74,8 +74,8 @@ def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
     rival = others[0]
     margin = own - rival
     reached = (margin >= 0 if goal.targeted else margin < 0) & goal.valid
-    normalised = ranks > 1 and planes.shape[1] >= ranks
-    normaliser = _normaliser(own, others) if normalised else torch.ones_like(margin)
+    enough_classes = ranks > 1 and planes.shape[1] >= ranks
+    normaliser = _normaliser(own, others) if enough_classes else torch.ones_like(margin)
     return Margins(-margin if goal.targeted else margin, reached, normaliser), rival
 
 
@@ -156,15 +156,15 @@ def published_gradient(
         rival_place = torch.where(first_is_label, places[:, 1:2], places[:, :1])
         own = logits.gather(1, labels)
         margin = rival - own if targeted else own - rival
-        normalised = logits.shape[1] >= ranks
-        low = top[:, 2:].mean(1, keepdim=True) if normalised else top[:, :1] - 1
+        enough_classes = logits.shape[1] >= ranks
+        low = top[:, 2:].mean(1, keepdim=True) if enough_classes else top[:, :1] - 1
         normaliser = top[:, :1] - low + FLOOR
         reached = (margin <= 0 if targeted else margin < 0).squeeze(1) & engine.goal.valid
         slope = derivative(Margins(margin.squeeze(1), reached, normaliser.squeeze(1)))
         slope = (slope.clamp(max=LARGEST_DERIVATIVE).to(logits.dtype) * engine.goal.valid).unsqueeze(1)
         ascent = torch.zeros_like(logits)
         ascent.scatter_add_(1, labels, sign * slope).scatter_add_(1, rival_place, -sign * slope)
-        if normalised:
+        if enough_classes:
             through_normaliser = slope * (margin + tolerance) / normaliser
             ascent.scatter_add_(1, places[:, :1], -through_normaliser)
             for rank in range(2, ranks):

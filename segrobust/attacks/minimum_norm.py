@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segrobust.attacks.base import Answer, Attack, AttackResult, Candidate, Problem
 from segrobust.attacks.eight_bit import grid_passes, on_grid, search_grid
+from segrobust.attacks.optimise import BestIterate
 from segrobust.core.errors import UserError
 from segrobust.core.threats import per_image
 
@@ -78,7 +79,7 @@ class MinNormAttack(Attack):
         grid.before, grid.required = closest.before, closest.required
         with torch.autocast(problem.clean.device.type, enabled=False):
             search_grid(problem, closest.points, grid, self.norm, self.quantise_steps)
-        return grid.answer()._replace(candidates=tuple(closest.budgets))
+        return grid.answer()._replace(candidates=closest.budgets)
 
     def report(self, answer: Answer, problem: Problem) -> AttackResult:
         """Measure what is returned once more, in float32; that counts, not what the search saw."""
@@ -125,8 +126,7 @@ class Closest:
         self.distance = clean.new_full((len(clean),), math.inf)
         self.error = clean.new_full((len(clean),), -1.0)
         self.found = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-        self.budgets = [Candidate("", eps, clean) for eps in problem.budgets]
-        self._budget_errors = [self.error for _ in problem.budgets]
+        self._budgets = [(eps, BestIterate(clean)) for eps in problem.budgets]
         self.before: Tensor | None = None
         self.required = self.error
 
@@ -154,11 +154,13 @@ class Closest:
         self.distance = torch.where(better, distance, self.distance)
         self.error = torch.where(better, error, self.error)
         self.found = self.found | succeeds
-        for n, (budget, best) in enumerate(zip(self.budgets, self._budget_errors, strict=True)):
-            better = (distance <= budget.eps) & (error >= best) & given
-            self.budgets[n] = Candidate("", budget.eps, torch.where(per_image(better), points, budget.images))
-            self._budget_errors[n] = torch.where(better, error, best)
+        for eps, best in self._budgets:
+            best.update(points, torch.where((distance <= eps) & given, error, -math.inf))
         return succeeds if rows is None else succeeds[rows]
 
+    @property
+    def budgets(self) -> tuple[Candidate, ...]:
+        return tuple(Candidate("", eps, best.points) for eps, best in self._budgets)
+
     def answer(self) -> Answer:
-        return Answer(self.points, self.error, tuple(self.budgets), self.before)
+        return Answer(self.points, self.error, self.budgets, self.before)

@@ -26,11 +26,14 @@ STEP_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class BestIterate:
-    """The points with the highest score so far, per image; of equal scores the latest."""
+    """The points with the highest score so far, per image; of equal scores the latest.
 
-    def __init__(self, points: Tensor, score: Tensor) -> None:
+    score: ``[N]``, of the first points; None: below every share of pixels.
+    """
+
+    def __init__(self, points: Tensor, score: Tensor | None = None) -> None:
         self.points = points
-        self.score = score
+        self.score = points.new_full((len(points),), -1.0) if score is None else score
 
     def update(self, points: Tensor, score: Tensor) -> Tensor:
         """Take the points that are at least as good; returns which, ``[N]`` bool."""

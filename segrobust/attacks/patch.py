@@ -1,9 +1,4 @@
-"""A printable patch for all images of a data set: fitted on some images, measured on others.
-
-patch = UniversalPatch(patch=(40, 40), place="random")
-fitted = patch.fit(model, batches)
-attacked, covered = patch.apply(fitted, images, seeds)
-"""
+"""A printable patch for all images of a data set: fitted on some images, measured on others."""
 
 from __future__ import annotations
 

@@ -32,15 +32,12 @@ def prox_linf(
     bisection, quickened by Newton's step wherever that stays inside the bracket.
     """
     clipped = torch.clamp(delta, low, high)
-    bound = _bounds((delta * metric).abs_(), clipped.abs(), metric, strength)
+    images = zip((delta * metric).abs_(), clipped.abs(), metric, strength, strict=True)
+    bound = torch.stack([_bound(*image) for image in images])
     if cap is not None:
         bound = torch.minimum(bound, cap)  # the objective is convex in the bound
     bound = per_image(bound)
     return torch.clamp(clipped, -bound, bound)
-
-
-def _bounds(weighted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:
-    return torch.stack([_bound(*image) for image in zip(weighted, size, metric, strength, strict=True)])
 
 
 def _bound(weighted: Tensor, size: Tensor, metric: Tensor, strength: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""Segmentation as a task: the goal of an attack on class labels, its logit gradient, and what rows count.
-
-task = Segmentation(num_classes=11, ignore_index=255)
-reached, judged = task.at_goal(model(images).argmax(1), labels)       # wrong pixels, and pixels that are not void
-"""
+"""Segmentation as a task: the goal of an attack on class labels, its logit gradient, and what rows count."""
 
 from __future__ import annotations
 

@@ -59,5 +59,4 @@ class BalancedSharpPGD(PerClass, SharpPGD):
         self._numbers("balance")
 
     def weight(self, pixels: Pixels) -> Tensor:
-        rare = weights.rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], self.class_counts)
-        return super().weight(pixels) * rare**self.balance
+        return super().weight(pixels) * self.rarity(pixels) ** self.balance

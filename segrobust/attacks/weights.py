@@ -62,14 +62,6 @@ def masked(pixels: Pixels) -> Tensor:
     return (~pixels.correct if pixels.targeted else pixels.correct).to(pixels.log_p.dtype)
 
 
-def balanced(pixels: Pixels, class_counts: tuple[float, ...] | None) -> Tensor:
-    """Masked CE times the inverse pixel count of the label's class, over the data set or, without counts, in the image.
-
-    Its sum bounds the mean IoU from above (Croce et al., 2024, section 3).
-    """
-    return masked(pixels) * rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], class_counts)
-
-
 def rarity(labels: Tensor, valid: Tensor, num_classes: int, class_counts: tuple[float, ...] | None) -> Tensor:
     """The inverse pixel count of every pixel's class, ``[N, H, W]``, up to a factor; void pixels hold anything.
 
