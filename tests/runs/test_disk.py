@@ -38,9 +38,7 @@ def test_a_disk_that_is_full_again_and_again(tmp_path):
             assert len(rows) >= kept
             kept = len(rows)
         size = size * 3 // 2
-    assert {"images.json", "conditions.json", "rank-0.jsonl", "report.html"} < set(stopped) and any(
-        name.endswith(".npy") for name in stopped
-    )
+    assert {"run.json", "rank-0.jsonl", "report.html"} < set(stopped) and any(name.endswith(".npy") for name in stopped)
     assert lines(folder) == lines(tmp_path / "whole") and derived(folder) == derived(tmp_path / "whole")
 
 
