@@ -406,7 +406,7 @@ def test_a_run_keeps_its_folder_to_the_end(tmp_path, monkeypatch):
 
     for name in ("entries_of", "summarise", "run_checks", "write_pictures", "build_report"):
         monkeypatch.setattr(runner, name, and_another_start(getattr(runner, name)))
-    settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"]}
+    settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"], "checks": True}
     runner.evaluate(toy_model(), ToySource(), work_dir=tmp_path, **settings)
     assert len(told) == 5 and all(text.startswith("another process is using") for text in told)
     assert (tmp_path / "report.html").exists() and (tmp_path / "images" / "grid.json").exists()
