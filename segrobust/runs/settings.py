@@ -185,8 +185,8 @@ class Settings(Options):
     )
     checks: bool = option(
         True,
-        "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, a minute on "
-        "one CPU core for the shipped models",
+        "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, half a "
+        "minute on one CPU core for the shipped models",
         _checks,
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
