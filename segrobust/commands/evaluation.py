@@ -187,7 +187,7 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     corruptions = plan_corruptions(settings.corruptions, settings.severity)
     if settings.universal and settings.fit_on is None:
         raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
-    universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm)
+    universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm, known)
     return [Clean(), *attacks, *corruptions, *universal, *settings.studies]
 
 
