@@ -153,12 +153,25 @@ def _opened(
         stored = {**origin.identity, **identity_of(bench, studies, settings)}
         about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
         conditions = [condition for study in studies for condition in study.conditions]
+        entries = entries_of(bench.source)
+        if settings.universal:
+            _refuse_fitted_on(entries, entries_of(settings.fit_on))
         options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
-        order = [folder.open(stored, conditions, entries_of(bench.source), **options)]
+        order = [folder.open(stored, conditions, entries, **options)]
         if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
             write_map(folder.path / "target.png", settings.target.map, bench.source)
     bench.source = Ordered(bench.source, broadcast_object_list(order)[0])
     return Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
+
+
+def _refuse_fitted_on(measured: Sequence[Mapping[str, Any]], fitted_on: Sequence[Mapping[str, Any]]) -> None:
+    """UserError where what is universal would be measured on images that it was fitted on."""
+    both = [one["name"] for one in fitted_on if one["sha256"] in {other["sha256"] for other in measured}]
+    if both:
+        raise UserError(
+            f"universal: {len(both)} of the {len(fitted_on)} images to fit on are measured too, such as {both[0]!r}; "
+            "it is fitted on other images: name another split as the config's val_dataloader (in Python: fit_on)"
+        )
 
 
 def _with_data(settings: Settings, dataset: Source) -> Settings:
@@ -187,7 +200,7 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     corruptions = plan_corruptions(settings.corruptions, settings.severity)
     if settings.universal and settings.fit_on is None:
         raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
-    universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm)
+    universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm, known)
     return [Clean(), *attacks, *corruptions, *universal, *settings.studies]
 
 

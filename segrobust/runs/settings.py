@@ -215,6 +215,11 @@ class Settings(Options):
             object.__setattr__(self, "attacks", ())
         super().__post_init__()
         object.__setattr__(self, "corruptions", corruptions_named(self.corruptions))
+        if self.severity != SEVERITIES and not self.corruptions:
+            raise UserError("severity: expected corruptions beside it, such as all, got none")
+        for what in ("target", "mask", "surrogate") if self.universal else ():
+            if getattr(self, what) is not None:
+                raise UserError(f"universal: takes no {what}; leave one of the two out")
 
     def identity(self) -> dict[str, Any]:
         """Those that decide all rows, but for what is known only with the data: the target, the mask and the models."""

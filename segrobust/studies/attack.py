@@ -20,7 +20,7 @@ from segrobust.core.rows import ATTACK, Condition
 from segrobust.core.units import parse_eps, usual_eps_near
 from segrobust.models.digests import model_identity
 from segrobust.models.segmenter import Segmenter
-from segrobust.studies.base import Perturbed, Study
+from segrobust.studies.base import Perturbed, Study, free_name
 from segrobust.studies.bench import Bench, Group
 
 _LOG = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def plan_attacks(
         if key not in names:
             published = ":published" if _given(spec).get("preset") else ""
             wanted = attack.name + published + (f"@{surrogate.name}" if surrogate else "")
-            names[key] = _free(wanted, set(names.values()))
+            names[key] = free_name(wanted, set(names.values()))
         studies += _at_radii(names[key], attack, eps, surrogate)
     if any(study.attack.norm == "Linf" for study in studies):
         _warn_of_unusual(eps)
@@ -163,12 +163,6 @@ def plan_attacks(
 
 def _digest(norm: str | None, fields: Mapping[str, Any]) -> str:
     return Condition(ATTACK, "", norm=norm, fields=fields).id
-
-
-def _free(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    return next(free for n in range(2, 1000) if (free := f"{name}#{n}") not in taken)
 
 
 def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,12 @@ class Perturbed:
     extra: Sequence[Mapping[str, Any]]
     void: Tensor | None = None
     regions: Tensor | None = None
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name or, where it is taken, ``NAME#2`` and so on: tables tell conditions apart by their names."""
+    names = itertools.chain([name], (f"{name}#{n}" for n in itertools.count(2)))
+    return next(one for one in names if one not in taken)
 
 
 class Study(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from segrobust.core.threats import THREATS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.source import Source
 from segrobust.models.digests import tensor_sha256
-from segrobust.studies.base import Perturbed, Study
+from segrobust.studies.base import Perturbed, Study, free_name
 from segrobust.studies.bench import Bench, Group
 
 KINDS: dict[str, type[Universal]] = {"perturbation": UniversalPerturbation, "patch": UniversalPatch}
@@ -41,24 +41,30 @@ class UniversalStudy(Study):
     universal: what is fitted, with the run's seed.
     source: the images that it is fitted on, others than those that are measured.
     batch_size: of the fit, which decides its result; the run's own decides nothing here.
+    name: of its conditions; empty: the title of what is fitted.
     """
 
     universal: Universal
     source: Source
     batch_size: int = 8
+    name: str = ""
     passes = 2
     _fitted: Tensor | None = field(default=None, init=False, repr=False)
 
     @cached_property
-    def conditions(self) -> tuple[Condition, ...]:
-        """What was fitted, and the control."""
+    def fields(self) -> dict[str, Any]:
+        """What decides the rows besides norm and radius, as JSON values."""
         fields = {name: value for name, value in self.universal.fields().items() if name not in ("norm", "eps")}
         samples = (self.source[i] for i in range(len(self.source)))
         data = [tensor_sha256(part) for sample in samples for part in (sample.image, sample.label)]
         fields |= {"fit_images": len(self.source), "fit_sha256": config_sha256(data), "fit_batch": self.batch_size}
-        fields |= {"rings": [*RINGS, None]} if self.universal.covers else {}
-        given = {"norm": self.universal.norm, "eps": self.universal.eps, "fields": fields}
-        title = self.universal.title
+        return fields | ({"rings": [*RINGS, None]} if self.universal.covers else {})
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What was fitted, and the control."""
+        given = {"norm": self.universal.norm, "eps": self.universal.eps, "fields": self.fields}
+        title = self.name or self.universal.title
         return Condition(UNIVERSAL, title, **given), Condition(UNIVERSAL, f"noise {title}", control=True, **given)
 
     @property
@@ -115,7 +121,11 @@ def rings(covered: Tensor) -> Tensor:
 
 
 def plan_universal(
-    specs: Sequence[str], eps: Sequence[float | str], source: Source, norm: str | None = None
+    specs: Sequence[str],
+    eps: Sequence[float | str],
+    source: Source,
+    norm: str | None = None,
+    known: Sequence[Condition] = (),
 ) -> list[UniversalStudy]:
     """One study per patch, and per perturbation and radius.
 
@@ -124,6 +134,7 @@ def plan_universal(
         eps: radii of the perturbations that do not name their own.
         source: what all are fitted on.
         norm: of the perturbations that do not name their own.
+        known: conditions of the run so far; what has the same settings keeps its name there, other settings get one.
 
     Raises:
         UserError: neither of the two, an unknown field, a value out of range, or a perturbation without a radius.
@@ -143,4 +154,13 @@ def plan_universal(
             raise UserError("a universal perturbation needs a radius; give eps, such as eps=['8/255']")
         given = ({} if norm is None else {"norm": norm}) | given
         studies += [UniversalStudy(cls(**{"eps": one} | given), source) for one in eps or [given["eps"]]]
+    names = {_settings(one.norm, one.fields): one.name for one in known if one.study == UNIVERSAL and not one.control}
+    for study in studies:
+        key = _settings(study.universal.norm, study.fields)
+        taken = {name for (norm, _), name in names.items() if norm == study.universal.norm}
+        study.name = names.setdefault(key, free_name(study.universal.title, taken))
     return list({study.conditions: study for study in studies}.values())
+
+
+def _settings(norm: str | None, fields: Mapping[str, Any]) -> tuple[str | None, str]:
+    return norm, config_sha256(fields)

@@ -66,6 +66,9 @@ SLIPS = {
     "an unknown corruption": (dict(corruptions="fogg"), "corruptions: unknown corruption 'fogg'; did you mean fog"),
     "severity 6": (dict(severity=[1, 6]), "severity: .*expected 1, 2, 3, 4 or 5, got 6"),
     "no universal one": (dict(universal="pach"), "universal: unknown universal attack 'pach'; did you mean patch"),
+    "severities of nothing": (dict(severity=3), "severity: expected corruptions beside it, such as all, got none"),
+    "one for all, of another model": (dict(universal="patch", surrogate=toy_model()), "universal: takes no surrogate"),
+    "one for all, with targets": (dict(universal="patch", target="majority"), "universal: takes no target"),
     "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
 }
 
@@ -78,6 +81,15 @@ def test_slips_are_told_in_one_line_and_leave_nothing_behind(slip, tmp_path):
         evaluate(**{**call, **QUIET, **changes})
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_universal_is_not_measured_on_images_that_it_was_fitted_on(tmp_path):
+    call = {"universal": "patch(patch=[4, 4], epochs=1)", "work_dir": tmp_path, **QUIET}
+    with pytest.raises(UserError, match="universal: 2 of the 2 images to fit on are measured too, such as 'scene <0>'"):
+        evaluate(toy_model(), ToySource(4), fit_on=ToySource(2), **call)
+    assert not lines(tmp_path)
+    evaluate(toy_model(), ToySource(4), fit_on=ToySource(2, salt=1), **call)
+    assert len(lines(tmp_path)) == 4 * 3
 
 
 class Given:

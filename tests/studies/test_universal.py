@@ -175,6 +175,18 @@ def test_a_plan_of_texts():
     assert UniversalPatch(place=(3, 1)).title == "patch at 3,1"
 
 
+def test_other_settings_have_another_name_in_the_same_run(tmp_path):
+    first = plan_universal(["patch", "patch(epochs=2)"], [], FITTED_ON)
+    assert [study.title for study in first] == ["patch", "patch#2"]
+    known = [one for study in first[1:] for one in study.conditions]
+    texts = ["patch", "patch(epochs=2)", "perturbation(epochs=1)", "perturbation"]
+    later = plan_universal(texts, ["4/255", "8/255"], FITTED_ON, known=known)
+    assert [study.title for study in later] == [
+        "patch", "patch#2", "perturbation 4/255", "perturbation 8/255", "perturbation#2 4/255", "perturbation#2 8/255"
+    ]  # fmt: skip
+    assert later[1].conditions == first[1].conditions and later[1].conditions[1].name == "noise patch#2"
+
+
 @pytest.mark.parametrize(
     ("text", "eps", "message"),
     [
