@@ -70,7 +70,7 @@ def summarise(
     images = len({row.image for row in rows}) if images is None else images
     if partial := incomplete(rows, images):
         named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
-        _LOG.warning("not in the results, as rows are missing: %s; name them again to have them computed", ", ".join(named))
+        _LOG.warning("not in the results, as rows are missing: %s; ask for them again", ", ".join(named))
     rows = complete(rows, images)
     answers: dict[Condition, list[Row]] = {}
     candidates: dict[Condition, list[Row]] = defaultdict(list)
