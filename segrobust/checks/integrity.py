@@ -14,7 +14,7 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.checks.context import Context
 from segrobust.checks.probe import refuse_random
 from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Verdict, verdict
-from segrobust.core.rows import CLEAN, Row
+from segrobust.core.rows import ATTACK, CLEAN, CORRUPTION, UNIVERSAL, Row
 from segrobust.core.threats import THREATS, allowed
 from segrobust.models.checkpoint.loading import sha256
 from segrobust.models.digests import weights_sha256
@@ -22,6 +22,8 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.images import entries_of
 from segrobust.studies.base import Study
 from segrobust.studies.clean import Clean
+
+OURS = (CLEAN, ATTACK, CORRUPTION, UNIVERSAL)
 
 
 def every_image_once(context: Context) -> Verdict:
@@ -31,10 +33,11 @@ def every_image_once(context: Context) -> Verdict:
     doubled = sum(count - 1 for count in found.values())
     images = range(len(context.source))
     wanted = {(one.id, image) for one in context.conditions for image in images}
-    listed = {(one.id, image) for one in context.folder.conditions() for image in images}
+    studies = {one.id: one.study for one in context.folder.conditions()}
+    listed = {(condition, image) for condition in studies for image in images}
     truths: dict[int, set] = defaultdict(set)
-    for line in lines:
-        if "regions" not in line["extra"]:  # under a patch fewer pixels count
+    for line in lines:  # under a patch, and perhaps in a study of the user's own, fewer pixels count
+        if "regions" not in line["extra"] and studies.get(line["condition"]) in OURS:
             truths[line["image"]].add(_truth(line["counts"]))
     unequal = sum(len(seen) > 1 for seen in truths.values())
     wrong = _wrong_labels(context, truths)

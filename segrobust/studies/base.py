@@ -19,7 +19,7 @@ class Perturbed:
     """A group of images under one condition, as the model is to see them.
 
     images: ``[N, 3, H, W]`` in [0, 1].
-    extra: per image, what its row takes from the study.
+    extra: per image, what its row takes from the study; without passes in it, the row has the one forward alone.
     void: ``[N, H, W]`` bool, pixels that do not count besides those without a label (under a patch).
     regions: ``[N, H, W]`` int64, the region of every pixel, from 0 (rings around a patch); counted one by one into
         ``extra["regions"]``.

@@ -16,5 +16,4 @@ class Clean(Study):
     passes = 1
 
     def perturbed(self, bench: Bench, group: Group) -> Iterator[Perturbed]:
-        extra = {"forwards": 1, "backwards": 0, "distance": 0.0}
-        yield Perturbed(self.conditions[0], group.images, [extra] * len(group.ids))
+        yield Perturbed(self.conditions[0], group.images, [{"distance": 0.0}] * len(group.ids))

@@ -35,8 +35,7 @@ class CorruptionStudy(Study):
     def perturbed(self, bench: Bench, group: Group) -> Iterator[Perturbed]:
         seeds = [seed_of(bench.seed, f"{CORRUPTION} {self.name}", image, self.severity) for image in group.ids]
         images = [self._corrupted(sample.image, seed) for sample, seed in zip(group.samples, seeds, strict=True)]
-        extra = {"forwards": 1, "backwards": 0}
-        yield Perturbed(self.conditions[0], torch.stack(images).to(bench.device), [extra] * len(images))
+        yield Perturbed(self.conditions[0], torch.stack(images).to(bench.device), [{}] * len(images))
 
     def _corrupted(self, image: Tensor, seed: int) -> Tensor:
         changed = corrupt(image.permute(1, 2, 0).numpy(), self.name, self.severity, seed)

@@ -19,7 +19,7 @@ def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
     labels = group.labels if group.originals is None else group.originals
     if made.void is not None:
         labels = labels.masked_fill(_resized(made.void.long(), group.size).bool(), bench.source.ignore_index)
-    more = [dict(extra) for extra in made.extra]
+    more = [{"forwards": 1, "backwards": 0, **extra} for extra in made.extra]
     if group.targets is not None:
         at_target = task.at_goal(prediction, labels, _resized(group.targets, group.size))
         for extra, reached, judged in zip(more, *at_target, strict=True):

@@ -97,9 +97,8 @@ class UniversalStudy(Study):
         control = self.universal.control(group.images, bench.seed)
         for condition, change in zip(self.conditions, (self._fitted, control), strict=True):
             images, covered = self.universal.apply(change, group.images, bench.seeds(group))
-            extra = [{"forwards": 1, "backwards": 0, **one} for one in self._distances(images - group.images)]
             around = {"void": covered, "regions": rings(covered)} if self.universal.covers else {}
-            yield Perturbed(condition, images, extra, **around)
+            yield Perturbed(condition, images, self._distances(images - group.images), **around)
 
     def _distances(self, change: Tensor) -> list[dict[str, float]]:
         """Per image; a patch has no radius to keep."""

@@ -133,16 +133,17 @@ class Patch(Study):
     """A grey square in the corner, whose pixels do not count; in two regions."""
 
     marked: bool = True
+    study: str = "universal"
     passes = 1
 
     @property
     def conditions(self):
-        return (Condition("universal", "Patch", fields={"side": 4}),)
+        return (Condition(self.study, "Patch", fields={"side": 4}),)
 
     def perturbed(self, bench, group):
         images, void = group.images.clone(), group.labels.new_zeros(group.labels.shape, dtype=bool)
         images[..., :4, :4], void[..., :4, :4] = 0.5, True
-        extra = [{"forwards": 1, "backwards": 0}] * len(group.ids)
+        extra = [{}] * len(group.ids)
         regions = {"regions": void.long()} if self.marked else {}
         yield Perturbed(self.conditions[0], images, extra, void, **regions)
 
@@ -154,6 +155,8 @@ def test_pixels_under_a_patch_do_not_count_and_all_others_must(tmp_path):
     lost = Context(finished(segmenter("small"), tmp_path / "lost", source, [Clean(), Patch(marked=False)]), [])
     found = every_image_once(lost)
     assert found.level == "fail" and found.numbers["images_with_unequal_labels"] == 7
+    own = finished(segmenter("small"), tmp_path / "own", source, [Clean(), Patch(marked=False, study="stickers")])
+    assert every_image_once(Context(own, [])).level == "pass"
 
 
 def fitted(universal):
