@@ -65,7 +65,7 @@ def test_its_own_dataclass_stays_as_it_is():
 
 
 def test_a_default_without_its_type_is_refused_and_not_ignored():
-    with pytest.raises(UserError, match=r"register_attack: Fewer sets steps without a type.*; write steps: int = \.\.\."):
+    with pytest.raises(UserError, match=r"Fewer sets steps without a type.*; write steps: int = \.\.\."):
 
         @register_attack
         class Fewer(CEPGD):
