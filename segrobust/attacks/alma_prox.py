@@ -129,9 +129,12 @@ class ProximalSplitting:
     def run(self) -> Tensor:
         """Spend the steps; the last points, which nobody has measured yet."""
         for step in range(self.steps):
-            gradient = self.penalty_gradient(step)
-            self.proximal_step(gradient, self.step_size(step), self.metric(gradient, step))
+            self.iterate(step)
         return self.points
+
+    def iterate(self, step: int) -> None:
+        gradient = self.penalty_gradient(step)
+        self.proximal_step(gradient, self.step_size(step), self.metric(gradient, step))
 
     @property
     def points(self) -> Tensor:

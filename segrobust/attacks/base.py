@@ -112,7 +112,6 @@ class Attack(Configured):
     targeted: bool = False
     seed: int = 0
 
-    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
     control: ClassVar[bool] = False
     can_target: ClassVar[bool] = False

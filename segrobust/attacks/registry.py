@@ -7,6 +7,7 @@ Every attack enters by its decorator, ours and those of a module that you import
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -23,12 +24,16 @@ def register_attack(cls: type[Attack]) -> type[Attack]:
     """Make an attack known by the name of its class; as a decorator, it also makes the class a frozen dataclass.
 
     Raises:
-        UserError: not a subclass of Attack, or another attack has this name.
+        UserError: not a subclass of Attack, a new default without its type, or another attack has this name.
     """
     if not (isinstance(cls, type) and issubclass(cls, Attack)):
         shown = cls.__name__ if isinstance(cls, type) else repr(cls)
         raise UserError(f"register_attack: expected a subclass of GradientAttack, BoundedAttack, ..., got {shown}")
     if "__dataclass_fields__" not in vars(cls):
+        for field in dataclasses.fields(cls):
+            if field.name in vars(cls) and field.name not in inspect.get_annotations(cls):
+                raise UserError(f"register_attack: {cls.__name__} sets {field.name} without a type, which Python takes "
+                                f"for no field; write {field.name}: {field.type} = ...")  # fmt: skip
         cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     return ATTACKS.add(cls)
 

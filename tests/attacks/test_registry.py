@@ -64,6 +64,22 @@ def test_its_own_dataclass_stays_as_it_is():
     assert [field.name for field in fields(Mine)][-1] == "more" and build_attack("mine", more=4).more == 4
 
 
+def test_a_default_without_its_type_is_refused_and_not_ignored():
+    with pytest.raises(UserError, match=r"Fewer sets steps without a type.*; write steps: int = \.\.\."):
+
+        @register_attack
+        class Fewer(CEPGD):
+            steps = 5
+
+    assert "Fewer" not in ATTACKS
+
+    @register_attack
+    class FewerSteps(CEPGD):
+        steps: int = 5
+
+    assert build_attack("fewer-steps").steps == 5
+
+
 def test_the_same_class_may_come_again_and_another_of_its_name_may_not():
     register_attack(focal())
     again = register_attack(focal(3.0))  # a notebook's cell, run once more
