@@ -70,12 +70,7 @@ def summarise(
     images = len({row.image for row in rows}) if images is None else images
     if partial := incomplete(rows, images):
         named = dict.fromkeys(f"{one.title} ({count} of {images} images)" for one, count in partial.items())
-<<<<<<< HEAD
-        told = "not in the results, as rows are missing: %s; name them again to have them computed"
-        _LOG.warning(told, ", ".join(named))
-=======
         _LOG.warning("not in the results, as rows are missing: %s; ask for them again", ", ".join(named))
->>>>>>> r-runs
     rows = complete(rows, images)
     answers: dict[Condition, list[Row]] = {}
     candidates: dict[Condition, list[Row]] = defaultdict(list)

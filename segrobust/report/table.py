@@ -132,17 +132,22 @@ def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]], console:
 
 
 def print_checks(trust: Trust, console: Console) -> None:
-    """Every check with its evidence; below it, where something is wrong, what to do."""
+    """Every check that was made, with its evidence and, where something is wrong, what to do; the others by name."""
     table = _plain_table()
     for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
         table.add_column(title, overflow="fold", **more)
+    left_out = [check["name"] for check in trust.checks if check["verdict"] == SKIPPED and not check["open"]]
     for check in trust.checks:
+        if check["name"] in left_out:
+            continue
         style = _STYLES.get(check["verdict"], "")
         evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
         if check["remedy"]:
             evidence.append(f"\n-> {check['remedy']}", style=style)
         table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
     console.print(table)
+    if left_out:
+        console.print(Text(f"nothing to look for: {', '.join(left_out)}", style="dim"))
     console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)
 
 
