@@ -132,13 +132,17 @@ def _print_lines(titles: Sequence[str], lines: Sequence[Sequence[str]], console:
 
 
 def print_checks(trust: Trust, console: Console) -> None:
-    """Every check that was made, with its evidence and, where something is wrong, what to do; the others by name."""
+    """Every check with its evidence and, where something is wrong, what to do; several that were skipped for one reason
+    stand below, by name."""
     table = _plain_table()
     for title, more in (("trust check", {}), ("verdict", {}), ("evidence", {"ratio": 1})):
         table.add_column(title, overflow="fold", **more)
-    left_out = [check["name"] for check in trust.checks if check["verdict"] == SKIPPED and not check["open"]]
+    skipped: dict[str, list[str]] = {}
     for check in trust.checks:
-        if check["name"] in left_out:
+        if check["verdict"] == SKIPPED:
+            skipped.setdefault(check["evidence"], []).append(check["name"])
+    for check in trust.checks:
+        if len(skipped.get(check["evidence"], ())) > 1:
             continue
         style = _STYLES.get(check["verdict"], "")
         evidence = Text(check["evidence"], style="dim" if check["verdict"] == SKIPPED else "")
@@ -146,8 +150,9 @@ def print_checks(trust: Trust, console: Console) -> None:
             evidence.append(f"\n-> {check['remedy']}", style=style)
         table.add_row(Text(check["name"]), Text(check["verdict"], style=style), evidence)
     console.print(table)
-    if left_out:
-        console.print(Text(f"nothing to look for: {', '.join(left_out)}", style="dim"))
+    for reason, names in skipped.items():
+        if len(names) > 1:
+            console.print(Text(f"{reason}: {', '.join(names)}", style="dim"))
     console.print(Text(f"trust: {trust.level}: {trust.doubt or trust.counts}", style="bold"), soft_wrap=True)
 
 
