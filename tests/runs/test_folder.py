@@ -3,81 +3,21 @@ import logging
 import math
 import multiprocessing
 import os
-import random
 import re
 import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from segrobust.core.errors import UserError
-from segrobust.core.files import only_process, replace_file
-from segrobust.core.rows import Condition, Row, check_complete
+from segrobust.core.files import replace_file
+from segrobust.core.rows import check_complete
 from segrobust.runs.differences import differences
-from segrobust.runs.folder import RunFolder
+from tests.runs.small_run import CLEAN, FAR, IDENTITY, NEAR, batch, begin, changed
 
-IDENTITY = {"checkpoint": "abc", "eps": [0.1, 0.2], "attacks": {"CEPGD": {"steps": 100, "amp": False}}}
-BATCHES = 150
 OLD = (
     b'{"format": 1, "identity": {}, "about": {}}',
     "not written by this version of segrobust; start anew with --fresh",
 )
-CHILD = """
-import sys
-from segrobust.core.rows import Condition, Row
-from segrobust.runs.folder import RunFolder
-condition = Condition("attack", "CEPGD", norm="Linf", eps=0.1)
-images = [{"name": str(n), "sha256": str(n)} for n in range(4 * int(sys.argv[3]))]
-folder = RunFolder(sys.argv[1])
-folder.open({"checkpoint": "abc"}, [condition], images)
-done = {row.image for row in folder.rows()}
-def row(image):
-    counts = {"classes": [0], "tp": [image], "fp": [3], "fn": [4]}
-    return Row(image, condition, counts, {"distance": 0.1, "forwards": 9, "backwards": 8, "text": "x" * 100})
-with folder.writer(rank=int(sys.argv[2])) as writer:
-    print("ready", flush=True)
-    for start in range(0, 4 * int(sys.argv[3]), 4):
-        if not done.issuperset(range(start, start + 4)):
-            writer.append([row(image) for image in range(start, start + 4)], [0.5] * 4)
-folder.write_json("summary.json", {"rows": len(folder.rows())})
-"""
-
-
-NEAR, FAR = (Condition("attack", "CEPGD", norm="Linf", eps=eps, fields={"steps": 100}) for eps in (0.1, 0.2))
-CLEAN = Condition("clean", "clean")
-IMAGES = [{"name": f"scene {i}", "sha256": f"{i:064d}"} for i in range(8)]
-
-
-def batch(start, condition=NEAR, size=4):
-    return [
-        Row(
-            i,
-            condition,
-            {"classes": [0, 2], "tp": [i, 3], "fp": [0, 2], "fn": [2, 0]},
-            {"forwards": 100, "backwards": 99, "distance": condition.eps or 0.0},
-        )
-        for i in range(start, start + size)
-    ]
-
-
-def changed(row, image=None, counts=(), **extra):
-    """The row with some of it otherwise."""
-    number = row.image if image is None else image
-    return Row(number, row.condition, {**row.counts, **dict(counts)}, {**row.extra, **extra})
-
-
-def begin(path, identity=IDENTITY, conditions=(CLEAN, NEAR, FAR), images=IMAGES, **options):
-    folder = RunFolder(path)
-    folder.open(identity, conditions, images, **options)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return begin(tmp_path / "run")
 
 
 def test_rows_of_all_ranks_come_back_sorted(folder):
@@ -312,143 +252,6 @@ def test_rows_are_never_written_through_a_link(folder, tmp_path):
     with pytest.raises(UserError, match="cannot open"), folder.writer(0):
         pytest.fail("opened")
     assert (tmp_path / "precious.txt").read_text() == "precious"
-
-
-def _hold(path, ready):
-    with only_process(path):
-        ready.set()
-        time.sleep(60)
-
-
-def test_a_second_process_is_told_that_it_waits_and_refused_until_the_first_is_killed(folder, caplog):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(folder.path / "rows/.lock-0", ready))
-    process.start()
-    assert ready.wait(20)
-    with (
-        pytest.raises(UserError, match=r"another process is using .*run,"),
-        only_process(folder.path / "rows/.lock-0", patience=0.1),
-    ):
-        pytest.fail("two writers at once")
-    assert caplog.messages == [f"another process is using {folder.path}; waiting up to 0.1 s for its end"]
-    process.kill()
-    with folder.writer(0) as writer:  # the lock died with its process
-        writer.append(batch(0))
-    process.join()
-
-
-def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkeypatch):
-    """Killed alone, the main process leaves the others writing; what they compute would be computed twice."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(folder.path / "rows/.lock-1", ready))
-    process.start()
-    assert ready.wait(20)
-    monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
-    with pytest.raises(UserError, match=r"another process is using .*run,"):
-        begin(folder.path)
-    process.kill()
-    process.join()
-    begin(folder.path)
-
-
-def _open(path, fresh, queue):
-    only_process.__wrapped__.__defaults__ = (0.1,)  # its patience
-    try:
-        begin(path, fresh=fresh)
-    except UserError as error:
-        queue.put(str(error))
-    else:
-        queue.put("opened")
-
-
-def _open_elsewhere(path, fresh=False):
-    """What another process is told that opens the folder."""
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=_open, args=(path, fresh, queue))
-    process.start()
-    told = queue.get(timeout=20)
-    process.join()
-    return told
-
-
-def test_a_held_folder_is_kept_through_all_that_a_run_does(folder):
-    refused = (
-        f"another process is using {folder.path}, which a run keeps until its checks and report are done; wait for"
-    )
-    with folder.held(0):
-        folder.open(IDENTITY, [CLEAN, NEAR, FAR], IMAGES)
-        with folder.held(0), folder.writer(0) as writer:
-            writer.append(batch(0))
-        RunFolder(folder.path).rows()
-        for fresh in (False, True):
-            assert _open_elsewhere(folder.path, fresh).startswith(refused)
-        assert folder.rows() == batch(0)
-    assert _open_elsewhere(folder.path) == "opened"
-    with folder.held(1):  # one of its other processes
-        assert _open_elsewhere(folder.path).startswith(refused)
-
-
-def test_a_run_keeps_its_folder_to_the_end(tmp_path, monkeypatch):
-    from segrobust.commands import evaluation as runner
-    from tests.runs.toy_run import RUN, ToySource, toy_model
-
-    told = []
-
-    def and_another_start(function):
-        def wrapped(*args, **more):
-            told.append(_open_elsewhere(tmp_path, fresh=True))
-            return function(*args, **more)
-
-        return wrapped
-
-    for name in ("entries_of", "summarise", "run_checks", "write_pictures", "build_report"):
-        monkeypatch.setattr(runner, name, and_another_start(getattr(runner, name)))
-    settings = {**RUN, "attacks": ["TsallisPGD"], "eps": ["2/255"], "checks": True}
-    runner.evaluate(toy_model(), ToySource(), work_dir=tmp_path, **settings)
-    assert len(told) == 5 and all(text.startswith("another process is using") for text in told)
-    assert (tmp_path / "report.html").exists() and (tmp_path / "images" / "grid.json").exists()
-    assert "holds another run" in _open_elsewhere(tmp_path)
-
-
-def _start_child(path, rank=0):
-    """A process that has opened the run and begins to write."""
-    command = [sys.executable, "-c", CHILD, str(path), str(rank), str(BATCHES)]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
-def _row_bytes(path):
-    return sorted(line for file in path.glob("rows/rank-*.jsonl") for line in file.read_bytes().splitlines())
-
-
-def _size(path):
-    return sum(file.stat().st_size for file in path.glob("rows/rank-*.jsonl"))
-
-
-def test_killed_at_random_moments_and_resumed_it_ends_the_same(tmp_path):
-    calm, torn = tmp_path / "calm", tmp_path / "torn"
-    assert _start_child(calm).wait(60) == 0
-    chance = random.Random(0)
-    found = {0}
-    for kill in range(200):
-        size = _size(torn) + chance.randrange(_size(calm) // 15)
-        process = _start_child(torn, rank=kill % 2)
-        while _size(torn) < size and process.poll() is None:
-            pass
-        process.kill()
-        if process.wait(20) == 0:
-            break
-        found.add(len(RunFolder(torn).rows()))  # readable after every kill
-    assert len(found) > 10  # the kills did fall into the run
-    assert RunFolder(torn).rows() == RunFolder(calm).rows()
-    assert _row_bytes(torn) == _row_bytes(calm)  # no row was stored twice
-    assert len(_row_bytes(calm)) == 4 * BATCHES
-    assert (torn / "summary.json").read_bytes() == (calm / "summary.json").read_bytes()
 
 
 def test_replacing_leaves_no_trace_of_a_killed_attempt(tmp_path):
