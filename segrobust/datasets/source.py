@@ -143,13 +143,13 @@ def evenly_spaced(total: int, count: int | None) -> list[int]:
 
 
 def spaced_around(total: int, count: int | None, known: Sequence[int]) -> list[int]:
-    """``count`` of ``total`` indices with the ``known`` ones first: the others evenly spaced among what is left.
+    """``count`` of ``total`` indices with the ``known`` ones first, then evenly spaced ones.
 
-    Never fewer than are known; without any known, :func:`evenly_spaced`.
+    Each known one stands for the evenly spaced one next to it: neighbours in a video are nearly the same image. Never
+    fewer than are known; without any known, :func:`evenly_spaced`.
     """
-    known = [index for index in known if index < total]
-    left = sorted(set(range(total)) - set(known))
-    if not known or count is None:
-        return [*known, *(left[place] for place in evenly_spaced(len(left), count))]
-    more = max(count - len(known), 0)
-    return [*known, *(left[place] for place in (evenly_spaced(len(left), more) if more and left else []))]
+    known, more = [index for index in known if index < total], evenly_spaced(total, count)
+    for index in sorted(known, key=lambda index: index not in more):
+        if more:
+            more.remove(min(more, key=lambda one: abs(one - index)))
+    return [*known, *more]

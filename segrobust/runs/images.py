@@ -72,9 +72,14 @@ class RunImages:
     def from_content(cls, content: Any, path: Path) -> RunImages:
         """What :meth:`content` made; UserError names the file ``path`` where it was not."""
         known = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("images", "starts"))
-        if not known or not all(isinstance(one, dict) and {"name", "sha256"} <= set(one) for one in content["images"]):
+        known = known and all(map(_is_entry, content["images"])) and all(type(at) is int for at in content["starts"])
+        if not known:
             raise UserError(f"{path}: expected the images of a run, as segrobust writes them; start anew with --fresh")
         return cls(tuple(content["images"]), tuple(content["starts"]))
+
+
+def _is_entry(one: Any) -> bool:
+    return isinstance(one, dict) and {"name", "sha256"} <= set(one) and type(one.get("index", 0)) is int
 
 
 def entries_of(source: Source) -> list[dict[str, Any]]:

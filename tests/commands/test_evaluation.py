@@ -17,7 +17,7 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.studies.attack import plan_attacks
 from tests.attacks.toys import SmallNet
-from tests.runs.toy_run import RUN, K, ToySource, flat_rows, toy_model
+from tests.runs.toy_run import RUN, K, ToySource, flat_rows, toy_model, without_costs
 
 
 def run(folder, **changes):
@@ -82,6 +82,31 @@ def test_a_run_cut_short_goes_on_without_computing_anything_twice(finished, tmp_
     before = (tmp_path / "summary.json").read_bytes()
     run(tmp_path)
     assert len(computed) == 16 and (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_a_finished_run_grows_by_what_is_missing_alone(tmp_path, monkeypatch):
+    """Attacks and radii first, in two starts, then images: the joint worst case is that of one start with all."""
+    computed, original = [], Executor.rows
+
+    def counting(self, study, batch):
+        computed.append((study.title, tuple(batch)))
+        return original(self, study, batch)
+
+    run(tmp_path / "grown", attacks=["UniformNoise"], eps=["2/255"])
+    monkeypatch.setattr(Executor, "rows", counting)
+    grown = run(tmp_path / "grown")
+    batches = [(0, 1, 2), (3, 4, 5), (6,)]
+    titles = ["TsallisPGD 2/255", "TsallisPGD 8/255", "UniformNoise 8/255"]
+    assert computed == [(title, batch) for title in titles for batch in batches]
+    assert without_costs(grown) == without_costs(run(tmp_path / "at once"))
+    assert RunFolder(tmp_path / "grown").rows() == RunFolder(tmp_path / "at once").rows()
+    before = RunFolder(tmp_path / "grown").rows()
+    computed.clear()
+    evaluate(toy_model(), ToySource(9), work_dir=tmp_path / "grown", **RUN)
+    assert len(computed) == 5 and {batch for _, batch in computed} == {(7, 8)}
+    assert [row for row in RunFolder(tmp_path / "grown").rows() if row.image < 7] == before
+    with pytest.raises(UserError, match="its image 'scene <7>' is not among these data"):
+        run(tmp_path / "grown")
 
 
 def test_another_identity_is_refused_and_named(finished):

@@ -31,6 +31,19 @@ def test_equal_images_are_told_apart_by_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        {"starts": [0], "images": [{**ENTRIES[0], "index": "0"}]},
+        {"starts": ["0"], "images": ENTRIES},
+        {"starts": [0], "images": [{"name": "scene 0"}]},
+    ],
+)
+def test_a_damaged_list_is_told(tmp_path, content):
+    with pytest.raises(UserError, match="expected the images of a run, as segrobust writes them"):
+        RunImages.from_content(content, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         (ENTRIES[1:], "its image 'scene 0' is not among these data; a run may get more images"),
