@@ -72,7 +72,7 @@ def test_a_perturbation_is_fitted_on_one_source_and_measured_on_another(tmp_path
         assert row.extra.keys() == {"forwards", "backwards", "distance"}
         assert row.extra["distance"] == float((image - sample.image).abs().max()) <= 64 / 255 + 1e-6
     records = {one["name"]: one for one in summarise(rows, K)}
-    assert records["perturbation"]["aAcc"] < records["noise perturbation"]["aAcc"] - 5
+    assert records["perturbation (epochs=5)"]["aAcc"] < records["noise perturbation (epochs=5)"]["aAcc"] - 5
 
 
 def test_pixels_under_a_patch_do_not_count_and_rings_hold_all_others(tmp_path):
@@ -126,8 +126,9 @@ def test_it_is_fitted_once_and_only_where_rows_are_missing(tmp_path, monkeypatch
 def test_conditions_tell_whatever_decides_the_rows():
     study = UniversalStudy(PERTURBATION, FITTED_ON)
     attack, noise = study.conditions
-    assert (attack.study, attack.name, attack.norm, attack.eps) == ("universal", "perturbation", "Linf", 64 / 255)
-    assert (noise.name, noise.control, attack.control) == ("noise perturbation", True, False)
+    name = "perturbation (epochs=5)"
+    assert (attack.study, attack.name, attack.norm, attack.eps) == ("universal", name, "Linf", 64 / 255)
+    assert (noise.name, noise.control, attack.control) == (f"noise {name}", True, False)
     others = [
         UniversalStudy(replace(PERTURBATION, epochs=6), FITTED_ON),
         UniversalStudy(replace(PERTURBATION, norm="L2"), FITTED_ON),
@@ -169,10 +170,13 @@ def test_a_plan_of_texts():
         UniversalPerturbation(norm="L2", eps=3), UniversalPatch(), PATCH,
     ]  # fmt: skip
     assert [study.title for study in plan] == [
-        "perturbation 4/255", "perturbation 8/255", "perturbation 3", "patch", "patch at random"
+        "perturbation 4/255", "perturbation 8/255", "perturbation 3", "patch", "patch 4x5 at random (epochs=2)"
     ]  # fmt: skip
     assert plan_universal(["perturbation"], [2.0], FITTED_ON, norm="L2")[0].universal.norm == "L2"
     assert UniversalPatch(place=(3, 1)).title == "patch at 3,1"
+    patches = ["patch(patch=[4, 5])", "patch(patch=[5, 4])", "patch(weight=ce)", "patch(weight=ce, epochs=3)"]
+    named = [one.name for study in plan_universal(patches, [], FITTED_ON) for one in study.conditions]
+    assert len(set(named)) == 8  # one line of a table each, and its own
 
 
 @pytest.mark.parametrize(
