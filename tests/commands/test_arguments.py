@@ -66,6 +66,10 @@ SLIPS = {
     "an unknown corruption": (dict(corruptions="fogg"), "corruptions: unknown corruption 'fogg'; did you mean fog"),
     "severity 6": (dict(severity=[1, 6]), "severity: .*expected 1, 2, 3, 4 or 5, got 6"),
     "no universal one": (dict(universal="pach"), "universal: unknown universal attack 'pach'; did you mean patch"),
+    "universal, by transfer": (
+        dict(universal="patch", fit_on=ToySource(2), surrogate=toy_model()),
+        "universal: it would be fitted on the measured model, not on the surrogate; leave one of the two out",
+    ),
     "a typing error": (dict(attacks="fgms"), "unknown attack 'fgms'; did you mean fgsm"),
 }
 
