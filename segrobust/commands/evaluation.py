@@ -188,8 +188,8 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     if settings.universal and settings.fit_on is None:
         raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
     if settings.universal and settings.surrogate:
-        raise UserError("universal: it would be fitted on the measured model, not on the surrogate; leave one of the two "
-                        "out of this run")  # fmt: skip
+        raise UserError("universal: it would be fitted on the measured model, not on the surrogate; leave one of the "
+                        "two out of this run")  # fmt: skip
     universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm)
     return [Clean(), *attacks, *corruptions, *universal, *settings.studies]
 
