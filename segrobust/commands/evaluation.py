@@ -154,11 +154,22 @@ def _opened(
         about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
         conditions = [condition for study in studies for condition in study.conditions]
         options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
-        order = [folder.open(stored, conditions, entries_of(bench.source), **options)]
+        entries = entries_of(bench.source)
+        if settings.universal:
+            _refuse_measured(settings.fit_on, entries)
+        order = [folder.open(stored, conditions, entries, **options)]
         if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
             write_map(folder.path / "target.png", settings.target.map, bench.source)
     bench.source = Ordered(bench.source, broadcast_object_list(order)[0])
     return Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
+
+
+def _refuse_measured(fit_on: Source, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Many configs test on the split that they validate on."""
+    measured = {entry["sha256"] for entry in entries}
+    if known := sum(entry["sha256"] in measured for entry in entries_of(fit_on)):
+        raise UserError(f"universal: {known} of the {len(fit_on)} images that it would be fitted on are measured too; "
+                        "set another split in the config's val_dataloader (in Python: fit_on)")  # fmt: skip
 
 
 def _with_data(settings: Settings, dataset: Source) -> Settings:

@@ -11,6 +11,7 @@ import torch
 from segrobust.analysis.summary import summarise
 from segrobust.attacks.patch import UniversalPatch
 from segrobust.attacks.universal import UniversalPerturbation
+from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.core.rows import ORIGINAL, Condition
 from segrobust.datasets.source import Sample
@@ -160,6 +161,14 @@ def test_what_it_cannot_do_is_refused():
     other.class_names, bench.model.class_names = ToySource.class_names[::-1], ToySource.class_names
     with pytest.raises(UserError, match="reversed"):
         UniversalStudy(PERTURBATION, other).fit(bench)
+
+
+def test_images_that_are_measured_are_not_fitted_on(tmp_path):
+    call = {"universal": "patch(patch=[4, 4], epochs=1)", "work_dir": tmp_path, "checks": False, "pictures": False}
+    with pytest.raises(UserError, match=r"1 of the 5 images that it would be fitted on are measured too; .* fit_on"):
+        evaluate(toy_model(), MEASURED, fit_on=Sized([12] * 5, first=3), **call)
+    assert not RunFolder(tmp_path).conditions()
+    assert len(evaluate(toy_model(), MEASURED, fit_on=FITTED_ON, **call)) == 3
 
 
 def test_a_plan_of_texts():
