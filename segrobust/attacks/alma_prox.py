@@ -102,7 +102,7 @@ class ALMAProx(MinNormAttack):
 
 
 class ProximalSplitting:
-    """The variable-metric forward-backward iteration on one batch: Algorithm 1.
+    """The variable-metric forward-backward iteration on one batch.
 
     It minimises ``h1 + h2``: norm and box, Eq. (5), and the penalties of the pixels, Eq. (7), by Eq. (17):
     ``delta <- prox^H_{lam h1}(delta - lam H^-1 grad h2(delta))``.

@@ -50,9 +50,10 @@ class UniversalPatch(Universal):
 
     @property
     def title(self) -> str:
-        if isinstance(self.place, str):
-            return {"centre": "patch", "random": "patch at random"}[self.place]
-        return "patch at {},{}".format(*self.place)
+        size = "" if self.patch == UniversalPatch.patch else " {}x{}".format(*self.patch)
+        places = {"centre": "", "random": " at random"}
+        place = places[self.place] if isinstance(self.place, str) else " at {},{}".format(*self.place)
+        return self._titled(f"patch{size}{place}")
 
     @property
     def ball(self) -> tuple[str, float]:

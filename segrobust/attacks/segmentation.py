@@ -102,9 +102,11 @@ class Goal:
 
 
 class Task(Protocol):
-    """What a model is asked: engine, attacks, studies and checks know labels and predictions through these three alone.
+    """What a model is asked: an attack's goal and its gradient, and what rows and checks count, come from these three.
 
-    :class:`Segmentation` is the one there is; its counts are scored in ``segrobust.analysis.metrics``.
+    :class:`Segmentation` is the one there is; its counts are scored in ``segrobust.analysis.metrics``. What knows
+    classes besides: attacks by margins (``margins.py``, SEA's spherical loss, ASMA) and universal ones, predictions as
+    the largest logit (``studies/bench.py``), void labels in rows and checks, and the hooks of training.
     """
 
     def goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, mask: Any = None) -> Goal:

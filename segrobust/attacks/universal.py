@@ -69,7 +69,12 @@ class Universal(Configured, ABC):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What tables call it."""
+        """What tables call it, told from others of its kind."""
+
+    def _titled(self, title: str) -> str:
+        given = {"epochs": self.epochs, "weight": self.weight}
+        own = [f"{field}={value}" for field, value in given.items() if value != getattr(Universal, field)]
+        return f"{title} ({', '.join(own)})" if own else title
 
     @property
     @abstractmethod
@@ -177,7 +182,7 @@ class UniversalPerturbation(Universal):
 
     @property
     def title(self) -> str:
-        return "perturbation"
+        return self._titled("perturbation")
 
     @property
     def ball(self) -> tuple[str, float]:

@@ -62,7 +62,8 @@ class RobustValidationHook(Hook):
         seed: of the attack's random numbers.
 
     Raises:
-        UserError: a value outside its range, a targeted attack, data without labels, or a model under FSDP.
+        UserError: a value outside its range, a targeted attack, data without labels, a model under FSDP, or before the
+            run another of these hooks that would write the same two numbers.
     """
 
     priority = "HIGHEST"  # the first after validation: before the metrics are logged and the averaged weights go
@@ -85,6 +86,12 @@ class RobustValidationHook(Hook):
         self.seed = seed
         minimum_norm = ("min_norm/median", "min_norm/found")
         self.names = minimum_norm if self.attack.minimum_norm else ("robust/mIoU", "robust/aAcc")
+
+    def before_run(self, runner: Any) -> None:
+        same = [hook for hook in runner.hooks if isinstance(hook, RobustValidationHook) and hook.names == self.names]
+        if len(same) > 1:
+            raise UserError(f"RobustValidationHook: {' and '.join(hook.attack.name for hook in same)} would both write "
+                            f"{self.names[0]}; keep one bounded and one minimum-norm attack")  # fmt: skip
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         """Add the two numbers to the validation's own ``metrics``, which mmengine logs afterwards."""

@@ -139,6 +139,14 @@ def test_fp16_attacks_under_autocast(tmp_path):
     assert 0 <= metrics["robust/mIoU"] <= metrics["robust/aAcc"] <= 100
 
 
+def test_two_that_would_write_the_same_numbers_are_refused(tmp_path):
+    config = with_validation(toy_config())
+    config.custom_hooks.append(dict(type="RobustValidationHook", attack="segpgd(steps=2)"))
+    with pytest.raises(UserError, match=r"CEPGD and SegPGD would both write robust/mIoU; keep one bounded"):
+        train(config, work_dir=tmp_path)
+    assert not list(tmp_path.glob("*.pth"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -11,6 +11,7 @@ import torch
 from segrobust.analysis.summary import summarise
 from segrobust.attacks.patch import UniversalPatch
 from segrobust.attacks.universal import UniversalPerturbation
+from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.core.rows import ORIGINAL, Condition
 from segrobust.datasets.source import Sample
@@ -72,7 +73,7 @@ def test_a_perturbation_is_fitted_on_one_source_and_measured_on_another(tmp_path
         assert row.extra.keys() == {"forwards", "backwards", "distance"}
         assert row.extra["distance"] == float((image - sample.image).abs().max()) <= 64 / 255 + 1e-6
     records = {one["name"]: one for one in summarise(rows, K)}
-    assert records["perturbation"]["aAcc"] < records["noise perturbation"]["aAcc"] - 5
+    assert records["perturbation (epochs=5)"]["aAcc"] < records["noise perturbation (epochs=5)"]["aAcc"] - 5
 
 
 def test_pixels_under_a_patch_do_not_count_and_rings_hold_all_others(tmp_path):
@@ -126,8 +127,9 @@ def test_it_is_fitted_once_and_only_where_rows_are_missing(tmp_path, monkeypatch
 def test_conditions_tell_whatever_decides_the_rows():
     study = UniversalStudy(PERTURBATION, FITTED_ON)
     attack, noise = study.conditions
-    assert (attack.study, attack.name, attack.norm, attack.eps) == ("universal", "perturbation", "Linf", 64 / 255)
-    assert (noise.name, noise.control, attack.control) == ("noise perturbation", True, False)
+    name = "perturbation (epochs=5)"
+    assert (attack.study, attack.name, attack.norm, attack.eps) == ("universal", name, "Linf", 64 / 255)
+    assert (noise.name, noise.control, attack.control) == (f"noise {name}", True, False)
     others = [
         UniversalStudy(replace(PERTURBATION, epochs=6), FITTED_ON),
         UniversalStudy(replace(PERTURBATION, norm="L2"), FITTED_ON),
@@ -161,6 +163,14 @@ def test_what_it_cannot_do_is_refused():
         UniversalStudy(PERTURBATION, other).fit(bench)
 
 
+def test_images_that_are_measured_are_not_fitted_on(tmp_path):
+    call = {"universal": "patch(patch=[4, 4], epochs=1)", "work_dir": tmp_path, "checks": False, "pictures": False}
+    with pytest.raises(UserError, match=r"1 of the 5 images that it would be fitted on are measured too; .* fit_on"):
+        evaluate(toy_model(), MEASURED, fit_on=Sized([12] * 5, first=3), **call)
+    assert not RunFolder(tmp_path).conditions()
+    assert len(evaluate(toy_model(), MEASURED, fit_on=FITTED_ON, **call)) == 3
+
+
 def test_a_plan_of_texts():
     texts = ["perturbation", "perturbation(norm=L2, eps=3)", "patch", "patch(place=random, patch=[4, 5], epochs=2)"]
     plan = plan_universal([*texts, "patch"], ["4/255", "8/255"], FITTED_ON, norm="Linf")
@@ -169,10 +179,13 @@ def test_a_plan_of_texts():
         UniversalPerturbation(norm="L2", eps=3), UniversalPatch(), PATCH,
     ]  # fmt: skip
     assert [study.title for study in plan] == [
-        "perturbation 4/255", "perturbation 8/255", "perturbation 3", "patch", "patch at random"
+        "perturbation 4/255", "perturbation 8/255", "perturbation 3", "patch", "patch 4x5 at random (epochs=2)"
     ]  # fmt: skip
     assert plan_universal(["perturbation"], [2.0], FITTED_ON, norm="L2")[0].universal.norm == "L2"
     assert UniversalPatch(place=(3, 1)).title == "patch at 3,1"
+    patches = ["patch(patch=[4, 5])", "patch(patch=[5, 4])", "patch(weight=ce)", "patch(weight=ce, epochs=3)"]
+    named = [one.name for study in plan_universal(patches, [], FITTED_ON) for one in study.conditions]
+    assert len(set(named)) == 8  # one line of a table each, and its own
 
 
 def test_other_settings_have_another_name_in_the_same_run(tmp_path):
