@@ -59,7 +59,10 @@ class Condition:
     def id(self) -> str:
         """A short word and a digest: the key of this condition in rows."""
         decides = [getattr(self, name) for name in _DESCRIBED if name != "name"] + [dict(self.fields)]
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        try:
+            digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        except TypeError as error:
+            raise UserError(f"{self.title}: a condition holds what JSON can: {error}") from error
         return f"{self.study}-{digest[:12]}"
 
     def __eq__(self, other: object) -> bool:
