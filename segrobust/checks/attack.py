@@ -43,20 +43,20 @@ def something_attacked(context: Context) -> Verdict:
     judged = {image for shares in context.shares.values() for image in shares}
     if not judged:
         raise Skip("no image of the run has a labelled pixel: nothing was measured")
-    norms = {one.name: one.norm for one in sorted(tried, key=lambda one: one.order)}
-    moved = dict.fromkeys(norms, 0.0)
+    farthest = {(one.name, one.norm): 0.0 for one in sorted(tried, key=lambda one: one.order)}
     for row in context.rows:
         if row.condition in tried and row.image in judged:
-            name = row.condition.name
-            moved[name] = max(moved[name], row.extra["distance"])
-    idle = [name for name in moved if moved[name] < MATTERS[norms[name]]]
-    text = ", ".join(f"{name} by {_length(moved[name], norms[name])}" for name in idle or moved)
+            key = row.condition.name, row.condition.norm
+            farthest[key] = max(farthest[key], row.extra["distance"])
+    idle = [key for key in farthest if farthest[key] < MATTERS[key[1]]]
+    text = ", ".join(f"{name} by {_length(farthest[name, norm], norm)}" for name, norm in idle or farthest)
+    moved = {name: distance for (name, _), distance in farthest.items()}
     if not idle:
         return verdict(PASS, f"farthest that each attack moved an image: {text}", moved=moved)
-    nothing = len(idle) == len(moved)
+    nothing = len(idle) == len(farthest)
     remedy = "these rows are those of the clean images: choose radii such as 1/255 to 8/255, and an attack that moves"
     text = f"{'nothing was attacked' if nothing else 'an attack did nothing'}: no image was moved farther than {text}"
-    still = all(moved[name] <= allowed(norms[name], 0.0) for name in moved)
+    still = all(distance <= allowed(norm, 0.0) for (_, norm), distance in farthest.items())
     return verdict(FAIL if nothing and still else WARN, text, remedy, moved=moved)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -201,7 +202,11 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     if settings.universal and settings.fit_on is None:
         raise UserError("fit_on: expected the images of another split, on which what is universal is fitted, got none")
     universal = plan_universal(settings.universal, settings.eps, settings.fit_on, settings.norm, known)
-    return [Clean(), *attacks, *corruptions, *universal, *settings.studies]
+    studies = [Clean(), *attacks, *corruptions, *universal, *settings.studies]
+    counts = Counter(condition for study in studies for condition in study.conditions)
+    if twice := next((one for one, count in counts.items() if count > 1), None):
+        raise UserError(f"two studies have the condition {twice.title}: what tells them apart belongs into its fields")
+    return studies
 
 
 def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:

@@ -27,6 +27,7 @@ _TYPES = {
     "study": str, "name": str, "norm": str, "eps": (int, float), "severity": int, "surrogate": str, "candidate": str,
     "control": bool, "fields": dict,
 }  # fmt: skip
+_ROW = {"image": int, "condition": str, "counts": dict, "extra": dict}
 _DESCRIBED = tuple(name for name in _TYPES if name != "fields")
 _INFINITE = ("distance", "distance_8bit")
 
@@ -59,7 +60,10 @@ class Condition:
     def id(self) -> str:
         """A short word and a digest: the key of this condition in rows."""
         decides = [getattr(self, name) for name in _DESCRIBED if name != "name"] + [dict(self.fields)]
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        try:
+            digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        except TypeError as error:
+            raise UserError(f"{self.title}: a condition holds what JSON can: {error}") from error
         return f"{self.study}-{digest[:12]}"
 
     def __eq__(self, other: object) -> bool:
@@ -95,7 +99,10 @@ class Condition:
         for name, value in known.items():
             if not isinstance(value, _TYPES[name]) or (name == "eps" and not math.isfinite(value)):
                 raise UserError(f"{path}: a condition with {name} {value!r}; start anew with --fresh")
-        return cls(**known)
+        condition = cls(**known)
+        if content.get("id") != condition.id:
+            raise UserError(f"{path}: the condition {condition.title} was edited; start anew with --fresh")
+        return condition
 
 
 @dataclass(frozen=True)
@@ -154,13 +161,16 @@ def encode(row: Row) -> dict[str, Any]:
     return {"image": row.image, "condition": row.condition.id, "counts": dict(row.counts), "extra": extra}
 
 
-def decode(record: Mapping[str, Any], conditions: Mapping[str, Condition], path: Path) -> Row:
-    """The row that :func:`encode` made; UserError names the file ``path`` where something is missing."""
-    if missing := [name for name in ("image", "condition", "counts", "extra") if name not in record]:
+def decode(record: Mapping[str, Any], conditions: Mapping[str, Condition], images: int, path: Path) -> Row:
+    """The row that :func:`encode` made, in a run of so many images; UserError names the file ``path`` where something
+    is missing or of another run."""
+    if missing := [name for name, kind in _ROW.items() if not isinstance(record.get(name), kind)]:
         raise UserError(f"{path}: a row without {', '.join(missing)}; start anew with --fresh")
     condition = conditions.get(record["condition"])
     if condition is None:
         raise UserError(f"{path}: a row of an unknown condition {record['condition']!r}; start anew with --fresh")
+    if not 0 <= record["image"] < images:
+        raise UserError(f"{path}: a row of image {record['image']} in a run of {images}; start anew with --fresh")
     if len({len(counts) for counts in record["counts"].values()}) > 1:
         raise UserError(f"{path}: image {record['image']} has counts of different lengths; start anew with --fresh")
     extra = {

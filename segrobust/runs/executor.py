@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segrobust.core.errors import UserError
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import CLEAN, Condition, Row
 from segrobust.runs.batch_size import clear_memory_errors
@@ -82,10 +83,16 @@ class Executor:
         """Rows of one batch; images of different sizes go in groups of equal size."""
         rows: list[Row] = []
         for group in self.bench.groups({i: self.bench.source[i] for i in batch}):
+            shown = []
             for made in study.perturbed(self.bench, group):
+                shown.append(made.condition)
+                if len(made.extra) != len(group.ids):
+                    raise UserError(f"{study.title}: expected {len(group.ids)} of extra, got {len(made.extra)}")
                 rows += rows_of(self.bench, group, made)
                 if self._is_saved(made.condition):
                     self._save(group, made)
+            if tuple(shown) != tuple(study.conditions):
+                raise UserError(f"{study.title}: its images are not those of its conditions, one after the other")
         return sorted(rows, key=lambda row: row.order)
 
     def _is_saved(self, condition: Condition) -> bool:

@@ -86,6 +86,8 @@ class RunFolder:
             for lock in sorted({*self._rows.glob(".lock-*")} - self._held):
                 stack.enter_context(only_process(lock))
             stored = None if fresh else self._stored()
+            if stored and self._has_rows() and not len(self.images()):
+                raise UserError(f"{self.path} has rows but no images.json; start anew with --fresh")
             if stored and self.has_results():
                 changed = continued(stored, identity, accept_different, about or {}, self.path)
             else:
@@ -155,7 +157,7 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """All complete rows of all processes, sorted; UserError: a damaged file, or a row that is there twice."""
-        return read_rows(self._rows, self.conditions())
+        return read_rows(self._rows, self.conditions(), len(self.images()))
 
     def complete_rows(self) -> list[Row]:
         """The rows of the conditions that have one for every image of the run, from which results are made."""

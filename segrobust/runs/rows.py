@@ -13,8 +13,8 @@ from segrobust.core.rows import Condition, Row, decode, encode
 _LOG = logging.getLogger(__name__)
 
 
-def read_rows(folder: Path, conditions: Iterable[Condition]) -> list[Row]:
-    """All complete rows in the files of a folder, sorted.
+def read_rows(folder: Path, conditions: Iterable[Condition], images: int) -> list[Row]:
+    """All complete rows in the files of a folder, sorted; of a run of so many images.
 
     Raises:
         UserError: two rows for the same image and condition, or a damaged file.
@@ -23,7 +23,7 @@ def read_rows(folder: Path, conditions: Iterable[Condition]) -> list[Row]:
     known = {one.id: one for one in conditions}
     for path in sorted(folder.glob("rank-*.jsonl")):
         for record in read_lines(path)[0]:
-            row = decode(record, known, path)
+            row = decode(record, known, images, path)
             if row.key in found:
                 first, other = found[row.key]
                 fields = ", ".join(_differing(first, row))

@@ -72,7 +72,7 @@ def _declared(value: Any) -> Mapping[str, float]:
 
 
 def _study(value: Any) -> Any:
-    if not hasattr(value, "perturbed"):
+    if isinstance(value, type) or not hasattr(value, "perturbed"):
         raise UserError(f"expected a Study of segrobust.studies.base, got {value!r}")
     return value
 

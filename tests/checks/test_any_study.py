@@ -174,6 +174,12 @@ def test_universal_perturbations_and_patches_are_honest(universal, tmp_path):
     assert found["gradient usable"]["verdict"] == "pass" and found[SINGLE]["verdict"] == "skipped"
 
 
+def test_a_perturbation_under_two_norms_is_told_under_each(tmp_path):
+    both = fitted(UniversalPerturbation(epochs=1)), fitted(UniversalPerturbation(norm="L2", eps=1.0, epochs=1))
+    evidence = checked(tmp_path, [*both[0], both[1][1]])[ATTACKED]["evidence"]
+    assert "perturbation by 4/255" in evidence and "perturbation by L2 0.99" in evidence
+
+
 def test_a_universal_perturbation_of_nothing(tmp_path):
     found = checked(tmp_path, fitted(UniversalPerturbation(eps=1e-9, epochs=1)))
     assert found[ATTACKED]["verdict"] == "fail" and "nothing was attacked" in found[ATTACKED]["evidence"]

@@ -117,6 +117,29 @@ def test_damage_that_no_kill_can_cause_is_an_error(folder):
     path.write_bytes(lines[0].replace(b'"tp":[0,3]', b'"tp":[0]'))
     with pytest.raises(UserError, match="image 0 has counts of different lengths"):
         folder.rows()
+    for old, new in ((b'"condition":"', b'"condition":["'), (b'"counts":{', b'"counts":[{')):
+        closed = {b'"condition":"': (b'","counts"', b'"],"counts"'), b'"counts":{': (b'},"extra"', b'}],"extra"')}[old]
+        path.write_bytes(lines[0].replace(old, new).replace(*closed))
+        with pytest.raises(UserError, match=r"a row without (condition|counts); start anew"):
+            folder.rows()
+    images = len(folder.images())
+    path.write_bytes(lines[0].replace(b'"image":0', b'"image":%d' % images))
+    with pytest.raises(UserError, match=f"a row of image {images} in a run of {images}; start anew"):
+        folder.rows()
+
+
+def test_what_rows_refer_to_may_not_be_edited_or_go(folder):
+    with folder.writer() as writer:
+        writer.append(batch(0))
+    images = list(folder.images().entries)
+    conditions = (folder.path / "conditions.json").read_text()
+    (folder.path / "conditions.json").write_text(conditions.replace('"steps": 100', '"steps": 10', 1))
+    with pytest.raises(UserError, match=r"the condition CEPGD .* was edited; start anew with --fresh"):
+        folder.rows()
+    (folder.path / "conditions.json").write_text(conditions)
+    (folder.path / "images.json").unlink()  # the same images may come in another order now
+    with pytest.raises(UserError, match=r"has rows but no images\.json; start anew with --fresh"):
+        folder.open(folder.identity(), [NEAR], images)
 
 
 def test_another_identity_is_refused_with_its_fields(folder):
