@@ -165,7 +165,7 @@ def test_what_it_cannot_do_is_refused():
 
 def test_images_that_are_measured_are_not_fitted_on(tmp_path):
     call = {"universal": "patch(patch=[4, 4], epochs=1)", "work_dir": tmp_path, "checks": False, "pictures": False}
-    with pytest.raises(UserError, match=r"1 of the 5 images that it would be fitted on are measured too; .* fit_on"):
+    with pytest.raises(UserError, match=r"1 of the 5 images to fit on are measured too, such as .* fit_on"):
         evaluate(toy_model(), MEASURED, fit_on=Sized([12] * 5, first=3), **call)
     assert not RunFolder(tmp_path).conditions()
     assert len(evaluate(toy_model(), MEASURED, fit_on=FITTED_ON, **call)) == 3
@@ -188,27 +188,13 @@ def test_a_plan_of_texts():
     assert len(set(named)) == 8  # one line of a table each, and its own
 
 
-def test_other_settings_have_another_name_in_the_same_run(tmp_path):
+def test_a_fit_on_other_images_has_another_name_in_the_same_run():
     first = plan_universal(["patch", "patch(epochs=2)"], [], FITTED_ON)
-    assert [study.title for study in first] == ["patch", "patch#2"]
-    known = [one for study in first[1:] for one in study.conditions]
-    texts = ["patch", "patch(epochs=2)", "perturbation(epochs=1)", "perturbation"]
-    later = plan_universal(texts, ["4/255", "8/255"], FITTED_ON, known=known)
-    assert [study.title for study in later] == [
-        "patch", "patch#2", "perturbation 4/255", "perturbation 8/255", "perturbation#2 4/255", "perturbation#2 8/255"
-    ]  # fmt: skip
-    assert later[1].conditions == first[1].conditions and later[1].conditions[1].name == "noise patch#2"
-
-
-@pytest.mark.parametrize(
-    ("text", "eps", "message"),
-    [
-        ("pach", [], "patch"),
-        ("patch(places=random)", [], "place"),
-        ("perturbation(weight=sharp)", ["1/255"], "weight"),
-        ("perturbation", [], "needs a radius"),
-    ],
-)
-def test_a_text_that_means_nothing_is_refused(text, eps, message):
-    with pytest.raises(UserError, match=message):
-        plan_universal([text], eps, FITTED_ON)
+    assert [study.title for study in first] == ["patch", "patch (epochs=2)"]
+    known = [one for study in first for one in study.conditions]
+    texts = ["patch", "perturbation(epochs=1)", "perturbation"]
+    later = plan_universal(texts, ["4/255"], Sized([12] * 2, first=9), known=known)
+    assert [study.title for study in later] == ["patch#2", "perturbation (epochs=1) 4/255", "perturbation 4/255"]
+    assert later[0].conditions[1].name == "noise patch#2"
+    again = plan_universal(["patch(epochs=2)", "patch"], [], FITTED_ON, known=known)
+    assert [study.conditions for study in again] == [study.conditions for study in first[::-1]]
