@@ -100,7 +100,7 @@ def refusal_of_sync_bn(folder: Path) -> dict:
     try:
         train(config, work_dir=folder / "sync_bn", launcher="pytorch")
     except UserError as error:
-        return {"sync_bn": str(error), "sync_bn_told": error.told}
+        return {"sync_bn": str(error), "sync_bn_told": error.reported}
 
 
 if __name__ == "__main__":
