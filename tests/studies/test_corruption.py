@@ -8,7 +8,7 @@ import torch
 from segrobust.analysis.summary import summarise
 from segrobust.commands.data import source_from_config
 from segrobust.core.errors import UserError
-from segrobust.datasets.corruptions import CORRUPTIONS
+from segrobust.datasets.corruptions import CORRUPTIONS, corrupt
 from segrobust.datasets.source import Sample
 from segrobust.models.load import load_segmenter
 from segrobust.models.shipped import zoo
@@ -67,6 +67,15 @@ def test_an_images_corruption_depends_on_seed_and_place_not_on_its_batch(name):
     same = [Sample(bench.source[1].image, bench.source[1].label, name)] * 2
     first, second = next(study.perturbed(bench, bench.group([0, 1], same))).images
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("severity", [1, 5])
+def test_images_are_corrupted_at_the_severity_of_the_condition(severity):
+    bench = Bench(toy_model(), ToySource())
+    image = bench.source[1].image
+    expected = corrupt(image.permute(1, 2, 0).numpy(), "contrast", severity, seed=0)  # draws nothing
+    found = made(CorruptionStudy("contrast", severity), bench, [1])[1]
+    assert torch.equal(found, torch.from_numpy(expected).permute(2, 0, 1))
 
 
 def test_severities_draw_numbers_of_their_own():
