@@ -177,7 +177,7 @@ def test_universal_perturbations_and_patches_are_honest(universal, tmp_path):
 def test_a_perturbation_under_two_norms_is_told_under_each(tmp_path):
     both = fitted(UniversalPerturbation(epochs=1)), fitted(UniversalPerturbation(norm="L2", eps=1.0, epochs=1))
     evidence = checked(tmp_path, [*both[0], both[1][1]])[ATTACKED]["evidence"]
-    assert "perturbation by 4/255" in evidence and "perturbation by L2 0.99" in evidence
+    assert "perturbation (epochs=1) by 4/255" in evidence and "perturbation (epochs=1) by L2 0.99" in evidence
 
 
 def test_a_universal_perturbation_of_nothing(tmp_path):

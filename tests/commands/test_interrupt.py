@@ -24,6 +24,7 @@ GO_ON = "segrobust: interrupted; run the same command again to go on\n"
 @pytest.fixture(autouse=True)
 def same_handler_afterwards():
     before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
     yield
     signal.signal(signal.SIGINT, before)
     signal.set_wakeup_fd(-1)
