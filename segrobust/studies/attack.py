@@ -20,7 +20,7 @@ from segrobust.core.rows import ATTACK, Condition
 from segrobust.core.units import parse_eps, usual_eps_near
 from segrobust.models.digests import model_identity
 from segrobust.models.segmenter import Segmenter
-from segrobust.studies.base import Perturbed, Study, free_name
+from segrobust.studies.base import Perturbed, Study, free_name, settings_key
 from segrobust.studies.bench import Bench, Group
 
 _LOG = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def plan_attacks(
         UserError: an attack that does not exist or has no targeted form, a targeted one in a run without a target, a
             bounded one without a radius, or a minimum-norm one on a surrogate.
     """
-    names = {_digest(one.norm, one.fields): one.name for one in known if one.study == ATTACK}
+    names = {settings_key(one.norm, one.fields): one.name for one in known if one.study == ATTACK}
     studies: list[AttackStudy] = []
     for spec in attacks:
         attack = _with_defaults(built(spec, norm, targeted), defaults or {})
@@ -150,7 +150,7 @@ def plan_attacks(
                 f"{attack.name} stops at the boundary of the model it attacks, {surrogate.name}, not at that of the "
                 "evaluated one; transfer takes bounded attacks, such as cospgd"
             )
-        key = _digest(attack.norm, fields_of(attack, surrogate))
+        key = settings_key(attack.norm, fields_of(attack, surrogate))
         if key not in names:
             published = ":published" if _given(spec).get("preset") else ""
             wanted = attack.name + published + (f"@{surrogate.name}" if surrogate else "")
@@ -159,10 +159,6 @@ def plan_attacks(
     if any(study.attack.norm == "Linf" for study in studies):
         _warn_of_unusual(eps)
     return list({study.conditions: study for study in studies}.values())
-
-
-def _digest(norm: str | None, fields: Mapping[str, Any]) -> str:
-    return Condition(ATTACK, "", norm=norm, fields=fields).id
 
 
 def built(spec: Any, norm: str | None = None, targeted: bool = False) -> Attack:

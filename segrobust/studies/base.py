@@ -38,6 +38,11 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return next(one for one in names if one not in taken)
 
 
+def settings_key(norm: str | None, fields: Mapping[str, Any]) -> tuple[str | None, str]:
+    """What conditions share that differ in nothing but radius and candidate, and so have one name."""
+    return norm, Condition("", "", fields=fields).id
+
+
 class Study(ABC):
     """One computation per group of images, and the conditions whose rows come of it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from segrobust.core.threats import THREATS
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.source import Source
 from segrobust.models.digests import tensor_sha256
-from segrobust.studies.base import Perturbed, Study, free_name
+from segrobust.studies.base import Perturbed, Study, free_name, settings_key
 from segrobust.studies.bench import Bench, Group
 
 KINDS: dict[str, type[Universal]] = {"perturbation": UniversalPerturbation, "patch": UniversalPatch}
@@ -153,13 +153,11 @@ def plan_universal(
             raise UserError("a universal perturbation needs a radius; give eps, such as eps=['8/255']")
         given = ({} if norm is None else {"norm": norm}) | given
         studies += [UniversalStudy(cls(**{"eps": one} | given), source) for one in eps or [given["eps"]]]
-    names = {_settings(one.norm, one.fields): one.name for one in known if one.study == UNIVERSAL and not one.control}
+    names = {
+        settings_key(one.norm, one.fields): one.name for one in known if one.study == UNIVERSAL and not one.control
+    }
     for study in studies:
-        key = _settings(study.universal.norm, study.fields)
+        key = settings_key(study.universal.norm, study.fields)
         taken = {name for (norm, _), name in names.items() if norm == study.universal.norm}
         study.name = names.setdefault(key, free_name(study.universal.title, taken))
     return list({study.conditions: study for study in studies}.values())
-
-
-def _settings(norm: str | None, fields: Mapping[str, Any]) -> tuple[str | None, str]:
-    return norm, config_sha256(fields)

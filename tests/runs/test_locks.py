@@ -17,12 +17,18 @@ def _hold(path, ready):
         time.sleep(60)
 
 
-def test_a_second_process_is_told_that_it_waits_and_refused_until_the_first_is_killed(folder, caplog):
+def _held_by_another(lock):
+    """A process that holds the lock until it is killed."""
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    process = context.Process(target=_hold, args=(folder.path / "rows/.lock-0", ready))
+    process = context.Process(target=_hold, args=(lock, ready))
     process.start()
     assert ready.wait(20)
+    return process
+
+
+def test_a_second_process_is_told_that_it_waits_and_refused_until_the_first_is_killed(folder, caplog):
+    process = _held_by_another(folder.path / "rows/.lock-0")
     with (
         pytest.raises(UserError, match=r"another process is using .*run,"),
         only_process(folder.path / "rows/.lock-0", patience=0.1),
@@ -37,11 +43,7 @@ def test_a_second_process_is_told_that_it_waits_and_refused_until_the_first_is_k
 
 def test_a_process_that_outlived_its_run_keeps_the_next_start_out(folder, monkeypatch):
     """Killed alone, the main process leaves the others writing; what they compute would be computed twice."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(folder.path / "rows/.lock-1", ready))
-    process.start()
-    assert ready.wait(20)
+    process = _held_by_another(folder.path / "rows/.lock-1")
     monkeypatch.setattr(only_process.__wrapped__, "__defaults__", (0.1,))  # its patience
     with pytest.raises(UserError, match=r"another process is using .*run,"):
         begin(folder.path)
