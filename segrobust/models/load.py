@@ -12,6 +12,7 @@ import torch
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, as_user_error
 from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
+from segrobust.models.adapters.papers import PaperSegmenter
 from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
 from segrobust.models.mm import import_mmseg, load_config
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mmengine import Config
 
 LOGGER = logging.getLogger(__name__)
+WRAPPED = {kind.__name__: kind for kind in (TorchvisionSegmenter, PaperSegmenter)}
 
 
 def load_segmenter(
@@ -38,7 +40,7 @@ def load_segmenter(
     """A segmenter in eval mode from a config and a checkpoint.
 
     Args:
-        config: a config file, the name of a shipped model (which brings its weights), a config or a dict.
+        config: a config file, a name from ``segrobust models`` (a shipped one brings its weights), a config or a dict.
         checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
@@ -82,15 +84,15 @@ def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:
         raise UserError(f"{config.filename or 'this config'}: expected an entry model=dict(type=...), found none")
-    if settings["type"] != TorchvisionSegmenter.__name__:
+    if settings["type"] not in WRAPPED:
         model = MMSegSegmenter.from_config(config)
         return model, model.module
     options = {key: value for key, value in settings.to_dict().items() if key != "type"}
     identity = dataset_identity(config)
     if len(identity.get("class_names", ())) == options.get("num_classes"):
         options = {**identity, **options}
-    with as_user_error(lambda error: f"model=dict(type='TorchvisionSegmenter', ...): {error}", (TypeError,)):
-        model = TorchvisionSegmenter(**options)
+    with as_user_error(lambda error: f"model=dict(type='{settings['type']}', ...): {error}", (TypeError,)):
+        model = WRAPPED[settings["type"]](**options)
     return model, model.net
 
 

@@ -6,6 +6,7 @@ Drop path, which does nothing in evaluation, is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class ConvNeXt(nn.Module):
     def __init__(self, depths: Sequence[int], widths: Sequence[int] = (96, 192, 384, 768)) -> None:
         super().__init__()
         self.downsample_layers = nn.ModuleList([ConvStem(widths[0])])
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in pairwise(widths):
             self.downsample_layers.append(nn.Sequential(ChannelNorm(before), nn.Conv2d(before, width, 2, stride=2)))
         self.stages = nn.ModuleList(
             nn.Sequential(*(ConvNeXtBlock(width) for _ in range(depth)))
