@@ -56,7 +56,7 @@ class Data:
         pipeline = [
             {"type": "LoadImageFromFile"},
             {"type": "LoadAnnotations"},
-            {"type": "Resize", "scale": list(self.scale), "keep_ratio": True},
+            {"type": "Resize", "scale": self.scale, "keep_ratio": True},
             {"type": "PackSegInputs"},
         ]
         kind = {} if self.kind is None else {"type": self.kind}
