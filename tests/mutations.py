@@ -514,6 +514,66 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('fields={"type": self.name}', "fields={}"),
         ("self.name, self.severity, seed)", "self.name, 3, seed)"),
     ],
+    ("models/published.py", "models/papers/test_layout.py"): [
+        ("    normalisation=IMAGENET,", "    normalisation=RAW,"),
+        ("    normalisation=RAW,", "    normalisation=IMAGENET,"),
+        ('("_branches" if training == "ddcat" else "")', '""'),
+        ('name="ADE20K", base="ade20k", num_classes=151', 'name="ADE20K", base="ade20k", num_classes=150'),
+        ("PIRAT,\n        training", "DDCAT,\n        training"),
+    ],
+    ("models/published.py", "commands/test_published.py"): [
+        ("num_classes=21, scale=(2048, 473)", "num_classes=21, scale=(2048, 512)"),
+        ("num_classes=19, scale=(1024, 512)", "num_classes=19, scale=(2048, 1024)"),
+        ("(88.6, 64.9)", "(88.6, 65.9)"),
+        ("_bim(76.0, 75.6, 47.9, 33.8)", "_bim(76.0, 75.6, 47.9, 38.3)"),
+    ],
+    ("datasets/mm.py", "commands/test_published.py"): [
+        ('seg_map_suffix=".png", reduce_zero_label=False', 'seg_map_suffix=".png", reduce_zero_label=True'),
+    ],
+    ("models/papers/convnext.py", "models/papers/test_transformers.py"): [
+        ("EPS = 1e-6", "EPS = 1e-5"),
+        ("return x + y.permute(0, 3, 1, 2)", "return y.permute(0, 3, 1, 2)"),
+        ("self.gamma * self.pwconv2", "self.pwconv2"),
+        ("7, padding=3, groups=width", "7, padding=9, dilation=3, groups=width"),
+        ("self.act = nn.GELU()", 'self.act = nn.GELU(approximate="tanh")'),
+        ("ChannelNorm(width),\n            nn.GELU()", "ChannelNorm(width),\n            nn.Identity()"),
+        ('features.append(self.get_submodule(f"norm{level}")(x))', 'x = self.get_submodule(f"norm{level}")(x)\n            features.append(x)'),
+    ],
+    ("models/papers/upernet.py", "models/papers/test_heads.py"): [
+        ("align_corners=False", "align_corners=True"),
+        ("here + _resized(levels[0], here)", "here"),
+        ("BINS = (1, 2, 3, 6)", "BINS = (1, 2, 4, 6)"),
+        ("self.batch_norm(self.conv(x)).relu()", "self.batch_norm(self.conv(x))"),
+    ],
+    ("models/papers/vit.py", "models/papers/test_transformers.py"): [
+        ("if height * width == self.grid**2:", "if (height, width) == (self.grid, self.grid):"),
+        ("align_corners=False", "align_corners=True"),
+        ("(width // heads) ** -0.5", "width**-0.5"),
+        ("self.act = nn.GELU()", "self.act = nn.ReLU()"),
+        ("self.norm1 = nn.LayerNorm(width)", "self.norm1 = nn.LayerNorm(width, eps=1e-6)"),
+        ("return self.norm(tokens)[:, 1:]", "return tokens[:, 1:]"),
+    ],
+    ("models/papers/mask_transformer.py", "models/papers/test_transformers.py"): [
+        ("@ self.proj_patch)", "@ self.proj_patch.T)"),
+        ("return vectors / vectors.norm(dim=-1, keepdim=True)", "return vectors"),
+        ("tokens = self.decoder_norm(tokens)", "tokens = tokens + 0"),
+        ("(0, -width % patch, 0, -height % patch)", "(-width % patch, 0, -height % patch, 0)"),
+        ("align_corners=False", "align_corners=True"),
+    ],
+    ("models/papers/dilated_resnet.py", "models/papers/test_heads.py"): [
+        ("512, blocks=3, dilation=4", "512, blocks=3, dilation=2"),
+        ("stride, shortcut, dilation=dilation", "stride, shortcut, dilation=max(dilation // 2, 1)"),
+        ("align_corners=True", "align_corners=False"),
+        ("nn.MaxPool2d(3, stride=2, padding=1)", "nn.AvgPool2d(3, stride=2, padding=1)"),
+    ],
+    ("models/papers/pspnet.py", "models/papers/test_heads.py"): [
+        ("BINS = (1, 2, 3, 6)", "BINS = (1, 2, 4, 6)"),
+        ("resized(self.cls1(", "resized(self.cls2("),
+    ],
+    ("models/papers/deeplab.py", "models/papers/test_heads.py"): [
+        ("RATES = (6, 12, 18)", "RATES = (6, 12, 24)"),
+        ("resized(self.cls1(", "resized(self.cls2("),
+    ],
 }  # fmt: skip
 
 TABLE = tuple(
