@@ -88,7 +88,7 @@ def _print_published() -> None:
     print(
         "segrobust evaluate NAME FILE attacks a published one; weights: bring your own FILE. Scores are quoted: "
         "published, not reproduced. Data: --cfg-options test_dataloader.dataset.data_root=DIR, in the official "
-        "archive's layout; they are whole images with void ignored."
+        "archive's layout (Cityscapes with *_labelTrainIds.png); they are whole images with void ignored."
     )
 
 

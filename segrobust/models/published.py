@@ -40,6 +40,8 @@ class Paper:
 class Data:
     """A data set in the layout of its official archive, as mmseg's ``base`` config reads it.
 
+    Cityscapes needs the ``*_labelTrainIds.png`` besides, which its own scripts write.
+
     Args:
         kind: the type of data set in place of the base's, where that has other classes.
         scale: (long side at most, short side) of an image at the network's input, in pixels.
