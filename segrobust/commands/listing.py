@@ -77,7 +77,8 @@ def _print_published() -> None:
     for paper in {one.paper.name: one.paper for one in PUBLISHED.values()}.values():
         title = f"{paper.name}: {paper.citation}; {paper.repository}; licence: {paper.licence}"
         protocols = "; ".join(f"{data}: {words}" for data, words in paper.protocols.items())
-        table = Table(title=title, caption=f"protocol of the authors: {protocols}; scores: {paper.sources}")
+        caption = f"protocol of the authors: {protocols}; scores: {paper.sources}; files: {paper.layout}"
+        table = Table(title=title, caption=caption)
         table.add_column("name", no_wrap=True)
         for column in ("training", "data", "classes", "weights", "published mIoU %", "published file"):
             table.add_column(column, overflow="fold")

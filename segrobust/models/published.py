@@ -35,6 +35,13 @@ class Paper:
     prefix: str = ""
     licence: str = "none stated"
 
+    @property
+    def layout(self) -> str:
+        """Of their files, in words."""
+        if self.envelope is None:
+            return "a bare state dict"
+        return f"weights in {self.envelope!r}, each name after {self.prefix!r}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:

@@ -16,6 +16,7 @@ from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import zoo
+from tests.models.papers.manifests import write_as_published
 from tests.models.papers.stirred import stirred
 
 LAYOUTS = {  # per data set: folders and endings of images and labels, and a list of names
@@ -87,8 +88,7 @@ def test_data_that_are_not_there_are_told_in_one_line(tmp_path, capsys):
 def test_a_published_name_is_attacked_with_the_users_file(name, tmp_path, capsys):
     one, torch_file = PUBLISHED[name], tmp_path / "mine.pth"
     net = stirred(load_segmenter(name, device="cpu").net)
-    state = {one.paper.prefix + key: value for key, value in net.state_dict().items()}
-    torch.save({one.paper.envelope: state} if one.paper.envelope else state, torch_file)
+    write_as_published(name, net.state_dict(), torch_file)
     root = write_archive(tmp_path / "archive", one.data.name, np.array([0, 1, 2, 3]))
     options = [f"test_dataloader.dataset.data_root={root}", "test_dataloader.dataset.pipeline.2.scale=(100,40)"]
     folder = tmp_path / "run"
@@ -130,5 +130,6 @@ def test_models_lists_what_the_authors_report_as_published(monkeypatch, capsys):
     broken = lines["ddcat-pspnet50-voc-ddcat"]
     assert "BIM-6 0.03 33.8" in broken and "SEA 8/255 0.0" in broken and "train_epoch_50.pth" in broken
     for words in ("bring your own FILE", "not reproduced", "licence: none stated", "void counts as background",
-                  "github.com/nmndeep/Robust-Segmentation"):  # fmt: skip
+                  "github.com/nmndeep/Robust-Segmentation", "files: a bare state dict",
+                  "files: weights in 'state_dict', each name after 'module.'"):  # fmt: skip
         assert words in out

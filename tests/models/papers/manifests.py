@@ -12,8 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segrobust.models.published import Published
-
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path(os.environ.get("SEGROBUST_SPEC", ROOT.parent / "shared" / "spec")) / "checkpoints"
 
@@ -76,13 +74,13 @@ def one_number_per_key(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def write_as_published(one: Published, state: dict[str, Tensor], path: Path) -> Path:
+def write_as_published(name: str, state: dict[str, Tensor], path: Path) -> Path:
     """A file with the layout of its authors: DDC-AT's is old, with an envelope, a prefix and the optimiser's state."""
-    content = {one.paper.prefix + key: value for key, value in state.items()}
-    if one.paper.envelope is None:
-        torch.save(content, path)
+    if name.startswith("pirat"):
+        torch.save(dict(state), path)
         return path
     optimiser = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01, "params": [0]}]}
-    content = {"epoch": 50, one.paper.envelope: content, "optimizer": optimiser}
+    weights = {f"module.{key}": value for key, value in state.items()}
+    content = {"epoch": 50, "state_dict": weights, "optimizer": optimiser}
     torch.save(content, path, _use_new_zipfile_serialization=False)
     return path
