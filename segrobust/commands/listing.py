@@ -80,7 +80,7 @@ def _print_published() -> None:
         caption = f"protocol of the authors: {protocols}; scores: {paper.sources}; files: {paper.layout}"
         table = Table(title=title, caption=caption)
         table.add_column("name", no_wrap=True)
-        for column in ("training", "data", "classes", "weights", "published mIoU %", "published file"):
+        for column in ("what it is", "published mIoU %"):
             table.add_column(column, overflow="fold")
         for one in PUBLISHED.values():
             if one.paper is paper:
@@ -95,8 +95,9 @@ def _print_published() -> None:
 
 def _published_row(one: Published) -> tuple[str, ...]:
     scores = ", ".join(f"{what} {score.miou}" for what, score in one.scores.items())
-    weights, classes = f"{one.parameters / 1e6:.1f} M", str(one.data.num_classes)
-    return one.name, one.training, one.data.name, classes, weights, scores or "-", one.file or "-"
+    data, weights = f"{one.data.name}, {one.data.num_classes} classes", f"{one.parameters / 1e6:.1f} M weights"
+    facts = (one.training, data, weights, one.file or "no file published")
+    return one.name, "; ".join(facts), scores or "none"
 
 
 def print_checkpoint(path: Path) -> None:

@@ -125,7 +125,7 @@ def test_models_lists_what_the_authors_report_as_published(monkeypatch, capsys):
     lines = {line.split()[1]: line for line in out.splitlines() if len(line.split()) > 1}
     assert PUBLISHED.keys() <= lines.keys() and zoo().keys() <= lines.keys()
     line = lines["pirat-upernet-convnext-t-voc"]
-    for words in ("VOC 2012", " 21 ", "60.2 M", "clean 75.2, SEA 4/255 64.9, SEA 8/255 34.6, SEA 12/255 5.5"):
+    for words in ("VOC 2012, 21 classes", "60.2 M", "clean 75.2, SEA 4/255 64.9, SEA 8/255 34.6, SEA 12/255 5.5"):
         assert words in line
     broken = lines["ddcat-pspnet50-voc-ddcat"]
     assert "BIM-6 0.03 33.8" in broken and "SEA 8/255 0.0" in broken and "train_epoch_50.pth" in broken
