@@ -68,7 +68,7 @@ def test_slopes_follow_the_published_iteration(published):
     successes = torch.rand(STEPS, 2, generator=generator) < torch.tensor([0.2, 0.9])
     valid = torch.ones(2, 1, 8, dtype=torch.bool)
     goal = Goal(torch.zeros(2, 1, 8, dtype=torch.long), valid)
-    lagrangian = ProxLagrangian(goal, STEPS, reference=published, capped=False)
+    lagrangian = ProxLagrangian(goal, STEPS, reference=published, capped=False, least_required=1.0)
     got = []
     for step, (margin, normaliser) in enumerate(zip(margins.float(), normalisers.float(), strict=True)):
         got.append(lagrangian.derivative(Margins(margin, margin < 0, normaliser), successes[step], torch.ones(2), step))
@@ -87,7 +87,7 @@ def test_up_to_the_share_that_may_miss_the_hardest_pixels_are_left_out(step, dro
     """Of 40 pixels four may miss in the end: those strictly above the fourth largest constraint."""
     valid = torch.arange(44).view(1, 1, 44) < 40
     goal = Goal(torch.zeros(1, 1, 44, dtype=torch.long), valid)
-    lagrangian = ProxLagrangian(goal, 101, reference=False, capped=False)
+    lagrangian = ProxLagrangian(goal, 101, reference=False, capped=False, least_required=0.9)
     margin = torch.randperm(44, generator=torch.Generator().manual_seed(0)).view(1, 1, 44) / 10 + 0.1
     margins = Margins(margin, margin < 0, torch.ones_like(margin))
     slopes = lagrangian.derivative(margins, torch.zeros(1) > 0, torch.tensor([0.9]), step)
