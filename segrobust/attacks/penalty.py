@@ -8,8 +8,6 @@ given.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -90,8 +88,8 @@ class PenaltyLagrangian:
         progress = step / max(self.steps - 1, 1)
         spare = ((1 - required) * self.goal.pixels * progress * (1 + ROUNDING)).long().unsqueeze(1)
         flat = constraint.masked_fill(~self.goal.valid, -torch.inf).flatten(1)
-        most = math.ceil((1 - self.least_required) * flat.shape[1] * progress * (1 + 2 * ROUNDING))
-        hardest = flat.topk(min(max(most, 1), flat.shape[1])).values  # how many an image spares, its device alone knows
+        most = int((1 - self.least_required) * flat.shape[1] * progress) + 2  # its own count the device alone knows
+        hardest = flat.topk(min(most, flat.shape[1])).values
         limit = hardest.gather(1, (spare - 1).clamp_(0, hardest.shape[1] - 1)).masked_fill_(spare == 0, torch.inf)
         return self.goal.valid & (flat <= limit).view_as(constraint)
 

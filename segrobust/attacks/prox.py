@@ -34,7 +34,7 @@ def prox_linf(
     """
     clipped = torch.clamp(delta, low, high)
     # on a CPU large images come one by one: what is read several times stays in its cache
-    images = 1 if delta.device.type == "cpu" and delta[0].numel() >= FEW else len(delta)
+    images = 1 if delta.device.type == "cpu" and delta.shape[1:].numel() >= FEW else len(delta)
     batches = zip(*(values.split(images) for values in (delta, clipped, metric, strength)), strict=True)
     bound = torch.cat([_bound(*batch) for batch in batches])
     if cap is not None:
@@ -47,7 +47,7 @@ def _bound(delta: Tensor, clipped: Tensor, metric: Tensor, strength: Tensor) -> 
     """``[N]``; that of the largest of every 16 values alone is lower, and nearly the same: few are beyond it."""
     values = delta.abs().flatten(1), clipped.abs().flatten(1), metric.flatten(1)
     largest, strength = values[1].amax(1, keepdim=True), strength.unsqueeze(1)
-    if delta[0].numel() < FEW:
+    if metric.shape[1:].numel() < FEW:
         bound = _root(*values, strength, torch.zeros_like(largest), largest, ROUNDS_OF_FEW)
     else:
         wanted, size, weight = groups = _groups(*values)
@@ -92,7 +92,6 @@ def prox_l1(
     delta: Tensor, metric: Tensor, strength: Tensor, low: Tensor, high: Tensor, cap: Tensor | None = None
 ) -> Tensor:
     """Soft threshold by ``strength / metric``, value by value, then the box; a cap raises it as far as it takes."""
-
     size = delta.abs()
     if cap is not None:
         room, inverse = torch.where(delta > 0, high, -low), metric.reciprocal()
@@ -121,15 +120,16 @@ def prox_l2(
     def length(multiplier: Tensor) -> Tensor:
         return shrink(multiplier).flatten(1).norm(dim=1)
 
-    clipped = torch.clamp(delta, low, high)
+    clipped, tiny = torch.clamp(delta, low, high), torch.finfo(delta.dtype).tiny
     pull = weighted.masked_fill(clipped == 0, 0)
-    most, zero = pull.flatten(1).norm(dim=1), torch.zeros_like(strength)
+    most = pull.flatten(1).norm(dim=1)
     vanishes = most <= strength
-    # with the first, no value is clipped any more; with the second, the length suffices where none is
-    inside = (pull / clipped - metric).masked_fill_(clipped == 0, 0).flatten(1).amax(1)
-    enough = strength * metric.flatten(1).amax(1) / (most - strength).clamp_min(torch.finfo(most.dtype).tiny)
     needed = torch.where(vanishes, 0, strength)
-    multiplier = _smallest(lambda m: m * length(m) >= needed, zero, torch.maximum(inside, enough))
+    least = needed / clipped.flatten(1).norm(dim=1).clamp_min_(tiny)
+    # from the first on no value is clipped, and where none is, the second makes the length suffice
+    inside = (pull / clipped - metric).masked_fill_(clipped == 0, 0).flatten(1).amax(1)
+    suffices = strength * metric.flatten(1).amax(1) / (most - strength).clamp_min_(tiny)
+    multiplier = _smallest(lambda m: m * length(m) >= needed, least, torch.maximum(inside, suffices))
     if cap is not None:
         multiplier = _smallest(lambda m: length(m) <= cap, multiplier, most / cap)
     return shrink(multiplier).masked_fill(per_image(vanishes), 0)
@@ -142,7 +142,7 @@ def _smallest(enough: Callable[[Tensor], Tensor], start: Tensor, high: Tensor) -
         high: one that is enough; the bisection between the two is one of logarithms.
     """
     high = torch.maximum(start, high).clamp_max(LARGEST)
-    low = torch.maximum(start, high * SHARE)
+    low = torch.where(start > 0, start, high * SHARE)
     for _ in range(BISECTIONS):
         middle = low.sqrt() * high.sqrt()
         fits = enough(middle)
