@@ -126,7 +126,7 @@ def large(kind):
     metric = torch.rand(shape, generator=generator) + 0.1
     strength = torch.tensor([0.0, 1e-4, 1e-2, 1.0, 1e5])
     if kind == "far outside":
-        noise *= 50
+        noise, strength = 50 * noise, 100 * strength
     elif kind == "levels":
         noise = (noise * 255).round() / 255
     elif kind == "equal":
@@ -142,6 +142,7 @@ def large(kind):
         noise[:, :, ::17, 5] *= 1.5
     elif kind == "jumps":
         clean, noise = (torch.rand(shape, generator=generator) * 8).round() / 255, -20 * noise.abs()
+        strength = 100 * strength
     return noise, metric, strength, -clean, 1 - clean
 
 
