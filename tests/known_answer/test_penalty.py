@@ -93,3 +93,14 @@ def test_up_to_the_share_that_may_miss_the_hardest_pixels_are_left_out(step, dro
     slopes = lagrangian.derivative(margins, torch.zeros(1) > 0, torch.tensor([0.9]), step)
     hardest = margin.masked_fill(~valid, -1).flatten().argsort(descending=True)[:dropped]
     assert (slopes.flatten() == 0).nonzero().flatten().tolist() == sorted([*hardest.tolist(), *range(40, 44)])
+
+
+def test_penalty_parameters_of_void_pixels_stay():
+    """They have no bound in the published iteration, and infinity times a mask of 0 is not a number."""
+    valid = torch.tensor([[[True, False]]])
+    goal = Goal(torch.zeros(1, 1, 2, dtype=torch.long), valid)
+    lagrangian = ProxLagrangian(goal, 40, reference=True, capped=False, least_required=1.0)
+    margins = Margins(torch.tensor([[[1.0, -1.0]]]), torch.zeros_like(valid), torch.ones(1, 1, 2))
+    for step in range(40):
+        lagrangian.derivative(margins, torch.zeros(1) > 0, torch.ones(1), step)
+    assert lagrangian.penalty.flatten().tolist() == pytest.approx([0.01 * 2**4, 0.01])
