@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
+from segrobust.core.draws import Draws
 from segrobust.core.threats import THREATS
 
 NORMS = list(THREATS)
@@ -95,12 +96,11 @@ def test_distance(norm):
 def test_random_start_fills_the_ball_and_stays_inside(norm):
     clean = torch.full((3, 3, 16, 16), 0.5)
     eps = torch.tensor([0.01, 0.05, 0.2]) * {"Linf": 1, "L2": 10, "L1": 100}[norm]
-    generators = [torch.Generator().manual_seed(n) for n in range(3)]
     threat = THREATS[norm]
-    start = threat.random_start(clean, eps, generators)
+    start = threat.random_start(clean, eps, Draws.of(range(3)))
     distance = threat.distance(start - clean)
     assert (distance <= eps * (1 + 1e-4)).all() and (distance > 0.9 * eps).all()
-    again = threat.random_start(clean[2:], eps[2:], [torch.Generator().manual_seed(2)])
+    again = threat.random_start(clean[2:], eps[2:], Draws.of([2]))
     assert torch.equal(start[2:], again)
     assert -0.1 < ((start - clean) / per_size(start - clean)).mean() < 0.1
 
