@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,7 +115,7 @@ class Bracket:
     def _shares(self, steps: int) -> Tensor:
         """Length of each of so many steps at a radius, in radii."""
         schedule = STEP_SCHEDULES[self.attack.step_schedule]
-        progress = (self.largest.new_tensor(range(steps)) / steps).tolist()
+        progress = (np.arange(steps, dtype=np.float32) / np.float32(steps)).tolist()
         return self.largest.new_tensor([self.attack.relative_step * schedule(share) for share in progress])
 
     def next(self, points: Tensor, gradient: Tensor, error: Tensor, success: Tensor, closest: Closest) -> Tensor:

@@ -5,8 +5,8 @@
 
 The words are those of SplitMix64 (Steele, Lea & Flood, 2014, "Fast splittable pseudorandom number generators"; in the
 form and with the constants of Vigna's splitmix64.c), a counter passed through a mixing function. int64 arithmetic wraps
-around and is the same everywhere: neither device, batch nor number of processes changes a bit. Nothing is stored, so
-the same call gives the same numbers again; ``at`` leads to others.
+around and is the same everywhere: neither device, batch nor number of processes changes a bit. Nothing is stored: all
+numbers of one stream come from the same bits, however often and of whatever kind, and ``at`` leads to others.
 """
 
 from __future__ import annotations
