@@ -10,6 +10,8 @@ every image on its own::
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -68,12 +70,16 @@ class L2:
         meets_at = room / square
         tiny = torch.finfo(delta.dtype).tiny
         share = (limit / square.flatten(1).sum(1).clamp_min(tiny)).clamp_max(1)
-        longest = torch.ones_like(share)
+        longest, chosen, part = torch.ones_like(share), torch.empty_like(room), torch.empty_like(room)
+
+        def total(values: Tensor, compare: Callable[..., Tensor], at: Tensor) -> Tensor:
+            """Of those that meet the box before ``at``, or not, ``[N]``; fresh memory would cost as much again."""
+            compare(meets_at, per_image(at), out=chosen)
+            return torch.mul(values, chosen, out=part).flatten(1).sum(1)
+
         for round_ in range(MIDDLES + TANGENTS):
             at = (share * longest).sqrt() if round_ < MIDDLES else share
-            meets = meets_at < per_image(at)
-            used = torch.where(meets, room, 0).flatten(1).sum(1)
-            slope = torch.where(meets, 0, square).flatten(1).sum(1)
+            used, slope = total(room, torch.lt, at), total(square, torch.ge, at)
             tangent = ((limit - used).clamp_min(0) / slope.clamp_min(tiny)).masked_fill(slope == 0, 0)
             too_long = used + slope * at > limit
             longest = torch.where(too_long, at, longest)
