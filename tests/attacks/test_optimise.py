@@ -124,7 +124,7 @@ def test_kept_best_is_never_worse_than_kept_last():
 
 
 class FailsLater(PixelLinear):
-    """From its third gradient on, that of the second image is NaN."""
+    """In its third gradient, that of the second image is NaN."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,7 @@ class FailsLater(PixelLinear):
 
     def _spoil(self, gradient):
         self.backwards += 1
-        return gradient if self.backwards < 3 else gradient.index_fill(0, torch.tensor([1]), math.nan)
+        return gradient if self.backwards != 3 else gradient.index_fill(0, torch.tensor([1]), math.nan)
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,6 @@ def test_the_loss_is_the_sigmoid_of_sixteen_median_margins():
         loss = search._query(search.clean)[0, 0]
     expected = torch.sigmoid(16 * torch.tensor([0.3, 0.1, -0.05, 0.2]) / 0.1)  # of the two in the middle, the lower
     assert loss[:4].tolist() == pytest.approx(expected.tolist()) and loss[4] == 0
+    engine.model = lambda points: 3 * logits
+    expected = torch.sigmoid(3 * 16 * torch.tensor([0.3, 0.1, -0.05, 0.2]) / 0.1)  # the scale is that of the first
+    assert search._query(search.clean)[0, 0, :4].tolist() == pytest.approx(expected.tolist())
