@@ -28,6 +28,7 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.attacks.segmentation import Goal
+from segrobust.core.draws import Draws
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5
@@ -63,7 +64,7 @@ def attack_step(engine, images, attack):
 def proximal_step(engine, images, name):
     """Full iterations of ALMAProx, which do not all cost the same: margins, multipliers, step, prox, what is kept."""
     attack = build_attack(name, steps=10_000, apsr=0.5)  # at its goal from the start: the norm shrinks too
-    problem = Problem(engine, images, seeds=(0,) * len(images))
+    problem = Problem(engine, images, Draws.of((0,) * len(images), images.device))
     proximal = ProximalSplitting(attack, problem, Closest(attack, problem), attack.steps, warm=False)
     step = itertools.count()
 

@@ -20,6 +20,7 @@ from segrobust.attacks.fmn import FMN
 from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.registry import register_attack
+from segrobust.attacks.selection import selected
 from segrobust.attacks.sharp import SharpPGD
 from segrobust.core.errors import UserError
 from segrobust.core.units import parse_eps
@@ -116,7 +117,7 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
 
     def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
         farther = ~closest.found | (closest.distance > member.eps)
-        rows = (farther & (problem.engine.goal.pixels > 0)).nonzero().flatten()
+        rows = selected(farther & (problem.engine.goal.pixels > 0))
         if not len(rows):
             return
         part = problem.subset(rows)

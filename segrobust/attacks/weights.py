@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -76,8 +77,14 @@ def rarity(labels: Tensor, valid: Tensor, num_classes: int, class_counts: tuple[
         return counts.reciprocal().gather(1, labels.flatten(1)).view_as(labels)
     if len(class_counts) != num_classes:
         raise UserError(f"class_counts: expected one count per class ({num_classes}), got {len(class_counts)}")
-    inverse = torch.tensor(class_counts, device=labels.device).clamp_min(1).reciprocal()
-    return (inverse / inverse.sum())[labels]
+    return _inverse(tuple(class_counts), labels.device)[labels]
+
+
+@lru_cache(maxsize=8)
+def _inverse(class_counts: tuple[float, ...], device: torch.device) -> Tensor:
+    """Inverse counts with a sum of 1, ``[K]``; made once, since a copy from the host waits for the device."""
+    inverse = torch.tensor(class_counts).clamp_min(1).reciprocal()
+    return (inverse / inverse.sum()).to(device)
 
 
 def tsallis(pixels: Pixels, q: float) -> Tensor:

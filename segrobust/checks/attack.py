@@ -24,6 +24,7 @@ from segrobust.checks.verdicts import (
     graded,
     verdict,
 )
+from segrobust.core.draws import Draws
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.threats import allowed
 from segrobust.core.units import format_eps
@@ -131,7 +132,9 @@ def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
         seeds = tuple(context.bench.seeds(group))
         engine = Engine(context.bench.attacked(seeds), Goal(labels, valid, attack.targeted))
         with frozen_eval(context.model), drawing(seeds, context.bench.device):
-            answer = Answer(*attack.run(Problem(engine, group.images.float(), seeds)))
+            draws = Draws.of(seeds, group.images.device)
+            answer = Answer(*attack.run(Problem(engine, group.images.float(), draws)))
+            engine.check_finite()
         points.append(answer.points)
     return not points[0].equal(points[1])
 
