@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from segrobust.checks.context import Context
 from segrobust.checks.probe import CHANGED_PERCENT, floating_types, probe, refuse_random
 from segrobust.checks.verdicts import FAIL, FOLLOWING, INFO, PASS, WARN, Check, Skip, Verdict, graded, verdict
+from segrobust.core.precision_names import FLOAT32
 from segrobust.models.digests import weights_sha256
 
 SHOWN = 3
@@ -108,17 +107,16 @@ def one_path(context: Context) -> Verdict:
 
 def full_precision(context: Context) -> Verdict:
     """Gradients and predictions in float32. The logits do not tell: a segmenter casts them."""
-    reduced = ["mixed precision in the attacks (--amp)"] if context.bench.amp else []
-    kinds = {"has weights": floating_types(context.model.parameters()), "computes": probe(context).dtypes}
+    seen, own = probe(context), context.bench.precision
+    reduced = [] if own == FLOAT32 else [f"the attacks compute in {own} (--precision {own})"]
+    kinds = {"has weights": floating_types(context.model.parameters()), "computes": seen.dtypes}
     for what, found in kinds.items():
         reduced += [f"the model {what} in {name}" for name in sorted(found - {"float32", "float64"})]
-    device = context.bench.device
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        kinds = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}
-        reduced += [f"TF32 {name}" for name, kind in kinds.items() if kind.fp32_precision == "tf32"]
+    reduced += [f"the model lets products be rounded to {name}" for name in sorted(seen.rounded)]
     if not reduced:
         return verdict(PASS, "float32 throughout", reduced=[])
-    remedy = "rounding can hide gradients: repeat a few images without --amp and with torch's fp32_precision 'ieee'"
+    remedy = "rounding can hide gradients: repeat a few images in float32: without --precision or --amp, and with a model "
+    remedy += "that leaves torch's fp32_precision and autocast alone"
     return verdict(WARN, "; ".join(reduced), remedy, reduced=reduced)
 
 

@@ -173,14 +173,14 @@ def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
     forms = ("--no-channels-last", "--amp", "fp16", "--batch-size", "auto", "--no-pictures")
     assert main(world.evaluate(tmp_path, *forms)) == 0
     identity = json.loads((tmp_path / "run.json").read_text())["identity"]
-    shown = [identity.get(name) for name in ("memory_format", "amp", "batch_size")]
+    shown = [identity.get(name) for name in ("memory_format", "precision", "batch_size")]
     assert shown == ["contiguous", "fp16", 4]
     assert not (tmp_path / "images").exists()
     out = capsys.readouterr().out
     assert "images/s" in out and "peak memory" not in out  # not known on a CPU
     assert main(world.evaluate(tmp_path, "--batch-size", "auto")) == 2
     error = capsys.readouterr().err
-    for part in ('amp is "fp16" there and false here', 'memory_format is "contiguous" there and "channels_last" here'):
+    for part in ('precision is "fp16" there and "float32" here', 'memory_format is "contiguous" there and "channels_last" here'):
         assert part in error
 
 
