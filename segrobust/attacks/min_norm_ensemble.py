@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from segrobust.attacks.alma_cls import ALMACls

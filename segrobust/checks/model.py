@@ -115,8 +115,8 @@ def full_precision(context: Context) -> Verdict:
     reduced += [f"the model lets products be rounded to {name}" for name in sorted(seen.rounded)]
     if not reduced:
         return verdict(PASS, "float32 throughout", reduced=[])
-    remedy = "rounding can hide gradients: repeat a few images in float32: without --precision or --amp, and with a model "
-    remedy += "that leaves torch's fp32_precision and autocast alone"
+    remedy = "rounding can hide gradients: repeat a few images without --precision and --amp, and with a model that "
+    remedy += "leaves torch's autocast and fp32_precision alone"
     return verdict(WARN, "; ".join(reduced), remedy, reduced=reduced)
 
 

@@ -3,8 +3,8 @@
     with computing_in("float32", device):
         logits = model(images)      # no TF32 and no autocast, whatever is set outside
 
-torch has two sets of switches, ``fp32_precision`` per operation and the older ``allow_tf32``; where they contradict each
-other, reading the older one is an error, within torch.compile too. So both are set, and both put back.
+torch has two sets of switches, ``fp32_precision`` per operation and the older ``allow_tf32``; where they contradict
+each other, reading the older one is an error, within torch.compile too. So both are set, and both put back.
 """
 
 from __future__ import annotations

@@ -190,6 +190,9 @@ class Settings(Options):
         const=HALF[0],
         metavar="{bf16,fp16}",
     )
+    share_device: bool = option(
+        False, "let several processes use one GPU, each an equal part of its memory, where there are more than GPUs"
+    )
     checks: bool = option(
         True,
         "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, half a "

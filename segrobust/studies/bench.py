@@ -48,7 +48,7 @@ class Bench:
 
     model: what is measured, and attacked where a study names no surrogate.
     seed: of all random numbers; an image's follow from it and from the image's place in the source.
-    precision: what attacks compute in, see :func:`segrobust.models.precision.computing_in`; what is reported is float32.
+    precision: what attacks compute in, see :mod:`segrobust.models.precision`; what is reported is float32.
     eot: attacks follow the mean of so many draws of a randomised model.
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
