@@ -139,6 +139,11 @@ class Trace:
 @once
 def traces(context: Context) -> list[Trace]:
     """What the run's strongest attack, shortened, sees on some images."""
+    return traced_again(context)
+
+
+def traced_again(context: Context) -> list[Trace]:
+    """The same computed anew: equal, unless attacks do not repeat here."""
     attack = shortened(context.own, TRACED_STEPS)
     return [_trace(context, attack, group) for group in context.singles(TRACED, judged=True)]
 

@@ -53,6 +53,11 @@ class Difference:
     def beyond_rounding(self) -> bool:
         return self.percent > CHANGED_PERCENT or self.largest > RELATIVE
 
+    def beyond(self, other: Difference, factor: float) -> bool:
+        """Whether it is more than ``factor`` times another in what is beyond rounding."""
+        changed = self.percent > max(CHANGED_PERCENT, factor * other.percent)
+        return changed or self.largest > max(RELATIVE, factor * other.largest)
+
 
 @dataclass
 class Probe:
