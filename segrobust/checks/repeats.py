@@ -17,7 +17,7 @@ from segrobust.checks.probe import probe
 
 FACTOR = 3.0  # times what repeats differ by, before a difference counts
 LEAST = 1e-3  # of the perturbation; less does not count where repeats differ: a few of them may be alike by chance
-HIDES = 0.1  # of the perturbation; where repeats differ by more, they hide too much
+HIDES = 0.05  # of the perturbation; where repeats differ by more, they hide too much
 
 
 def forwards_repeat(context: Context) -> bool:
