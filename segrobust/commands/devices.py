@@ -35,19 +35,19 @@ def own_device(share: bool) -> torch.device:
     place = int(os.environ.get("LOCAL_RANK", "0"))
     own = place % gpus if gpus else None
     mine = "" if own is None else str(torch.cuda.get_device_properties(own).uuid)
-    together = exchange(mine).count(mine)
+    users = exchange(mine).count(mine)
     if own is None:
         if share:
             raise UserError("share_device: expected a GPU, and there is none; leave --share-device out")
         return torch.device("cpu")
     device = torch.device("cuda", own)
-    if together > 1:
+    if users > 1:
         if not share:
             raise UserError(
-                f"expected at most one process per GPU, got {together} on one, {gpus} GPU(s) in all; start fewer, or "
+                f"expected at most one process per GPU, got {users} on one, {gpus} GPU(s) in all; start fewer, or "
                 "let them share it with --share-device"
             )
-        _keep_to_a_part(device, together)
+        _keep_to_a_part(device, users)
     return device
 
 
