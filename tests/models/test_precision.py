@@ -109,6 +109,15 @@ def test_what_followed_the_general_switch_follows_it_again(state):
     assert products() == {name: "tf32" if value == "none" else value for name, value in own.items()}
 
 
+def test_what_follows_the_general_switch_is_not_given_its_value():
+    torch.backends.fp32_precision = "tf32"
+    with computing_in("float32", CPU):
+        pass
+    torch.backends.fp32_precision = "none"
+    own = products()
+    assert {own[name] for name in ("cuda.matmul", "cpu.matmul", "cpu.conv", "cpu.rnn")} == {"none"}
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_tf32_is_that_of_the_gpu_alone(state, gpu):
     set_by_user(state)
