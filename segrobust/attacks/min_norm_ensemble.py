@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from segrobust.attacks.alma_cls import ALMACls
@@ -23,7 +22,9 @@ from segrobust.attacks.registry import register_attack
 from segrobust.attacks.selection import selected
 from segrobust.attacks.sharp import SharpPGD
 from segrobust.core.errors import UserError
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.units import parse_eps
+from segrobust.models.precision import computing_in
 
 MEMBERS = {
     "Linf": (ALMAProx, FMN, PGDBisection, SharpPGD, CosPGD),
@@ -126,5 +127,5 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
 
 
 def _measure(problem: Problem, points: Tensor) -> Tensor:
-    with torch.autocast(points.device.type, enabled=False):
+    with computing_in(FLOAT32, points.device):
         return problem.engine.measure(points).reached

@@ -66,6 +66,11 @@ class Context:
         return self.run["identity"]
 
     @property
+    def repeatable(self) -> str:
+        """``"yes"``, or ``"no"`` and what does not repeat, as the run found before its first row."""
+        return self.identity.get("repeatable", "yes")
+
+    @property
     def void(self) -> int:
         return self.source.ignore_index
 

@@ -8,15 +8,12 @@ on the number of threads, which is part of the identity (torchrun gives each pro
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.arguments import check_fit, check_segmenter, check_work_dir, checked_source
+from segrobust.commands.devices import processes_of
 from segrobust.commands.pictures import write_map, write_pictures
 from segrobust.core.errors import UserError
 from segrobust.core.options import takes
@@ -106,8 +104,9 @@ def evaluate(
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            memory is full, ``work_dir`` holds a run with other settings, another process is using it, or the processes
-            of this run have other devices, versions or threads.
+            memory is full, several processes would use one GPU, the device lacks the precision, ``work_dir`` holds a
+            run with other settings, another process is using it, or the processes of this run have other devices,
+            versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
         FailedElsewhere: another process failed and tells why.
@@ -119,9 +118,9 @@ def evaluate(
     found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
     settings = _with_data(settings, dataset)
     studies = _studies(settings, () if settings.fresh else folder.conditions())
-    state = _processes(model, settings.surrogate)
+    state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
+    shown = {name: getattr(settings, name) for name in ("seed", "precision", "eot", "metric_size", "target", "mask")}
     bench = Bench(model, dataset, **shown)
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
@@ -136,7 +135,7 @@ def evaluate(
         if state.is_main_process:
             facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
             _finish(executor, settings, facts)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
+        gather_object([None])  # all wait here: a process that leaves takes the others with it
     if error:
         raise error
     return folder.read_json("summary.json")
@@ -207,24 +206,6 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     if twice := next((one for one, count in counts.items() if count > 1), None):
         raise UserError(f"two studies have the condition {twice.title}: what tells them apart belongs into its fields")
     return studies
-
-
-def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:
-    """The processes of this run, each with its model on its own device."""
-    # early processes wait for late ones, and an attack may take hours
-    state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
-    if state.num_processes > 1:
-        model.to(state.device)
-        _leave_group_at_exit()
-    if surrogate is not None:
-        surrogate.to(next(model.parameters()).device)
-    return state
-
-
-@functools.cache
-def _leave_group_at_exit() -> None:
-    """A group that still stands when Python ends makes gloo abort the process now and then, after all is done."""
-    atexit.register(PartialState().destroy_process_group)
 
 
 def _digest(bench: Bench, settings: Settings) -> str:

@@ -17,6 +17,7 @@ from uuid import uuid4
 import torch
 from torch import distributed
 
+from segrobust.commands.devices import refuse_to_share
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
 from segrobust.hooks.divergence import training_errors
@@ -58,10 +59,12 @@ def train(
 
     Raises:
         UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
-            downloaded, or ``amp`` without CUDA.
+            downloaded, ``amp`` without CUDA, or more processes than GPUs.
         RunFailed: the training diverged, or the disk is full.
         Interrupted: by Ctrl-C; it says how to go on.
     """
+    if launcher == "pytorch":
+        refuse_to_share()
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
     reasons = make_exact(config)
     started = _written(config)

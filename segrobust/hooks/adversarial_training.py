@@ -36,6 +36,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.models.adapters.mmseg import MMSegSegmenter, unwrapped
+from segrobust.models.precision import float32_unless_autocast
 
 CHANNEL_SWAP = [2, 1, 0]  # loaders deliver BGR in 0..255
 
@@ -45,7 +46,8 @@ class AdversarialTrainingHook(Hook):
     """Replaces the images of every training batch by attacked ones (Madry et al., 2018, arXiv 1706.06083).
 
     The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
-    Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast.
+    Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast,
+    else in true float32, without TF32.
     Logs ``adv_eps`` (radius or cap, in image units), ``adv_pixel_error`` (share of the attacked images' valid pixels
     that are wrong) and ``adv_time`` (seconds); for a minimum-norm attack also ``adv_distance`` (mean norm of the
     change, in image units like ``adv_eps``) and ``adv_found`` (share of the attacked images that reached the goal).
@@ -131,7 +133,7 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         device, results = next(self.segmenter.parameters()).device, []
-        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
+        with runner.optim_wrapper.optim_context(unwrapped(runner.model)), float32_unless_autocast(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 results.append(

@@ -35,6 +35,7 @@ from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, evenly_spaced
 from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.segmenter import Segmenter
 
 Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
@@ -46,7 +47,8 @@ class RobustValidationHook(Hook):
 
     Attacked are the images as they enter the network, after the pipeline's resizing; labels of another size follow by
     nearest neighbour. An image's random numbers depend on (seed, image), so validations of one training are comparable.
-    With EMAHook the averaged weights are judged.
+    With EMAHook the averaged weights are judged. Attack and measurement are in true float32, without TF32, or in the
+    validation loop's own autocast (``fp16=True``).
 
     A bounded attack gives ``robust/mIoU`` and ``robust/aAcc``, percent over the pixels of all attacked images, void
     excluded. A minimum-norm attack gives ``min_norm/median``, the median over the images, in 1/255 for Linf and in
@@ -113,7 +115,8 @@ class RobustValidationHook(Hook):
         dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
         segmenter = MMSegSegmenter.live(runner.model)
-        with autocast(enabled=loop.fp16):
+        device = next(segmenter.parameters()).device
+        with autocast(enabled=loop.fp16), float32_unless_autocast(device):
             size = loop.dataloader.batch_size or 1
             results = _attacked(runner, source, size, self.attack, segmenter, self.seed)
             if not self.attack.minimum_norm:

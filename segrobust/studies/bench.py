@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from segrobust.attacks.segmentation import Segmentation, Task
 from segrobust.core.groups import of_equal_size
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target
 from segrobust.models.expectation import Expectation, drawing
+from segrobust.models.precision import computing_in
 from segrobust.models.segmenter import Segmenter, frozen_eval
-
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Bench:
 
     model: what is measured, and attacked where a study names no surrogate.
     seed: of all random numbers; an image's follow from it and from the image's place in the source.
-    amp: half precision of the attacks' gradients (a name in ``AMP``) or False; what is reported is float32.
+    precision: what attacks compute in, see :mod:`segrobust.models.precision`; what is reported is float32.
     eot: attacks follow the mean of so many draws of a randomised model.
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
@@ -58,7 +58,7 @@ class Bench:
     model: Segmenter
     source: Source
     seed: int = 0
-    amp: str | bool = False
+    precision: str = FLOAT32
     eot: int = 1
     metric_size: str = INPUT
     target: Target | None = None
@@ -105,19 +105,19 @@ class Bench:
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
         """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""
-        half = torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp))
-        with drawing(tuple(seeds), self.device), half:
+        with drawing(tuple(seeds), self.device), computing_in(self.precision, self.device):
             yield
 
     @torch.no_grad()
     def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
-        """Logits ``[N, K, H, W]`` in float32 of one forward on float32 images, without mixed precision.
+        """Logits ``[N, K, H, W]`` of one forward on float32 images, in true float32: no mixed precision, no TF32.
 
         Inside, a network works in the precision of its weights. A randomised model makes one known draw for these ids.
 
         Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
         """
-        with frozen_eval(self.model), drawing((self.seed, *ids), self.device):
+        exact = computing_in(FLOAT32, self.device)
+        with frozen_eval(self.model), drawing((self.seed, *ids), self.device), exact:
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
