@@ -121,9 +121,10 @@ def evaluate(
     studies = _studies(settings, () if settings.fresh else folder.conditions())
     state = _processes(model, settings.surrogate)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
-    bench = Bench(model, dataset, **shown)
+    shown = ("seed", "amp", "eot", "metric_size", "target", "mask", "deterministic")
+    bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
             for warning in found.warnings:

@@ -77,10 +77,15 @@ def _study(value: Any) -> Any:
     return value
 
 
-def _checks(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"expected True or False (--no-checks on the command line), got {value!r}")
-    return value
+def _switch(flag: str) -> Callable[[Any], bool]:
+    """A check for True or False; ``flag`` is the one that means False on the command line."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise UserError(f"expected True or False ({flag} on the command line), got {value!r}")
+        return value
+
+    return check
 
 
 def _mask(value: Any) -> Any:
@@ -183,11 +188,17 @@ class Settings(Options):
         const=HALF[0],
         metavar="{bf16,fp16}",
     )
+    deterministic: bool = option(
+        True,
+        "attacks and predictions that repeat bit for bit on a GPU, as they do on a CPU; without it a GPU may be faster "
+        "and another start gives other numbers",
+        _switch("--no-deterministic"),
+    )
     checks: bool = option(
         True,
         "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, half a "
         "minute on one CPU core for the shipped models",
-        _checks,
+        _switch("--no-checks"),
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
     save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")
@@ -229,4 +240,5 @@ class Settings(Options):
             "amp": self.amp,
             **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
             **({"eot": self.eot} if self.eot > 1 else {}),
+            **({} if self.deterministic else {"deterministic": False}),
         }
