@@ -49,6 +49,8 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import Ordered, entries_of
+from segrobust.runs.repeat_probe import repeatable
+from segrobust.runs.repeatability import FIELD
 from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
@@ -152,7 +154,8 @@ def _opened(
         settings = dataclasses.replace(settings, batch_size=batch_size)
     order = [None]
     if PartialState().is_main_process:
-        stored = {**origin.identity, **identity_of(bench, studies, settings)}
+        seen = repeatable(bench, studies)
+        stored = {**origin.identity, **identity_of(bench, studies, settings), **({FIELD: seen} if seen else {})}
         about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
         conditions = [condition for study in studies for condition in study.conditions]
         entries = entries_of(bench.source)

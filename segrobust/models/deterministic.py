@@ -86,6 +86,7 @@ class _Switch:
         with self.lock:
             self.inside -= 1
             if not self.inside:
+                self.alerts = set()
                 self.undo.close()
 
 
