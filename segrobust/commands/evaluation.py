@@ -49,8 +49,7 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import Ordered, entries_of
-from segrobust.runs.repeat_probe import repeatable
-from segrobust.runs.repeatability import FIELD
+from segrobust.runs.repeat_probe import note_repeatable
 from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
@@ -134,6 +133,8 @@ def evaluate(
         before = _digest(bench, settings)
         executor = _opened(bench, studies, folder, settings, origin, found.sizes)
         stack.enter_context(folder.held(state.process_index))
+        if state.is_main_process:
+            note_repeatable(executor)
         error = _run(executor, state)
         altered = any(gather_object([_digest(bench, settings) != before]))
         if state.is_main_process:
@@ -154,8 +155,7 @@ def _opened(
         settings = dataclasses.replace(settings, batch_size=batch_size)
     order = [None]
     if PartialState().is_main_process:
-        seen = repeatable(bench, studies)
-        stored = {**origin.identity, **identity_of(bench, studies, settings), **({FIELD: seen} if seen else {})}
+        stored = {**origin.identity, **identity_of(bench, studies, settings)}
         about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
         conditions = [condition for study in studies for condition in study.conditions]
         entries = entries_of(bench.source)

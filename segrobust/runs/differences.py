@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
-from segrobust.runs.repeatability import FIELD, merged
+from segrobust.runs.repeatability import FIELD
 
 # fields of an identity by the name under which another value is accepted; that of any other field never is
 ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
@@ -21,15 +21,14 @@ def continued(
     """The content of ``run.json`` for a run that goes on under this identity; None where it stays as it is.
 
     What is accepted now is added to ``run["accepted_different"]`` as ``{what, stored, now, date}``; what an earlier
-    start accepted needs no word any more. Modules of a user's own (``users_code``) may be added, and so may operations
-    that this start has seen not to repeat.
+    start accepted needs no word any more. Modules of a user's own (``users_code``) may be added. What was seen not to
+    repeat stays.
 
     Raises:
         UserError: what differs besides.
     """
     stored = _stored_identity(run, identity)
-    seen = merged(stored.get(FIELD), identity.get(FIELD))
-    stored, identity = ({name: value for name, value in one.items() if name != FIELD} for one in (stored, identity))
+    stored.pop(FIELD, None)  # it is seen once a run has begun
     modules = {**(identity.get("users_code") or {}), **(stored.get("users_code") or {})}
     if modules:
         both = (stored, identity)
@@ -44,8 +43,7 @@ def continued(
     others = ({name: value for name, value in one.items() if name not in same} for one in (stored, identity))
     if lines := differences(*others):
         raise UserError(_refusal(lines, path))
-    added = {**({"users_code": modules} if modules else {}), **({FIELD: seen} if seen else {})}
-    changed = {**run, "identity": {**run["identity"], **added}}
+    changed = {**run, "identity": {**run["identity"], **({"users_code": modules} if modules else {})}}
     changed |= {"accepted_different": [*known, *new]} if new else {}
     return changed if changed != run else None
 

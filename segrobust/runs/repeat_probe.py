@@ -23,7 +23,8 @@ from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from segrobust.models.deterministic import operation_in
 from segrobust.models.segmenter import Segmenter, frozen_eval
-from segrobust.runs.repeatability import as_text
+from segrobust.runs.executor import Executor
+from segrobust.runs.repeatability import FIELD, as_text, merged
 from segrobust.studies.attack import AttackStudy
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench, Group
@@ -33,6 +34,19 @@ IMAGES = 2  # of the first batch
 UNWRITTEN = ("empty", "new_empty")  # tensors that nobody has written to hold anything
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LOG = logging.getLogger(__name__)
+
+
+def note_repeatable(executor: Executor) -> None:
+    """Add to the run's identity whether it repeats, where anything is to be computed; to be called by one process.
+
+    What an earlier start has seen stays, and is no reason to refuse this one: what varies may agree by chance.
+    """
+    folder = executor.folder
+    seen = repeatable(executor.bench, [study for study, _ in executor.missing()])
+    run = folder.read_json("run.json")
+    known = merged(run["identity"].get(FIELD), seen)
+    if known != run["identity"].get(FIELD):
+        folder.write_json("run.json", {**run, "identity": {**run["identity"], FIELD: known}})
 
 
 def repeatable(bench: Bench, studies: Sequence[Study]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 REPEATABLE = "yes"
-FIELD = "repeatable"  # of a run's identity, but no reason to refuse a start: what varies may agree by chance
+FIELD = "repeatable"  # of a run's identity
 
 
 def as_text(names: Iterable[str]) -> str:
