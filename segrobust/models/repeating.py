@@ -7,6 +7,7 @@ of torch's own formulas; cross-entropy picks its logits without a sum over indic
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 KEPT = 128  # pairs of sizes whose weights are kept: more than a network with sliding windows has
 _INTERPOLATE = F.interpolate  # torch's own, whatever is in its place later
+_lock = threading.Lock()
 _kept: OrderedDict[tuple, Tensor] = OrderedDict()
 _in_graphs: dict[tuple, Tensor] = {}
 
@@ -128,8 +130,8 @@ def _true_precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         products = torch.backends.cuda.matmul
-        if device.type == "cuda" and dtype == torch.float32 and products.fp32_precision != "ieee":
-            stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
+        if device.type == "cuda" and dtype == torch.float32 and products.fp32_precision == "tf32":
+            stack.callback(setattr, products, "fp32_precision", "tf32")
             products.fp32_precision = "ieee"
         yield
 
@@ -146,20 +148,19 @@ def _weights(make: Callable[..., Tensor], x: Tensor, key: tuple) -> Tensor:
     if isinstance(x, FakeTensor):  # its weights are fake too
         return make(*key).to(x.device)
     place = (make, *key, x.device)
-    kept = _in_graphs.get(place, _kept.get(place))
     capturing = x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if kept is None:
-        with torch.inference_mode(False), torch.no_grad():  # kept for passes with a gradient too
-            kept = make(*key).to(x.device)
-        if capturing:  # not computed before the graph is replayed
-            return kept
-        _kept[place] = kept
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    elif capturing:
-        _in_graphs[place] = kept
-    elif place in _kept:
-        _kept.move_to_end(place)
+    with _lock:
+        kept = _in_graphs.get(place, _kept.get(place))
+        if kept is None:  # while a graph is captured this copy is an error, so its warm-up comes by here first
+            with torch.inference_mode(False), torch.no_grad():  # kept for passes with a gradient too
+                kept = make(*key).to(x.device)
+            _kept[place] = kept
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+        elif capturing:
+            _in_graphs[place] = kept
+        elif place in _kept:
+            _kept.move_to_end(place)
     return kept
 
 

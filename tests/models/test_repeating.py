@@ -109,6 +109,24 @@ def test_autocast_does_not_reach_the_backward_either():
         assert torch.equal(*torch.autograd.grad(y, x, coming), *expected)
 
 
+def test_tf32_is_off_inside():
+    """A stand-in: the switch of a GPU's products, which may be set anywhere."""
+    products, gpu = torch.backends.cuda.matmul, SimpleNamespace(type="cuda")
+    before = products.fp32_precision
+    try:
+        for setting, dtype, inside in (
+            ("tf32", torch.float32, "ieee"),
+            ("tf32", torch.float64, "tf32"),
+            ("ieee", torch.float32, "ieee"),
+        ):
+            products.fp32_precision = setting
+            with repeating._true_precision(gpu, dtype):
+                assert products.fp32_precision == inside
+            assert products.fp32_precision == setting
+    finally:
+        products.fp32_precision = before
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize("size", [(1, 1), 2, (3, 3), (6, None), (5, 4), (13, 1)])
 def test_adaptive_average_is_torchs(size, last):
@@ -178,8 +196,6 @@ def test_what_a_captured_graph_reads_stays(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
         return repeating._weights(_Made, x, ())
 
-    weights_of(True)
-    assert not kept and not held  # the graph itself will compute it, and nothing does before it is replayed
     first = weights_of(False)
     assert weights_of(True) is first and list(held.values()) == [first]
     kept.clear()
