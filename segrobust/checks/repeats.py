@@ -27,7 +27,7 @@ def forwards_repeat(context: Context) -> bool:
 
 def attacks_repeat(context: Context) -> bool:
     """Whether an attack does."""
-    return context.repeatable == "yes" and forwards_repeat(context)
+    return context.repeatable and forwards_repeat(context)
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,6 @@ def own_device(share: bool) -> torch.device:
     return device
 
 
-def refuse_to_share() -> None:
-    """UserError where a training's process has no GPU of its own number, as mmengine gives it."""
-    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if torch.cuda.is_available() and place >= gpus:
-        raise UserError(f"expected at most one process per GPU, got process {place + 1} for {gpus} GPU(s); start fewer")
-
-
 def _keep_to_a_part(device: torch.device, parts: int) -> None:
     """Or ``--batch-size auto`` would find what fits while the others hold nothing yet."""
     whole = torch.cuda.get_device_properties(device).total_memory

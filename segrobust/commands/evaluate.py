@@ -35,6 +35,7 @@ from segrobust.report.table import print_checks, print_table
 from segrobust.report.trust import load_trust
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.repeatability import FIELD, REPEATABLE
 from segrobust.runs.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def _print_results(folder: RunFolder, name: str, summary: Sequence[Record], chec
         changed = "; ".join(differences(one["stored"], one["now"]))
         text = f"with rows of different {one['what']}, accepted on {one['date']}: {changed}"
         console.print(text, style="yellow", **plain)
+    if (seen := run["identity"].get(FIELD, REPEATABLE)) != REPEATABLE:
+        console.print(f"repeatable: {seen}: another start of this run gives other numbers", style="yellow", **plain)
     console.print(f"report: {report}", **plain)
     if trust and trust.failed:
         raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {report}")

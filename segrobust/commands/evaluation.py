@@ -47,6 +47,7 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import Ordered, entries_of
+from segrobust.runs.repeat_probe import note_repeatable
 from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
@@ -120,9 +121,10 @@ def evaluate(
     studies = _studies(settings, () if settings.fresh else folder.conditions())
     state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = {name: getattr(settings, name) for name in ("seed", "precision", "eot", "metric_size", "target", "mask")}
-    bench = Bench(model, dataset, **shown)
+    shown = ("seed", "precision", "eot", "metric_size", "target", "mask", "deterministic")
+    bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
             for warning in found.warnings:
@@ -130,6 +132,8 @@ def evaluate(
         before = _digest(bench, settings)
         executor = _opened(bench, studies, folder, settings, origin, found.sizes)
         stack.enter_context(folder.held(state.process_index))
+        if state.is_main_process:
+            note_repeatable(executor)
         error = _run(executor, state)
         altered = any(gather_object([_digest(bench, settings) != before]))
         if state.is_main_process:

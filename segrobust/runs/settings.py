@@ -77,10 +77,15 @@ def _study(value: Any) -> Any:
     return value
 
 
-def _checks(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"expected True or False (--no-checks on the command line), got {value!r}")
-    return value
+def _switch(flag: str) -> Callable[[Any], bool]:
+    """A check for True or False; ``flag`` is the one that means False on the command line."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise UserError(f"expected True or False ({flag} on the command line), got {value!r}")
+        return value
+
+    return check
 
 
 def _mask(value: Any) -> Any:
@@ -193,11 +198,17 @@ class Settings(Options):
     share_device: bool = option(
         False, "let several processes use one GPU, each an equal part of its memory, where there are more than GPUs"
     )
+    deterministic: bool = option(
+        True,
+        "attacks and predictions that repeat bit for bit on a GPU, as they do on a CPU; without it a GPU may be faster "
+        "and another start gives other numbers",
+        _switch("--no-deterministic"),
+    )
     checks: bool = option(
         True,
         "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, half a "
         "minute on one CPU core for the shipped models",
-        _checks,
+        _switch("--no-checks"),
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
     save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")
@@ -244,4 +255,5 @@ class Settings(Options):
             "precision": self.precision,
             **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
             **({"eot": self.eot} if self.eot > 1 else {}),
+            **({} if self.deterministic else {"deterministic": False}),
         }

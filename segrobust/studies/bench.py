@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target
+from segrobust.models.deterministic import deterministic
 from segrobust.models.expectation import Expectation, drawing
 from segrobust.models.precision import computing_in
 from segrobust.models.segmenter import Segmenter, frozen_eval
@@ -53,6 +54,7 @@ class Bench:
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
     mask: where attacks may write, ``[H, W]``; None: everywhere.
+    deterministic: passes on a GPU repeat, those of attacks and those that are reported; nothing else on a CPU.
     """
 
     model: Segmenter
@@ -63,6 +65,7 @@ class Bench:
     metric_size: str = INPUT
     target: Target | None = None
     mask: Tensor | None = None
+    deterministic: bool = True
 
     @property
     def task(self) -> Task:
@@ -105,8 +108,13 @@ class Bench:
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
         """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""
-        with drawing(tuple(seeds), self.device), computing_in(self.precision, self.device):
+        products = computing_in(self.precision, self.device)
+        with self.repeating(), drawing(tuple(seeds), self.device), products:
             yield
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """The context of every pass: where a GPU is asked to repeat itself, it has other forms of some operations."""
+        return deterministic(self.device, self.deterministic)
 
     @torch.no_grad()
     def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
@@ -117,7 +125,7 @@ class Bench:
         Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
         """
         exact = computing_in(FLOAT32, self.device)
-        with frozen_eval(self.model), drawing((self.seed, *ids), self.device), exact:
+        with self.repeating(), frozen_eval(self.model), drawing((self.seed, *ids), self.device), exact:
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
@@ -130,5 +138,6 @@ class Bench:
         if group.originals is None:
             return logits.argmax(1)
         corners = self.model.align_corners
-        resized = (F.interpolate(one[None], group.size, mode="bilinear", align_corners=corners) for one in logits)
-        return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large
+        with self.repeating():
+            resized = (F.interpolate(one[None], group.size, mode="bilinear", align_corners=corners) for one in logits)
+            return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large

@@ -339,3 +339,12 @@ def test_two_processes_find_the_same_integers(world, finished, repository, tmp_p
 def _rows(work_dir: Path) -> list[str]:
     files = (path for path in (work_dir / "rows").glob("*.jsonl") if not path.name.startswith("timing"))
     return sorted(line for path in files for line in path.read_text().splitlines())
+
+
+def test_a_run_that_does_not_repeat_says_so_at_the_end(world, tmp_path, monkeypatch, capsys):
+    assert main(world.evaluate(tmp_path)) == 0
+    assert "repeatable" not in capsys.readouterr().out
+    monkeypatch.setattr("segrobust.runs.repeat_probe.not_repeating", lambda *given: ["some_backward"])
+    assert main(world.evaluate(tmp_path, "--fresh")) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "repeatable" in line]
+    assert told == ["repeatable: no (some_backward): another start of this run gives other numbers"]

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from segrobust.cli import main
-from segrobust.commands.devices import own_device, processes_of, refuse_to_share
+from segrobust.commands.devices import own_device, processes_of
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
 from segrobust.runs.settings import Settings
@@ -88,18 +88,6 @@ def test_they_are_refused_in_python_too(changes, told, tmp_path):
     with pytest.raises(UserError, match=told):
         evaluate(toy_model(), ToySource(), work_dir=tmp_path, **changes)
     assert not list(tmp_path.iterdir())
-
-
-def test_trainings_on_more_processes_than_gpus_are_refused(gpus, monkeypatch, tmp_path, capsys):
-    gpus("a")
-    refuse_to_share()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match=r"at most one process per GPU, got process 2 for 1 GPU\(s\); start fewer"):
-        refuse_to_share()
-    assert main(["train", NAME, "--launcher", "pytorch", "--work-dir", str(tmp_path)]) == 2
-    assert "at most one process per GPU" in capsys.readouterr().err
-    gpus("a", "b")
-    refuse_to_share()
 
 
 def _tell(folder: Path, rank: int, value: object) -> None:

@@ -123,6 +123,7 @@ def test_the_identity_holds_what_decides_rows_and_nothing_else():
     assert Settings().identity() == usual
     told = Settings(seed=1, eot=3, amp=True, metric_size="original", batch_size=2).identity()
     assert told == {"batch_size": 2, "seed": 1, "precision": "bf16", "metric_size": "original", "eot": 3}
+    assert parsed("--no-deterministic")[1].identity() == {**usual, "deterministic": False}
     same = {"checks": False, "pictures": False, "save_adversarial": True, "fresh": True, "accept_different": "CODE",
             "attacks": "FGSM", "eps": 0.1, "steps": 3, "norm": "L2", "corruptions": "fog"}  # fmt: skip
     assert Settings(**same).identity() == usual
