@@ -16,7 +16,7 @@ from segrobust.runs.folder import RunFolder
 from tests.runs.test_batch_size import Hungry
 from tests.runs.toy_run import RUN, K, ToySource, lines
 
-ALLOWED = 1.25  # of the bare pass's peak
+ALLOWED = {"TsallisPGD": 1.25, "SharpPGD": 1.35}  # of the bare pass's peak; a sharper softmax has logits of its own
 ROOM = 3 * 2**28  # bytes: some ten of the images of Hungry, with their gradients
 QUICK = {"attacks": [{"type": "CEPGD", "radius_reduction": False}], "eps": ["8/255"], "steps": 2}
 
@@ -67,7 +67,7 @@ def test_memory_is_given_back_after_lack_of_it(little_memory, tmp_path, device):
     assert after - before < 2**25
 
 
-@pytest.mark.parametrize("name", ["TsallisPGD", "SharpPGD"])
+@pytest.mark.parametrize("name", ALLOWED)
 def test_peak_memory_of_an_attack(device, name):
     model = load_segmenter("camvid-fpn-r18w24-pgdat-linf4-180x240", device=device)
     images = torch.rand(8, 3, 180, 240, generator=torch.Generator().manual_seed(0)).to(device)
@@ -76,4 +76,4 @@ def test_peak_memory_of_an_attack(device, name):
     with frozen_eval(model):
         bare_pass(model, images)
         bare = peak_bytes(lambda: bare_pass(model, images))
-        assert peak_bytes(lambda: attack(model, images, labels)) <= ALLOWED * bare
+        assert peak_bytes(lambda: attack(model, images, labels)) <= ALLOWED[name] * bare
