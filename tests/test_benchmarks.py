@@ -25,6 +25,7 @@ def test_a_benchmarked_iteration_of_alma_prox_is_one_forward_and_one_backward():
         assert torch.equal(engine.backwards, engine.forwards)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_on_a_cpu(tmp_path, monkeypatch, capsys):
     """Every measurement once, on small images; what it prints, and that the file holds what is printed."""
     file = tmp_path / "gpu.json"
