@@ -64,7 +64,7 @@ def test_memory_is_given_back_after_lack_of_it(little_memory, tmp_path, device):
     run(tmp_path, device, "auto")
     gc.collect()
     after = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    assert after - before < 2**25
+    assert after - before < 2**27  # workspaces of libraries stay; 64 images take 2**31 and more
 
 
 @pytest.mark.parametrize("name", ALLOWED)

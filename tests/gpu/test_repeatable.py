@@ -30,6 +30,7 @@ def gradients(model, images, count=3):
             yield torch.autograd.grad(logits, points, weights)[0]
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_gradients_of_the_shipped_models_repeat(device, name):
     """With plain upsampling they do not: its backward adds in whatever order the threads arrive."""
@@ -40,7 +41,7 @@ def test_gradients_of_the_shipped_models_repeat(device, name):
     assert first.abs().max() > 0
     assert all(torch.equal(first, other) for other in others)
     (plain,) = gradients(model, images, 1)
-    torch.testing.assert_close(first, plain, rtol=1e-2, atol=1e-4 * float(plain.abs().max()))
+    assert (first - plain).norm() <= 1e-3 * plain.norm()
 
 
 @pytest.mark.parametrize("net", ["deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
@@ -99,9 +100,9 @@ def test_without_determinism_the_run_ends_and_says_so(scenes, tmp_path):
     assert len(lines(folder)) == 2 * 8
     plain = scenes.evaluate(tmp_path / "plain", attacks=("tsallis-pgd",))
     assert identity(plain).get("deterministic", True) is True
-    names = {one.id: one.name for one in RunFolder(plain).conditions()}
-
-    def clean(run):
-        return [line for line in lines(run) if names[json.loads(line)["condition"]] == "clean"]
-
-    assert clean(folder) == clean(plain)  # a forward repeats either way
+    right = [
+        [sum(row.counts["tp"]) for row in RunFolder(run).rows() if row.condition.name == "clean"]
+        for run in (folder, plain)
+    ]
+    assert len(right[0]) == 8  # up to rounding the forwards are the same
+    assert all(abs(one - other) <= 3 for one, other in zip(*right, strict=True))
