@@ -1,7 +1,7 @@
 """What all tests share: one thread each (two of them run side by side), no GPU, and fixtures that skip with a reason.
 
 Tests of CPUs hide the GPU from themselves and from the processes that they start. ``SEGROBUST_TEST_GPU=1`` shows it to
-those marked ``gpu`` and skips all others, which may count on its absence.
+those marked ``gpu``, the first one of several, and skips all others, which may count on its absence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 # before torch looks for one
-os.environ.update({} if os.environ.get("SEGROBUST_TEST_GPU") == "1" else {"CUDA_VISIBLE_DEVICES": ""})
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if os.environ.get("SEGROBUST_TEST_GPU") == "1" else ""
+)
 
 from pathlib import Path
 

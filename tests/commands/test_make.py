@@ -129,6 +129,25 @@ def test_a_plain_pytest_hides_the_gpu_and_says_why_it_skips(repository, tmp_path
     assert "needs a GPU, which these tests hide: make test-gpu" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2,3"}, "2"), ({"CUDA_VISIBLE_DEVICES": "GPU-5f2a"}, "GPU-5f2a")],
+)
+def test_gpu_tests_see_one_gpu(repository, given, seen):
+    look = "import sys, types; sys.modules['torch'] = types.SimpleNamespace(set_num_threads=print)\n"
+    look += "import conftest, os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    settings = {name: value for name, value in os.environ.items() if name not in HIDING} | given
+    for wanted, switch in ((seen, {"SEGROBUST_TEST_GPU": "1"}), ("", {})):
+        done = subprocess.run(
+            [sys.executable, "-c", look],
+            cwd=repository / "tests",
+            env=settings | switch,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == f"1\n{wanted}\n", done.stderr
+
+
 def test_gpu_tests_without_a_gpu_fail_in_one_line(repository, tmp_path):
     done = run_pytest(repository, tmp_path, CUDA_VISIBLE_DEVICES="", SEGROBUST_TEST_GPU="1")
     assert done.returncode == 4 and not done.stdout

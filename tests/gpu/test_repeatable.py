@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from segrobust import Segmenter, load_segmenter
 from segrobust.checks.verdicts import NOT_TRUSTWORTHY
 from segrobust.commands.evaluation import evaluate
+from segrobust.datasets.source import Sample
 from segrobust.models.deterministic import deterministic
 from segrobust.models.segmenter import frozen_eval
 from segrobust.runs.folder import RunFolder
+from tests.attacks.toys import batch
 from tests.gpu.runs import identity
 from tests.runs.toy_run import RUN, K, ToySource, lines, toy_model
 
@@ -63,6 +65,7 @@ class Bicubic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = toy_model().net
+        self.num_classes = K
 
     def forward(self, images):
         half = F.avg_pool2d(images, 2)
@@ -72,8 +75,12 @@ class Bicubic(nn.Module):
 @pytest.fixture(scope="module")
 def of_splines(device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("splines") / "run"
+    source = ToySource(16)
+    for place in range(16):  # its own predictions, but for a few pixels
+        images, labels = batch(Bicubic(), count=1, size=24, seed=place)
+        source.samples[place] = Sample(images[0], labels[0], f"{place}")
     model = Segmenter.wrap(Bicubic(), num_classes=K, name="splines").eval().to(device)
-    evaluate(model, ToySource(16), work_dir=folder, **{**RUN, "attacks": ["TsallisPGD", "ALMAProx"], "checks": True})
+    evaluate(model, source, work_dir=folder, **{**RUN, "attacks": ["TsallisPGD", "ALMAProx"], "checks": True})
     return folder
 
 

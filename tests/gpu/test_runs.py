@@ -49,7 +49,9 @@ def test_killed_and_gone_on_with(once, scenes, tmp_path, rows):
     assert lines(tmp_path / "run") == lines(once)
 
 
-def test_two_processes_share_the_gpu_where_asked(once, scenes, tmp_path):
+def test_two_processes_share_the_gpu_where_asked(once, scenes, tmp_path, device):
+    if device.type == "cpu":
+        pytest.skip("there is no GPU to share")
     done = finish(scenes.start(tmp_path / "run", "--share-device", processes=2))
     assert [status for status, _ in done] == [0, 0], done[0][1][-2000:] + done[1][1][-2000:]
     assert lines(tmp_path / "run") == lines(once)
@@ -58,8 +60,9 @@ def test_two_processes_share_the_gpu_where_asked(once, scenes, tmp_path):
 
 def test_more_processes_than_gpus_are_refused_in_one_line(scenes, tmp_path, device):
     """Each process beyond the GPUs would otherwise die with torch's traceback."""
-    processes = max(torch.cuda.device_count(), 1) + 1
-    done = finish(scenes.start(tmp_path / "run", processes=processes))
+    if device.type == "cpu":
+        pytest.skip("any number of processes may share a CPU")
+    done = finish(scenes.start(tmp_path / "run", processes=2))
     assert {status for status, _ in done} == {2}
     said = [error for _, error in done if "--share-device" in error]
     assert said and "Traceback" not in "".join(error for _, error in done)
