@@ -20,6 +20,7 @@ from tests.attacks.toys import batch
 from tests.gpu.runs import identity
 from tests.runs.toy_run import RUN, K, ToySource, lines, toy_model
 
+HONEST = {"attacks": ["TsallisPGD", "ALMAProx"], "steps": 40, "checks": True}  # enough for attacks to do their work
 SHIPPED = ("camvid-fpn-r18w24-std-180x240", "camvid-fpn-r18w24-pgdat-linf4-180x240")
 
 
@@ -80,7 +81,7 @@ def of_splines(device, tmp_path_factory):
         images, labels = batch(Bicubic(), count=1, size=24, seed=place)
         source.samples[place] = Sample(images[0], labels[0], f"{place}")
     model = Segmenter.wrap(Bicubic(), num_classes=K, name="splines").eval().to(device)
-    evaluate(model, source, work_dir=folder, **{**RUN, "attacks": ["TsallisPGD", "ALMAProx"], "checks": True})
+    evaluate(model, source, work_dir=folder, **{**RUN, **HONEST})
     return folder
 
 
