@@ -18,6 +18,11 @@ class Mutation(NamedTuple):
 
 
 GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
+    ("models/failures.py", "runs/test_batch_size.py::test_libraries_that_find_no_memory_make_batches_smaller"): [
+        (', "CUDA error: out of memory"', ""),
+        (', "_STATUS_ALLOC_FAILED"', ""),
+        (', "_ALLOCATION_FAILED"', ""),
+    ],
     ("attacks/gradient.py", "attacks/test_mask.py"): [
         ("gradient * self.goal.mask", "gradient"),
     ],

@@ -65,7 +65,6 @@ def test_resume_goes_on_from_the_iteration(tmp_path):
     assert runner.model.backbone.stem[1].num_batches_tracked == 3
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 def test_amp_without_a_gpu_is_refused():
     with pytest.raises(UserError, match="needs a CUDA device"):
         prepared(toy_config(), amp=True)
