@@ -121,7 +121,8 @@ def evaluate(
     studies = _studies(settings, () if settings.fresh else folder.conditions())
     state = _processes(model, settings.surrogate)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
+    names = ("seed", "amp", "eot", "metric_size", "target", "mask", "cuda_graphs")
+    shown = {name: getattr(settings, name) for name in names}
     bench = Bench(model, dataset, **shown)
     with contextlib.ExitStack() as stack:
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target
 from segrobust.models.expectation import Expectation, drawing
+from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter, frozen_eval
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,6 +54,7 @@ class Bench:
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
     mask: where attacks may write, ``[H, W]``; None: everywhere.
+    cuda_graphs: attacks replay passes of one shape as CUDA graphs; decides nothing but the time.
     """
 
     model: Segmenter
@@ -63,6 +65,8 @@ class Bench:
     metric_size: str = INPUT
     target: Target | None = None
     mask: Tensor | None = None
+    cuda_graphs: bool = True
+    _replayed: dict[Segmenter, Replayed] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def task(self) -> Task:
@@ -97,10 +101,16 @@ class Bench:
         """The model as attacks see it: itself or a surrogate, or its mean over draws that begin with the first seed."""
         model = surrogate or self.model
         if self.eot == 1:
-            return model
+            return self._with_graphs(model)
         mean_of_draws = Expectation(model, self.eot)
         mean_of_draws.begin(seeds[0])
         return mean_of_draws
+
+    def _with_graphs(self, model: Segmenter) -> nn.Module:
+        """The model with its passes replayed, the same object throughout the run; itself where that is of no use."""
+        if not self.cuda_graphs or model.checkpointing or self.device.type != "cuda":
+            return model
+        return self._replayed.setdefault(model, Replayed(model))
 
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
