@@ -132,7 +132,7 @@ class CudaCapture:
         return start.elapsed_time(end)
 
     def random_state(self) -> bytes:
-        return bytes(torch.cuda.get_rng_state(self.device).numpy())
+        return torch.cuda.get_rng_state(self.device).numpy().tobytes()
 
     def passes(self, model: nn.Module, points: Tensor) -> Passes:
         """The captured ones, on the stream of :meth:`aside`; memory must then do for the largest need so far beside
@@ -182,9 +182,9 @@ class CudaCapture:
 
     def _recover(self) -> None:
         """After a capture that failed torch's random numbers wait for the end of one (pytorch issue 171263)."""
-        with suppress(RuntimeError), torch.cuda.stream(self.stream):
-            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream, capture_error_mode="thread_local"):
-                torch.zeros(1, device=self.device)
+        options = {"stream": self.stream, "capture_error_mode": "thread_local"}
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), **options):
+            torch.zeros(1, device=self.device)
 
 
 def checked_graph(model: nn.Module, images: Tensor, addresses: list[int], capture: CudaCapture) -> Graph:
@@ -272,7 +272,8 @@ def _least_time(capture: CudaCapture, passes: Callable[..., Any], *arguments: An
 
 def _random_states(capture: CudaCapture) -> tuple:
     numbers = np.random.get_state()
-    return capture.random_state(), bytes(torch.get_rng_state().numpy()), numbers[1].tobytes(), numbers[2], random.getstate()
+    of_torch = capture.random_state(), torch.get_rng_state().numpy().tobytes()
+    return of_torch, numbers[1].tobytes(), numbers[2], random.getstate()
 
 
 class _OutsideTensors(TorchDispatchMode):

@@ -110,7 +110,7 @@ class Replayed(nn.Module):
             return graph
         except NotReplayed as refusal:
             reason = str(refusal)
-        except Exception as error:  # whatever a network does that a graph cannot hold; the eager pass says if it is wrong
+        except Exception as error:  # a network may do anything; where it is wrong itself, the eager pass says so
             reason = "memory is full" if out_of_memory(error) else f"{type(error).__name__}: {first_line(error)[:200]}"
         self._refused.add(key)
         self._capture.give_memory_back()

@@ -185,8 +185,8 @@ class Settings(Options):
     )
     cuda_graphs: bool = option(
         True,
-        "the replay of passes of one shape as CUDA graphs, with which small networks are several times faster on a GPU; "
-        "decides no row"
+        "the replay of passes of one shape as CUDA graphs, which decides no row but makes small networks several times "
+        "faster on a GPU",
     )
     checks: bool = option(
         True,

@@ -77,6 +77,10 @@ class Bench:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
     def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
         """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
         stored = {i: self.source.file_size(i) if self.metric_size == ORIGINAL else None for i in samples}
@@ -108,7 +112,7 @@ class Bench:
 
     def _with_graphs(self, model: Segmenter) -> nn.Module:
         """The model with its passes replayed, the same object throughout the run; itself where that is of no use."""
-        if not self.cuda_graphs or model.checkpointing or self.device.type != "cuda":
+        if not (self.cuda_graphs and self._on_cuda) or model.checkpointing:
             return model
         return self._replayed.setdefault(model, Replayed(model))
 
