@@ -67,5 +67,5 @@ def test_validation_gives_the_same_and_holds_no_memory_afterwards(tmp_path, capt
 def test_validation_with_averaged_weights_leaves_the_graph_of_training_alone(tmp_path, capture):
     hook = dict(type="AdversarialTrainingHook", attack=PGD | {"steps": 6})
     ema = dict(type="EMAHook", momentum=0.2)
-    train(with_validation(toy_config(hook, ema, attack=None), attack=PGD, num_images=2), work_dir=tmp_path)
+    train(with_validation(toy_config(hook, ema, attack=None), num_images=2), work_dir=tmp_path)
     assert capture.told.count("captured") == 1
