@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from segrobust.core.errors import first_line
-from segrobust.models.captured import CudaCapture, Graph, NotReplayed, checked_graph
+from segrobust.models.captured import CudaCapture, Graph, NotReplayed
 from segrobust.models.failures import out_of_memory
+from segrobust.models.graph_check import checked_graph
 
 EAGER_CALLS = 3  # with a gradient, before a shape is captured
 MOST_GRAPHS = 4  # kept at a time; each holds the memory of a pass

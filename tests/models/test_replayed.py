@@ -190,10 +190,9 @@ def test_what_python_does_in_a_forward_is_done(net):
                 assert not replays(model, capture, points()) and len(seen) == 2
                 handle.remove()
         net.drop.training = True
-        torch.manual_seed(0)
-        drawn = passes(model, points())
-        torch.manual_seed(0)
-        assert equal(drawn, passes(net, points()))
+        before = len(capture.told)
+        passes(model, points())
+        assert len(capture.told) == before
         net.drop.training = False
         net.first.bias.requires_grad_(True)
         logits = model(points())
