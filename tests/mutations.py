@@ -52,7 +52,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("models/captured.py", "models/test_replayed.py"): [
         ("self.passes.logits.clone()", "self.passes.logits"),
         ("self.passes.gradient.clone()", "self.passes.gradient"),
-        ("self.waits_for() is not forward", "False"),
+        ("if self.waits_for is None or self.waits_for() is not forward", "if False"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_replayed.py"): [
         ("if self.cuda_graphs and self._attacked", "if self._attacked"),
