@@ -107,7 +107,8 @@ class CudaCapture:
     def without_waiting(self) -> Iterator[None]:
         """An error for what waits for the device, which no graph can hold."""
         before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(action="ignore"):  # it tells that it is a prototype
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells that this is a prototype
             torch.cuda.set_sync_debug_mode("error")
         try:
             yield
