@@ -30,6 +30,63 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("else torch.where(self.mask, points, clean)", "else torch.where(self.mask, clean, points)"),
         ("None if self.mask is None else self.mask[rows]", "None if self.mask is None else self.mask[: len(rows)]"),
     ],
+    ("models/replayed.py", "models/test_replayed.py"): [
+        ("graph.addresses != addresses", "False"),
+        ("if part.training or hooks:", "if hooks:"),
+        ("if part.training or hooks:", "if part.training:"),
+        ("tensor is not None and tensor.requires_grad", "False"),
+        ("graph is None or graph.is_waiting or not", "graph is None or not"),
+        ('getattr(self._model, "checkpointing", False)', "False"),
+        ("torch.are_deterministic_algorithms_enabled(), F.interpolate", "F.interpolate"),
+        ("images.stride(), ", ""),
+        ("torch.is_inference_mode_enabled() or ", ""),
+        ("torch._C._len_torch_dispatch_stack() > 0 or ", ""),
+        ("len(self._graphs) == MOST_GRAPHS", "len(self._graphs) > MOST_GRAPHS"),
+        ("self._graphs.move_to_end(key)", "pass"),
+        ("self._refused.add(key)", "pass"),
+    ],
+    ("models/graph_check.py", "models/test_replayed.py"): [
+        ("FASTER = 0.9", "FASTER = 0.98"),
+        ("FASTER = 0.9", "FASTER = 0.85"),
+        ("LIKE_EAGER = 4", "LIKE_EAGER = 400"),
+        ("LIKE_EAGER = 4", "LIKE_EAGER = 1"),
+        ("REPEATED = 0.01", "REPEATED = 1e9"),
+        ("if _random_states(capture) != states", "if False"),
+        ("graph.passes.kept = outside.tensors", "pass"),
+    ],
+    ("models/captured.py", "models/test_replayed.py"): [
+        ("self.passes.logits.clone()", "self.passes.logits"),
+        ("self.passes.gradient.clone()", "self.passes.gradient"),
+        ("if self.waits_for is None or self.waits_for() is not forward", "if False"),
+    ],
+    ("hooks/adversarial_training.py", "hooks/test_replayed.py"): [
+        ("if self.cuda_graphs and self._attacked", "if self._attacked"),
+    ],
+    ("hooks/robust_validation.py", "hooks/test_replayed.py"): [
+        ("stack.callback(replayed.release)", "pass"),
+        ("model = replayed if self.cuda_graphs else segmenter", "model = replayed"),
+    ],
+    ("studies/bench.py", "studies/test_replayed.py"): [
+        ("or model.checkpointing", ""),
+        ("self._replayed.setdefault(model, Replayed(model))", "Replayed(model)"),
+        ("if not (self.cuda_graphs and self._on_cuda)", "if not self._on_cuda"),
+    ],
+    ("attacks/fused.py", "attacks/test_fused.py"): [
+        ("(shifted * sharpness).exp()", "shifted.exp()"),
+        ("shifted if sharpness is None else shifted * sharpness", "shifted"),
+        ("-factor.unsqueeze(1), 0.0", "factor.unsqueeze(1), 0.0"),
+        ("torch.where(_onehot(logits, labels), -math.inf, logits)", "logits"),
+        ("if out_of_memory(error) or of_the_machine(error):", "if of_the_machine(error):"),
+        ("self.fails = True", "pass"),
+        ("dynamic=True", "dynamic=False"),
+    ],
+    ("attacks/segmentation.py", "attacks/test_fused.py"): [
+        ("count * self.labels.numel()", "self.labels.numel()"),
+        ("return -weights if self.targeted else weights", "return weights"),
+    ],
+    ("attacks/weights.py", "attacks/test_fused.py"): [
+        ("classes) & valid.unsqueeze(1)", "classes)"),
+    ],
     ("attacks/inputs.py", "attacks/test_mask.py"): [
         ("ROUNDING = 1e-6", "ROUNDING = 1e-8"),
         ("ROUNDING = 1e-6", "ROUNDING = 1e-2"),
@@ -143,7 +200,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("commands/evaluation.py", "studies/test_deterministic.py"): [
         ("stack.enter_context(bench.repeating())", "pass"),
-        ('"target", "mask", "deterministic")', '"target", "mask")'),
+        ('"mask", "deterministic", "cuda_graphs")', '"mask", "cuda_graphs")'),
     ],
     ("commands/training.py", "commands/test_training.py"): [
         ("processes > gpus", "processes >= gpus"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
-from segrobust.attacks.segmentation import Segmentation, Task
+from segrobust.attacks.segmentation import Goal, Segmentation, Task
 from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.threats import THREATS, allowed, per_image
@@ -132,6 +132,13 @@ class Attack(Configured):
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
 
+    def _gradients(self) -> int:
+        """Backwards spent on one image, 0 where the attack does not say."""
+        try:
+            return self.passes()[1]
+        except NotImplementedError:
+            return 0
+
     def candidate_names(self) -> tuple[str, ...]:
         """Names of the candidates per radius that the attack returns beside its answer, always all of them."""
         return ()
@@ -180,6 +187,8 @@ class Attack(Configured):
         images, labels, targets = as_batch(images, labels, targets)
         task = task or Segmentation(ignore_index=ignore_index)
         goal = task.goal(images, labels, targets, self.targeted, mask)
+        if isinstance(goal, Goal):
+            goal = goal.for_gradients(self._gradients())
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")

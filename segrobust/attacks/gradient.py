@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segrobust.attacks.segmentation import Goal, Weight
 from segrobust.core.errors import first_line
+from segrobust.models.captured import layout_of
 from segrobust.models.expectation import Expectation
 from segrobust.models.failures import modules_that_write_on_their_input
 
@@ -156,6 +157,8 @@ class Engine:
             )
         with torch.no_grad():
             ascent, rest = logit_gradient(logits.detach())
+        if ascent.is_cuda:
+            ascent = ascent.contiguous(memory_format=layout_of(logits))
         (gradient,) = self._backward(logits, points, ascent)
         if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()

@@ -121,7 +121,7 @@ def evaluate(
     studies = _studies(settings, () if settings.fresh else folder.conditions())
     state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = ("seed", "precision", "eot", "metric_size", "target", "mask", "deterministic")
+    shown = ("seed", "precision", "eot", "metric_size", "target", "mask", "deterministic", "cuda_graphs")
     bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
         stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from segrobust.datasets.targets import Target
 from segrobust.models.deterministic import deterministic
 from segrobust.models.expectation import Expectation, drawing
 from segrobust.models.precision import computing_in
+from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter, frozen_eval
 
 
@@ -55,6 +56,7 @@ class Bench:
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
     mask: where attacks may write, ``[H, W]``; None: everywhere.
     deterministic: passes on a GPU repeat, those of attacks and those that are reported; nothing else on a CPU.
+    cuda_graphs: attacks replay passes of one shape as CUDA graphs; decides nothing but the time.
     """
 
     model: Segmenter
@@ -66,6 +68,8 @@ class Bench:
     target: Target | None = None
     mask: Tensor | None = None
     deterministic: bool = True
+    cuda_graphs: bool = True
+    _replayed: dict[Segmenter, Replayed] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def task(self) -> Task:
@@ -75,6 +79,10 @@ class Bench:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
 
     def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
         """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
@@ -100,10 +108,16 @@ class Bench:
         """The model as attacks see it: itself or a surrogate, or its mean over draws that begin with the first seed."""
         model = surrogate or self.model
         if self.eot == 1:
-            return model
+            return self._with_graphs(model)
         mean_of_draws = Expectation(model, self.eot)
         mean_of_draws.begin(seeds[0])
         return mean_of_draws
+
+    def _with_graphs(self, model: Segmenter) -> nn.Module:
+        """The model with its passes replayed, the same object throughout the run; itself where that is of no use."""
+        if not (self.cuda_graphs and self._on_cuda) or model.checkpointing:
+            return model
+        return self._replayed.setdefault(model, Replayed(model))
 
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
