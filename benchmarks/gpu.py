@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -31,6 +32,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from segrobust import Segmenter, build_attack, load_segmenter
+from segrobust.attacks import fused
 from segrobust.attacks.base import Attack
 from segrobust.hooks import AdversarialTrainingHook
 from segrobust.models.deterministic import deterministic
@@ -144,7 +146,9 @@ def bare_passes(model: nn.Module, images: Tensor, count: int) -> None:
 
 @contextlib.contextmanager
 def contexts(device: torch.device, repeating: bool = True) -> Iterator[None]:
-    with computing_in("float32", device), deterministic(device, repeating):
+    """As in a run; what goes over all logits is compiled, as it is in calls of many steps."""
+    compiled = mock.patch.object(fused, "WORTH_COMPILING", 0)
+    with computing_in("float32", device), deterministic(device, repeating), compiled:
         yield
 
 

@@ -162,30 +162,48 @@ def published_gradient(
     Args:
         derivative: of the penalties in the margins, ``[N, H, W]``, already over the normaliser.
     """
-    targeted = engine.goal.targeted
-    sign, ranks = (-1.0 if targeted else 1.0), RANKS[targeted]
+    goal = engine.goal
+    sign, ranks = (-1.0 if goal.targeted else 1.0), RANKS[goal.targeted]
 
     def logit_gradient(logits: Tensor) -> tuple[Tensor, None]:
-        labels = engine.goal.labels.unsqueeze(1)
-        top, places = logits.topk(min(ranks, logits.shape[1]), dim=1)
-        first_is_label = places[:, :1] == labels
-        rival = torch.where(first_is_label, top[:, 1:2], top[:, :1])
-        rival_place = torch.where(first_is_label, places[:, 1:2], places[:, :1])
-        own = logits.gather(1, labels)
-        margin = rival - own if targeted else own - rival
-        enough_classes = logits.shape[1] >= ranks
-        low = top[:, 2:].mean(1, keepdim=True) if enough_classes else top[:, :1] - 1
-        normaliser = top[:, :1] - low + FLOOR
-        reached = (margin <= 0 if targeted else margin < 0).squeeze(1) & engine.goal.valid
-        slope = derivative(Margins(margin.squeeze(1), reached, normaliser.squeeze(1)))
-        slope = (slope.clamp(max=LARGEST_DERIVATIVE).to(logits.dtype) * engine.goal.valid).unsqueeze(1)
-        ascent = torch.zeros_like(logits)
-        ascent.scatter_add_(1, labels, sign * slope).scatter_add_(1, rival_place, -sign * slope)
-        if enough_classes:
-            through_normaliser = slope * (margin + tolerance) / normaliser
-            ascent.scatter_add_(1, places[:, :1], -through_normaliser)
-            for rank in range(2, ranks):
-                ascent.scatter_add_(1, places[:, rank : rank + 1], through_normaliser / (ranks - 2))
-        return ascent, None
+        planes, labels = engine.memory(logits).copy_(logits), goal.labels.unsqueeze(1)
+        own = planes.gather(1, labels).squeeze(1)
+        planes.scatter_(1, labels, -math.inf)
+        others = _largest(planes, ranks) if planes.shape[1] >= ranks else [planes.amax(1)]
+        margin = sign * (own - others[0])
+        reached = (margin <= 0 if goal.targeted else margin < 0) & goal.valid
+        normaliser = _normaliser(own, others) if len(others) > 1 else torch.ones_like(own)
+        slope = derivative(Margins(margin, reached, normaliser)).clamp(max=LARGEST_DERIVATIVE).to(logits.dtype)
+        slope = slope * goal.valid
+        ascent = [sign * slope, -sign * slope, *[torch.zeros_like(slope)] * (len(others) - 1)]
+        if len(others) > 1:
+            ascent = _through_normaliser(ascent, own, others, slope * (margin + tolerance) / normaliser)
+        _write_ranks(planes, others, ascent[1:])
+        return planes.scatter_(1, labels, ascent[0].unsqueeze(1)), None
 
     return engine.backward(points, logit_gradient)[0]
+
+
+def _through_normaliser(ascent: list[Tensor], own: Tensor, others: list[Tensor], through: Tensor) -> list[Tensor]:
+    """The gradient at the label's logit and the largest others, with that of the normaliser: less at the largest of
+    all, more at the third (and fourth) of them, whichever of these the label is."""
+    label, *rest = ascent
+    first = own > others[0]
+    label, rest[0] = torch.where(first, label - through, label), torch.where(first, rest[0], rest[0] - through)
+    share = through / (len(others) - 2)
+    for rank in range(2, len(others)):
+        above, below = own > others[rank - 1], own < others[rank]
+        rest[rank - 1] = torch.where(above, rest[rank - 1] + share, rest[rank - 1])
+        rest[rank] = torch.where(below, rest[rank] + share, rest[rank])
+        label = torch.where(above | below, label, label + share)
+    return [label, *rest]
+
+
+def _write_ranks(planes: Tensor, others: list[Tensor], ascent: list[Tensor]) -> None:
+    """The gradient at the largest logits in place of these, 0 in place of the rest; equal logits all take part."""
+    nothing, ((largest, at_largest), *rest) = planes.new_zeros(()), zip(others, ascent, strict=True)
+    for plane in planes.unbind(1):
+        found = nothing
+        for other, at_other in reversed(rest):
+            found = torch.where(plane == other, at_other, found)
+        torch.where(plane == largest, at_largest, found, out=plane)
