@@ -145,6 +145,8 @@ def _check_is_data(file: Path) -> None:
         scope = name.rpartition(".")[0]
         if scope and scope not in MODULE2PACKAGE:
             raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
+        if name == "PythonSegmenter":
+            raise UserError(f"type {name!r} runs a Python file, which only a .py config may do")
         if name.endswith("RFSearchHook"):
             raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
 
