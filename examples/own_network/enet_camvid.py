@@ -24,7 +24,7 @@ class ENet(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.initial_block = Initial(3, 16)
-        self.stages: list[list[str]] = []
+        self.order: list[str] = []
         self._stage(1, 16, 64, ["downsample", *["regular"] * 4])
         self._stage(2, 64, 128, ["downsample", *CONTEXT])
         self._stage(3, 128, 128, list(CONTEXT))
@@ -33,17 +33,14 @@ class ENet(nn.Module):
         self.transposed_conv = _doubling(16, num_classes)
 
     def _stage(self, number: int, before: int, channels: int, kinds: list[str]) -> None:
-        names = []
         for at, kind in enumerate(kinds):
-            names.append(f"{kind.rstrip('0123456789')}{number}_{at}")
-            self.add_module(names[-1], _block(kind, before, channels))
+            self.order.append(f"{kind.rstrip('0123456789')}{number}_{at}")
+            self.add_module(self.order[-1], _block(kind, before, channels))
             before = channels
-        self.stages.append(names)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x, pooled = self.initial_block(pixels), []  # where the maxima lay, innermost last
-        for name in (name for stage in self.stages for name in stage):
-            block = self.get_submodule(name)
+        for block in map(self.get_submodule, self.order):
             if isinstance(block, Down):
                 x, indices = block(x)
                 pooled.append(indices)

@@ -83,7 +83,7 @@ class Segmenter(nn.Module):
 
     @classmethod
     def built(cls, options: Mapping[str, Any], folder: Path | None = None) -> Segmenter:
-        """From the entries of a config's ``model`` besides ``type``; ``folder`` is that of the config, if it has one."""
+        """From the entries of a config's ``model`` besides ``type``; ``folder`` is the config's, if it has one."""
         return cls(**options)
 
     @property

@@ -1,7 +1,7 @@
 """A run's code that no version tells: attacks and networks that are neither segrobust's nor a known library's.
 
-One digest per module in which a class of them, a base of one, or a function that made a network is written: of the whole
-file, whose functions and constants the class may use. What the file imports is followed through classes only.
+One digest per module in which a class of them, a base of one, or a function that made a network is written: of the
+whole file, whose functions and constants it may use. What the file imports is followed through classes only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _source_sha256(one: Any) -> str:
 
 
 def _typed(one: Any) -> str:
-    """The text with which a class or a function came into a session, such as a notebook's cell; empty where none was kept."""
+    """The text with which a class or a function came into a session, such as a notebook's cell; empty where none is kept."""
     for value in [one] if inspect.isfunction(one) else vars(one).values():
         function = inspect.unwrap(getattr(value, "__func__", value))
         if inspect.isfunction(function):
