@@ -23,7 +23,7 @@ def in_channels_last(network: nn.Module) -> nn.Module:
 
 
 def main_output(output: object) -> Tensor:
-    """The logits in what a network returns: a tensor, the first of several, or ``"out"`` or ``"logits"`` of a mapping."""
+    """The logits in what a network returns: a tensor, the first of several, a mapping's ``"out"`` or ``"logits"``."""
     if isinstance(output, list | tuple):  # auxiliary outputs come after the main one
         output = next((one for one in output if isinstance(one, Tensor) and one.ndim == 4), output)
     if isinstance(output, Mapping):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrobust.core.errors import UserError
+from segrobust.core.own_code import names_function
 
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -51,14 +52,14 @@ def shipped_model(config: str | Path) -> ZooEntry | None:
 
 
 def config_file(config: str | Path) -> Path | None:
-    """The file of a shipped model's name or of a config's path; None for a ``package::`` reference.
+    """The file of a shipped model's name or of a config's path; None for ``package::...`` and ``my_net.py:build``.
 
     Raises:
         UserError: neither a shipped model nor a config file.
     """
     if entry := shipped_model(config):
         return entry.config_path
-    if "::" in str(config):
+    if "::" in str(config) or names_function(str(config)):
         return None
     file = Path(config).expanduser()
     if file.is_dir():

@@ -49,7 +49,7 @@ def _source_sha256(one: Any) -> str:
 
 
 def _typed(one: Any) -> str:
-    """The text with which a class or a function came into a session, such as a notebook's cell; empty where none is kept."""
+    """The text with which a class or a function came into a session, as in a notebook; empty where none is kept."""
     for value in [one] if inspect.isfunction(one) else vars(one).values():
         function = inspect.unwrap(getattr(value, "__func__", value))
         if inspect.isfunction(function):
