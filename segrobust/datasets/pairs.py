@@ -109,7 +109,7 @@ def _shown(item: Any) -> str:
 def _image(given: Any) -> Any:
     """RGB [3, H, W] in [0, 1]; what is none of the known forms goes on as it is, and is refused by its type."""
     if isinstance(given, Image.Image):
-        given = np.asarray(given.convert("RGB"))
+        given = np.array(given.convert("RGB"))
     image = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] != 3 and image.shape[2] == 3:
         image = image.permute(2, 0, 1)
@@ -117,5 +117,5 @@ def _image(given: Any) -> Any:
 
 
 def _label(given: Any) -> Any:
-    label = np.asarray(given) if isinstance(given, Image.Image) else given
+    label = np.array(given) if isinstance(given, Image.Image) else given
     return label[0] if getattr(label, "ndim", 0) == 3 and label.shape[0] == 1 else label
