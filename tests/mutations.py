@@ -537,7 +537,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("image.float() / 255", "image.float() / 256"),
         ("image.permute(2, 0, 1)", "image.permute(2, 1, 0)"),
         ("and not loader.drop_last and", "and"),
-        ("not isinstance(loader.sampler, SequentialSampler)", "False"),
+        ("in_order = type(loader.sampler) is SequentialSampler and", "in_order ="),
+        ("isinstance(loader.sampler, CHANCE)", "False"),
+        (" and type(loader.batch_sampler) is BatchSampler", ""),
     ],
     ("commands/network.py", "commands/test_own_network.py"): [("int(ends[2]) + 1)", "int(ends[2]))")],
     ("commands/given.py", "commands/test_given.py"): [

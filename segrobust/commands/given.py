@@ -24,7 +24,7 @@ def as_segmenter(model: Any, network: Network) -> Any:
     """
     given = network.given()
     if isinstance(model, nn.Module) and not isinstance(model, Segmenter) and "num_classes" in given:
-        return Segmenter.wrap(model, **given).eval()
+        return Segmenter.wrap(model, **given)
     if given and isinstance(model, Segmenter):
         raise UserError(f"{next(iter(given))}: the model is a Segmenter and has its own; leave it out")
     return model

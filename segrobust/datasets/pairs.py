@@ -12,10 +12,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.source import Sample
+
+CHANCE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 class Pairs:
@@ -60,7 +71,7 @@ def pairs_in(data: Any) -> Any | None:
             raise UserError(f"dataset: {len(images)} images, but {len(labels)} labels")
         return _Zipped(images, labels)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | bytes | dict):
-        return data if len(data) and _is_pair(data[0]) else None
+        return data if _has_pairs(data) else None
     return None
 
 
@@ -79,12 +90,13 @@ class _Zipped:
 
 def _of_loader(loader: DataLoader) -> Any:
     """The loader's own data set where it only puts pairs together; else all that it brings, in memory."""
-    if not isinstance(loader.sampler, SequentialSampler):
+    if isinstance(loader.sampler, CHANCE):
         raise UserError(
-            f"dataset: the loader takes images in an order of chance ({type(loader.sampler).__name__}), so no two runs "
-            "would see the same; make it with shuffle=False"
+            f"dataset: the loader draws its images or shares them out ({type(loader.sampler).__name__}), so no two "
+            "runs or processes would see the same; make it with shuffle=False and no sampler"
         )
-    if loader.collate_fn is default_collate and not loader.drop_last and _is_pair(next(iter(loader.dataset), None)):
+    in_order = type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) is BatchSampler
+    if in_order and loader.collate_fn is default_collate and not loader.drop_last and _has_pairs(loader.dataset):
         return loader.dataset
     found: list[tuple[Any, Any]] = []
     for batch in loader:
@@ -96,6 +108,10 @@ def _of_loader(loader: DataLoader) -> Any:
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple | list) and len(item) == 2
+
+
+def _has_pairs(data: Any) -> bool:
+    return len(data) > 0 and _is_pair(data[0])
 
 
 def _is_stack(item: Any) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from segrobust import evaluate
 from segrobust.core.errors import UserError
@@ -49,6 +49,16 @@ class Images(Dataset):
         return Image.fromarray((255 * self.images[index]).round().byte().permute(1, 2, 0).numpy()), label
 
 
+class Stream(IterableDataset):
+    """Pairs without places."""
+
+    def __init__(self, images, labels) -> None:
+        self.pairs = list(zip(images, labels, strict=True))
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+
 def stacked(items: list) -> list[torch.Tensor]:
     return [torch.stack(part) for part in zip(*items, strict=True)]
 
@@ -71,6 +81,16 @@ FORMS = {
         [{"x": image, "y": label} for image, label in zip(x, y, strict=True)], batch_size=2,
         collate_fn=lambda items: ([item["x"] for item in items], [item["y"] for item in items]),
     ),
+    "a DataLoader that takes some": lambda x, y: DataLoader(
+        TensorDataset(torch.cat((x.flip(0), x)), torch.cat((y.flip(0), y))), sampler=[4, 3, 2, 8, 9]
+    ),
+    "a DataLoader that takes some in batches": lambda x, y: DataLoader(
+        TensorDataset(torch.cat((x.flip(0), x)), torch.cat((y.flip(0), y))), batch_sampler=[[4, 3, 2], [8, 9]]
+    ),
+    "a DataLoader that leaves the last out": lambda x, y: DataLoader(
+        TensorDataset(torch.cat((x, x[:1])), torch.cat((y, y[:1]))), batch_size=5, drop_last=True
+    ),
+    "a stream": lambda x, y: DataLoader(Stream(x, y), batch_size=3),
     "PIL images": Images,
 }  # fmt: skip
 
@@ -108,7 +128,7 @@ WRONG = {
     "other lengths": (lambda x, y: (x, y[:4]), "dataset: 5 images, but 4 labels"),
     "it shuffles": (
         lambda x, y: DataLoader(TensorDataset(x, y), shuffle=True),
-        r"order of chance \(RandomSampler\).*make it with shuffle=False",
+        r"draws its images .*\(RandomSampler\).*make it with shuffle=False",
     ),
     "images alone": (lambda x, y: DataLoader(TensorDataset(x)), "expected a loader of pairs .*got 1 things"),
     "one that is no pair": (
@@ -131,10 +151,12 @@ def test_what_is_no_data_is_told_in_one_line(case, model, pairs, tmp_path):
 
 
 def test_a_raw_network_is_what_wrap_makes_of_it(pairs, tmp_path):
-    net, options = SmallNet(K), {"mean": (0.2, 0.3, 0.4), "std": (0.5, 0.5, 0.6), "channel_order": "bgr"}
+    net, options = SmallNet(K).train(), {"mean": (0.2, 0.3, 0.4), "std": (0.5, 0.5, 0.6), "channel_order": "bgr"}
     evaluate(net, pairs, work_dir=tmp_path / "raw", num_classes=K, threshold=None, **options, **QUICK)
     evaluate(Segmenter.wrap(net, num_classes=K, **options), pairs, work_dir=tmp_path / "wrapped", **QUICK)
-    assert lines(tmp_path / "raw") == lines(tmp_path / "wrapped")
+    assert lines(tmp_path / "raw") == lines(tmp_path / "wrapped") and all(part.training for part in net.modules())
+    evaluate(net.eval(), pairs, work_dir=tmp_path / "eval", num_classes=K, **options, **QUICK)
+    assert lines(tmp_path / "raw") == lines(tmp_path / "eval")
     with pytest.raises(UserError, match=r"got SmallNet; .*give evaluate num_classes=\.\.\. beside"):
         evaluate(net, pairs, **options, **QUICK)
     with pytest.raises(UserError, match="mean: the model is a Segmenter and has its own; leave it out"):
