@@ -82,7 +82,10 @@ class Bottleneck(nn.Module):
 
 
 class Down(Bottleneck):
-    """Half the size; the channels that the pooled input lacks are zeros. Also returns where the maxima lay."""
+    """Half the size; the channels that the pooled input lacks are zeros. Also returns where the maxima lay.
+
+    The checkpoint was trained with 3x3 pooling, where the paper has 2x2.
+    """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         added = self.added(x)
