@@ -527,7 +527,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("load_state_dict(checkpoint, trust_checkpoint, weights, model.envelope)", "load_state_dict(checkpoint)"),
     ],
     ("models/mm.py", "models/adapters/test_python.py"): [('if name == "PythonSegmenter":', "if False:")],
-    ("runs/users_code.py", "models/adapters/test_python.py"): [('getattr(part, "made_by", ())', "()")],
+    ("runs/users_code.py", "models/adapters/test_python.py"): [('getattr(part, "made_by", {})', "{}")],
     ("core/digest.py", "core/test_digest.py"): [
         ("if key in IN_A_FILE else one", ""),
         ('IN_A_FILE = frozenset({"factory"})', "IN_A_FILE = frozenset()"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -70,6 +72,14 @@ def own_function(text: str, folders: Sequence[Path] = ()) -> tuple[ModuleType, C
     if not callable(function := getattr(module, wanted, None)):
         raise UserError(f"{name}: {unknown_name('function', wanted, functions)}")
     return module, function
+
+
+@functools.cache  # a file that is edited while this process runs, is not what runs; read anew it has another function
+def files_of(module: ModuleType, function: Callable[..., Any]) -> dict[str, str]:
+    """sha256 by name of the module in which a function was found, and of the one in which it is written."""
+    home = sys.modules.get(getattr(function, "__module__", None) or "", module)
+    files = {one.__name__: getattr(one, "__file__", None) for one in (module, home)}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file}
 
 
 def _found(name: str, folders: Sequence[Path]) -> Path:

@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
     align_corners: bool = False  # of a resize of its logits to labels of another size
     config_sha256: str | None = None  # of what decides the logits and is no weight: a config, or options of wrap
     envelope: str | None = None  # the entry of a checkpoint that holds its weights, where that cannot be told
-    made_by: tuple[Any, ...] = ()  # modules and functions of a user's own that made it, for a run's identity
+    made_by: Mapping[str, str] = {}  # sha256 of a user's own modules that made it by their names, for a run's identity
     padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
     classes_advice: str = "Leave out in logits(images) what is no class."  # where there are too many
 

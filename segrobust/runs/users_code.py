@@ -1,6 +1,6 @@
 """A run's code that no version tells: attacks and networks that are neither segrobust's nor a known library's.
 
-One digest per module in which a class of them, a base of one, or a function that made a network is written: of the
+One digest per module in which a class of them, or a base of one, is written, or a function that made a network: of the
 whole file, whose functions and constants it may use. What the file imports is followed through classes only.
 """
 
@@ -13,7 +13,6 @@ import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -27,30 +26,27 @@ def users_code(made_of: Iterable[Any]) -> dict[str, str]:
     one of them (``made_by``)."""
     parts = [part for one in made_of for part in (one.modules() if isinstance(one, nn.Module) else [one])]
     sources: dict[str, set[str]] = {}
-    makers = {maker for part in parts for maker in getattr(part, "made_by", ())}
-    for one in makers | {base for kind in map(type, parts) for base in kind.__mro__}:
-        if (name := _home(one)).partition(".")[0] not in KNOWN:
-            sources.setdefault(name, set()).add(_source_sha256(one))
+    for cls in {base for kind in map(type, parts) for base in kind.__mro__}:
+        if cls.__module__.partition(".")[0] not in KNOWN:
+            sources.setdefault(cls.__module__, set()).add(_source_sha256(cls))
+    for name, sha256 in (pair for part in parts for pair in getattr(part, "made_by", {}).items()):
+        if name.partition(".")[0] not in KNOWN:
+            sources.setdefault(name, set()).add(sha256)
     return {
         name: hashlib.sha256("".join(sorted(found)).encode()).hexdigest() for name, found in sorted(sources.items())
     }
 
 
-def _home(one: Any) -> str:
-    """The name of the module in which a class or a function is written, or of one itself."""
-    return one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None) or type(one).__module__
-
-
 @functools.cache  # a file that is edited while this process runs, is not what runs
-def _source_sha256(one: Any) -> str:
-    file = getattr(sys.modules.get(_home(one)), "__file__", None)
-    source = Path(file).read_bytes() if file and Path(file).is_file() else _typed(one).encode()
+def _source_sha256(cls: type) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    source = Path(file).read_bytes() if file and Path(file).is_file() else _typed(cls).encode()
     return hashlib.sha256(source).hexdigest()
 
 
-def _typed(one: Any) -> str:
-    """The text with which a class or a function came into a session, as in a notebook; empty where none is kept."""
-    for value in [one] if inspect.isfunction(one) else vars(one).values():
+def _typed(cls: type) -> str:
+    """The text with which a class came into a session, such as a notebook's cell; empty where none was kept."""
+    for value in vars(cls).values():
         function = inspect.unwrap(getattr(value, "__func__", value))
         if inspect.isfunction(function):
             with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from segrobust.core.errors import UserError, first_line
-from segrobust.core.own_code import own_function
+from segrobust.core.own_code import files_of, own_function
 from segrobust.models.registry import register_segmenter
 from segrobust.models.segmenter import Segmenter, WrappedNet
 
@@ -59,8 +59,8 @@ class PythonSegmenter(WrappedNet):
         return cls(**options, folder=folder)
 
 
-def _made(factory: str, kwargs: dict[str, Any], folder: Path | None) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The network, and the module and function that made it."""
+def _made(factory: str, kwargs: dict[str, Any], folder: Path | None) -> tuple[nn.Module, dict[str, str]]:
+    """The network, and the digests of the modules where its function was found and written."""
     if not isinstance(factory, str):
         raise UserError(f"factory: expected text such as my_net.py:build, got {factory!r}")
     try:
@@ -76,4 +76,4 @@ def _made(factory: str, kwargs: dict[str, Any], folder: Path | None) -> tuple[nn
         ) from error
     if not isinstance(net, nn.Module):
         raise UserError(f"factory: {factory} returned a {type(net).__name__}; expected a torch.nn.Module")
-    return net, (module, function)
+    return net, files_of(module, function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -224,14 +225,23 @@ def test_the_functions_file_counts_for_a_run_and_its_folder_does_not(folder, wei
     def counted(text: str = FILE) -> dict:
         sys.modules.pop("the_users_net", None)
         (folder / "the_users_net.py").write_text(text)
-        model = loaded(folder, weights)
-        users_code.__globals__["_source_sha256"].cache_clear()  # another start
-        return users_code([model])
+        return users_code([loaded(folder, weights)])
 
     assert list(counted()) == ["the_users_net"] and counted() == counted()
     assert counted(FILE.replace("SLOPE = 1.5", "SLOPE = 1.6")) != counted()
+    plain = counted()
+    (folder / "the_users_net.py").write_text(FILE + "# edited while this process runs: not what runs\n")
+    assert users_code([loaded(folder, weights)]) == plain
     plain = loaded(folder, weights).config_sha256
     assert loaded(folder, weights, input_range=255).config_sha256 != plain
+
+
+def test_a_copy_of_it_in_float64_is_the_same_model(folder, weights, images):
+    """As the trust check of the gradient makes one."""
+    model = loaded(folder, weights)
+    exact = copy.deepcopy(model).double()
+    torch.testing.assert_close(exact(images.double()).float(), model(images))
+    assert exact.made_by == model.made_by and list(model.made_by) == ["the_users_net"]
 
 
 def test_options_of_wrap_count_for_a_run():
