@@ -7,14 +7,16 @@ UV ?= $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
+SEES_GPU = "$(BIN)/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 STAMP := $(VENV)/.segrobust-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-gpu lint format clean
 
 help:
 	@echo "make demo     train a standard and a robust segmenter on synthetic scenes, attack both, write a report"
-	@echo "make test     ruff and the test suite"
+	@echo "make test     ruff and the test suite; then test-gpu where torch sees a GPU"
+	@echo "make test-gpu the tests that need a GPU, alone (one GPU, a few minutes)"
 	@echo "make lint     ruff alone; make format: let ruff correct what it can"
 	@echo "make clean    remove .venv and caches; work_dirs stays"
 
@@ -22,8 +24,16 @@ demo: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE "$(BIN)/segrobust" demo
 
 # Two single-threaded workers: on two cores quicker than one process with two threads (tests are many and small).
+# They and what they start see no GPU: they test the CPU's numbers, and several processes without a GPU for each.
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	  "$(BIN)/python" -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	@if $(SEES_GPU); then $(MAKE) --no-print-directory test-gpu; \
+	else echo "no GPU tests: torch sees no GPU here (make test-gpu runs them where it does)"; fi
+
+# One process, which has the GPU to itself. Status 5: PYTEST_ARGS chose none of these tests.
+test-gpu: $(STAMP)
+	SEGROBUST_TEST_GPU=1 "$(BIN)/python" -m pytest tests/gpu $(PYTEST_ARGS)$(if $(strip $(PYTEST_ARGS)), || test $$? -eq 5)
 
 lint: $(STAMP)
 	"$(BIN)/ruff" check .

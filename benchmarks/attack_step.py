@@ -28,10 +28,11 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.attacks.segmentation import Goal
+from segrobust.core.draws import Draws
 from segrobust.models.segmenter import frozen_eval
 
 PROGRESS = 0.5
-PROXIMAL_STEPS = 5
+PROXIMAL, PROXIMAL_STEPS = ("ALMAProx", "ALMAProx:published"), 5
 
 
 def camvid(device: str):
@@ -60,10 +61,10 @@ def attack_step(engine, images, attack):
     attack.measure_gradient(engine, images, PROGRESS)
 
 
-def proximal_step(engine, images):
+def proximal_step(engine, images, name):
     """Full iterations of ALMAProx, which do not all cost the same: margins, multipliers, step, prox, what is kept."""
-    attack = build_attack("ALMAProx", steps=10_000, apsr=0.5)  # at its goal from the start: the norm shrinks too
-    problem = Problem(engine, images, seeds=(0,) * len(images))
+    attack = build_attack(name, steps=10_000, apsr=0.5)  # at its goal from the start: the norm shrinks too
+    problem = Problem(engine, images, Draws.of((0,) * len(images), images.device))
     proximal = ProximalSplitting(attack, problem, Closest(attack, problem), attack.steps, warm=False)
     step = itertools.count()
 
@@ -111,7 +112,7 @@ def measure(name: str, device: str, rounds: int) -> Table:
     attacks = [build_attack(name) for name, cls in ATTACKS.items() if issubclass(cls, GradientAttack)]
     engine = Engine(model, goal)  # one for all: it looks at its first logits more closely, once per attack
     runs = {attack.name: (lambda a=attack: attack_step(engine, images, a)) for attack in attacks}
-    runs["ALMAProx"] = proximal_step(engine, images)
+    runs |= {name: proximal_step(engine, images, name) for name in PROXIMAL}
     with frozen_eval(model):
         bare = lambda: bare_pass(model, images)  # noqa: E731
         ratios = compare(bare, runs, rounds)
@@ -136,7 +137,7 @@ def compare(bare, runs: dict, rounds: int) -> dict[str, list[float]]:
         before = seconds(bare)
         for name, run in runs.items():
             own, after = seconds(run), seconds(bare)
-            ratios[name].append(2 * own / (before + after) / (PROXIMAL_STEPS if name == "ALMAProx" else 1))
+            ratios[name].append(2 * own / (before + after) / (PROXIMAL_STEPS if name in PROXIMAL else 1))
             times.append(after)
             before = after
     return {"bare": [statistics.median(times)], **ratios}

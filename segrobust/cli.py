@@ -138,6 +138,11 @@ def _train(commands) -> None:
     _work_dir(parser, "work_dirs/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work dir")
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument(
+        "--no-deterministic",
+        action="store_true",
+        help="a GPU may be faster, and a resumed training differs from an uninterrupted one",
+    )
     _cfg_options(parser)
     parser.add_argument(
         "--launcher",

@@ -1,4 +1,8 @@
-"""What all tests share: one thread each (two of them run side by side), and fixtures that skip with a reason."""
+"""What all tests share: one thread each (two of them run side by side), no GPU, and fixtures that skip with a reason.
+
+Tests of CPUs hide the GPU from themselves and from the processes that they start. ``SEGROBUST_TEST_GPU=1`` shows it to
+those marked ``gpu``, the first one of several, and skips all others, which may count on its absence.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# before torch looks for one
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if os.environ.get("SEGROBUST_TEST_GPU") == "1" else ""
+)
 
 from pathlib import Path
 
@@ -14,11 +21,20 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+ON_GPU = os.environ.get("SEGROBUST_TEST_GPU") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if ON_GPU and not torch.cuda.is_available():
+        raise pytest.UsageError("the GPU tests need a GPU, and torch sees none here; `make test` runs all others")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    needs_gpu = item.get_closest_marker("gpu") is not None
+    if needs_gpu and not ON_GPU:
+        pytest.skip("needs a GPU, which these tests hide: make test-gpu")
+    if ON_GPU and not needs_gpu:
+        pytest.skip("sees to it that no GPU is there: make test")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,16 @@ FLOORS = (  # from the top; a name on a floor may import those below it, and its
     ("datasets",),
     ("core",),
 )
-WITHOUT_TORCH = {"analysis", "core.rows", "core.errors", "core.units", "cli", "runs.settings", "models.shipped"}
+WITHOUT_TORCH = {
+    "analysis",
+    "core.rows",
+    "core.errors",
+    "core.units",
+    "cli",
+    "runs.settings",
+    "models.shipped",
+    "models.published",
+}
 
 
 def module_of(file: Path) -> str:

@@ -134,7 +134,7 @@ class ClsLagrangian(PenaltyLagrangian):
 
     def __init__(self, attack: ALMACls, problem: Problem, closest: Closest) -> None:
         goal = problem.engine.goal
-        super().__init__(goal, attack.steps, MULTIPLIER, PENALTY, PENALTY_GROWTH)
+        super().__init__(goal, attack.steps, MULTIPLIER, PENALTY, PENALTY_GROWTH, attack.apsr)
         self.attack, self.closest = attack, closest
         self.least_tolerance = -TOLERANCE if attack.reference and goal.targeted else TOLERANCE
         self.tolerance = torch.full_like(self.scale, self.least_tolerance)

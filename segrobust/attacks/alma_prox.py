@@ -117,7 +117,8 @@ class ProximalSplitting:
         self.attack, self.engine, self.closest, self.steps = attack, problem.engine, closest, steps
         self.clean, self.low, self.high = clean, -clean, 1 - clean
         self.delta = closest.points - clean if warm else torch.zeros_like(clean)
-        self.lagrangian = ProxLagrangian(problem.engine.goal, steps, attack.reference, attack.eps_max is not None)
+        capped, least_required = attack.eps_max is not None, attack.target_apsr or attack.apsr
+        self.lagrangian = ProxLagrangian(problem.engine.goal, steps, attack.reference, capped, least_required)
         self.mean_square = torch.zeros_like(clean)
         self.cap = None if attack.eps_max is None else torch.full_like(closest.distance, attack.eps_max)
         self.first_step_size = closest.distance.new_full((len(clean),), attack.step_size)

@@ -93,11 +93,10 @@ def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:
         predicted: ``[N, K, H, W]`` bool, one-hot.
         reached: ``[N, H, W]`` bool, valid pixels that are predicted as their target.
     """
-    images, classes = predicted.shape[:2]
-    first = torch.arange(images, device=reached.device).view(-1, 1, 1) * classes
+    none = torch.zeros(predicted.shape[:2], dtype=torch.long, device=reached.device)
 
     def per_class(pixels: Tensor) -> Tensor:
-        return (goal.labels + first)[pixels].bincount(minlength=images * classes).view(images, classes)
+        return none.scatter_add(1, goal.labels.flatten(1), pixels.flatten(1).long())
 
     both, wanted = per_class(reached), per_class(goal.valid)
     union = (predicted & goal.valid.unsqueeze(1)).flatten(2).sum(2) + wanted - both

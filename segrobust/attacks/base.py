@@ -12,9 +12,9 @@ from torch import Tensor
 from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
-from segrobust.attacks.segmentation import Segmentation, Task
+from segrobust.attacks.segmentation import Goal, Segmentation, Task
+from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError, unknown_name
-from segrobust.core.seeds import mixed
 from segrobust.core.threats import THREATS, allowed, per_image
 from segrobust.core.units import DEFAULT_EPS, FOUND_SHARE
 from segrobust.models.segmenter import frozen_eval
@@ -84,18 +84,13 @@ class Problem:
 
     engine: Engine
     clean: Tensor
-    seeds: tuple[int, ...]
+    draws: Draws  # of every image, from its seed
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
     class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
 
     def subset(self, rows: Tensor) -> Problem:
         """That of some images, by long indices ``[M]``, without budgets."""
-        seeds = tuple(self.seeds[row] for row in rows.tolist())
-        return Problem(self.engine.subset(rows), self.clean[rows], seeds)
-
-    def generators(self, restart: int = 0) -> list[torch.Generator]:
-        """One generator per image, from its seed and the restart alone."""
-        return [torch.Generator().manual_seed(mixed(seed, restart, bits=63)) for seed in self.seeds]
+        return Problem(self.engine.subset(rows), self.clean[rows], self.draws.subset(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +131,13 @@ class Attack(Configured):
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
+
+    def _gradients(self) -> int:
+        """Backwards spent on one image, 0 where the attack does not say."""
+        try:
+            return self.passes()[1]
+        except NotImplementedError:
+            return 0
 
     def candidate_names(self) -> tuple[str, ...]:
         """Names of the candidates per radius that the attack returns beside its answer, always all of them."""
@@ -185,14 +187,17 @@ class Attack(Configured):
         images, labels, targets = as_batch(images, labels, targets)
         task = task or Segmentation(ignore_index=ignore_index)
         goal = task.goal(images, labels, targets, self.targeted, mask)
+        if isinstance(goal, Goal):
+            goal = goal.for_gradients(self._gradients())
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)
         if len(seeds) != len(images):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
         clean = images.detach().float().clamp(0, 1)
         engine = Engine(model, goal)
-        problem = Problem(engine, clean, seeds, tuple(budgets))
+        problem = Problem(engine, clean, Draws.of(seeds, clean.device), tuple(budgets))
         with frozen_eval(model):
             answer = Answer(*self.run(problem))
+            engine.check_finite()
             judged = per_image(goal.pixels > 0)
             points = torch.where(judged, answer.points, clean).detach()
             error = answer.error.masked_fill(~judged.flatten(), 0)

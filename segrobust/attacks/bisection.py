@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +110,13 @@ class Bracket:
         self.taken = torch.zeros_like(self.largest)
         self.best_error = torch.full_like(self.largest, -1.0)
         self.best, self.best_gradient, self.momentum = clean, torch.zeros_like(clean), torch.zeros_like(clean)
+        self.growing, self.halving = (self._shares(steps) for steps in (GROWTH_STEPS, attack.inner_steps))
+
+    def _shares(self, steps: int) -> Tensor:
+        """Length of each of so many steps at a radius, in radii."""
+        schedule = STEP_SCHEDULES[self.attack.step_schedule]
+        progress = (np.arange(steps, dtype=np.float32) / np.float32(steps)).tolist()
+        return self.largest.new_tensor([self.attack.relative_step * schedule(share) for share in progress])
 
     def next(self, points: Tensor, gradient: Tensor, error: Tensor, success: Tensor, closest: Closest) -> Tensor:
         """The points after a step within the radius that is to be tried next."""
@@ -145,10 +153,11 @@ class Bracket:
         if attack.momentum:
             past = self.momentum.masked_fill(per_image(restarted), 0)
             gradient = self.momentum = attack.momentum * past + normalised(gradient)
-        schedule = STEP_SCHEDULES[attack.step_schedule]
-        progress = (self.taken / self._allowed()).tolist()
-        shares = [attack.relative_step * schedule(share) for share in progress]
-        step = attack.threat.step(points, gradient, self.eps * self.eps.new_tensor(shares))
+        growing, halving = (
+            shares[self.taken.long().clamp_max(len(shares) - 1)] for shares in (self.growing, self.halving)
+        )
+        share = torch.where(self.high.isfinite(), halving, growing)
+        step = attack.threat.step(points, gradient, self.eps * share)
         return attack.threat.project(points + step, self.clean, self.eps)
 
 

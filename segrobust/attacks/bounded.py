@@ -93,7 +93,7 @@ class PerClass(BoundedAttack):
         object.__setattr__(self, "class_counts", tuple(float(count) for count in counts))
 
     def rarity(self, pixels: Pixels) -> Tensor:
-        return weights.rarity(pixels.labels, pixels.valid, pixels.probabilities.shape[1], self.class_counts)
+        return weights.rarity(pixels.labels, pixels.valid, pixels.num_classes, self.class_counts)
 
 
 PGD_SETTINGS = {"optimiser": "pgd", "radius_reduction": False}

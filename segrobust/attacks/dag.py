@@ -11,6 +11,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.margins import margin_gradient, unreached
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.registry import register_attack
+from segrobust.attacks.selection import selected
 from segrobust.core.threats import per_image
 
 GAMMA = {"Linf": 0.003, "L2": 0.1}
@@ -51,11 +52,12 @@ class DAG(MinNormAttack):
             gradient, margins = margin_gradient(engine, points, unreached)
             done = closest.update(points, margins.reached, rows if step else None) | hopeless[rows]
             free = free + self._step(gradient * (free == points))
-            if done.any():
-                rows, free = rows[~done], free[~done]
-                engine = problem.engine.subset(rows)
-            if not len(rows):
+            left = selected(~done)
+            if not len(left):
                 return
+            if len(left) < len(rows):
+                rows, free = rows[left], free[left]
+                engine = problem.engine.subset(rows)
         points = free.clamp(0, 1)
         closest.update(points, engine.measure(points).reached, rows)
 

@@ -18,6 +18,7 @@ from segrobust.attacks.gradient_attack import GradientAttack, start_at_random
 from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.optimise import BestIterate, SearchResult
 from segrobust.attacks.segmentation import Goal
+from segrobust.attacks.selection import selected
 from segrobust.core.errors import UserError
 
 ERROR, BALANCED_ERROR = "error", "balanced error"  # what points are best by
@@ -86,7 +87,7 @@ class BoundedEnsemble(Ensemble, PerClass):
         for search in self.plan():
             points = {kind: one.points for kind, one in best.items()}  # of images that sit out, what is best so far
             active = self.active(best[ERROR].score) & (problem.engine.goal.pixels > 0)
-            rows = active.nonzero().flatten()
+            rows = selected(active)
             if len(rows):
                 result = self._search(search, problem, rows, points)
                 found = {ERROR: result.by_error, BALANCED_ERROR: result.by_balanced_error}

@@ -6,8 +6,9 @@ autograd.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from segrobust.attacks.segmentation import Goal, Weight
 from segrobust.core.errors import first_line
+from segrobust.models.captured import layout_of
 from segrobust.models.expectation import Expectation
 from segrobust.models.failures import modules_that_write_on_their_input
 
@@ -41,6 +43,37 @@ class Measurement:
     reached: Tensor | None = None
 
 
+@dataclass
+class Passes:
+    """Those of one engine, the same number on each of its images.
+
+    rows: long indices ``[M]`` of these images among all of the batch, on its device; None: all.
+    """
+
+    rows: Tensor | None = None
+    forwards: int = 0
+    backwards: int = 0
+
+
+@dataclass
+class History:
+    """What an engine and its subsets have done on one batch.
+
+    finite: 0-dim bool on the device, whether all gradients were finite; None before the first one.
+    """
+
+    images: int
+    passes: list[Passes] = field(default_factory=list)
+    finite: Tensor | None = None
+
+    def total(self, of: str) -> Tensor:
+        """Forwards or backwards per image, ``[N]`` long, on the CPU; waits for the device if images have left."""
+        total = torch.zeros(self.images, dtype=torch.long)
+        for one in self.passes:
+            total[slice(None) if one.rows is None else one.rows.cpu()] += getattr(one, of)
+        return total
+
+
 class Engine:
     """Counts the passes of one attack on one batch, per image."""
 
@@ -48,9 +81,12 @@ class Engine:
         self.model = model
         self.goal = goal
         self._samples = model.samples if isinstance(model, Expectation) else 1
-        self.forwards = torch.zeros(len(goal.pixels), dtype=torch.long)
-        self.backwards = torch.zeros_like(self.forwards)
-        self._rows: Tensor | slice = slice(None)
+        self._history = History(len(goal.valid))
+        self._begin(None)
+
+    def _begin(self, rows: Tensor | None) -> None:
+        self._passes = Passes(rows)
+        self._history.passes.append(self._passes)
         self._kept: dict[int, Tensor] = {}
 
     def subset(self, rows: Tensor) -> Engine:
@@ -59,10 +95,20 @@ class Engine:
         Args:
             rows: long indices ``[M]`` into this engine's images.
         """
-        part = Engine(self.model, self.goal.subset(rows))
-        part.forwards, part.backwards = self.forwards, self.backwards
-        part._rows = torch.arange(len(self.forwards))[self._rows][rows.cpu()]
+        part = copy.copy(self)
+        part.goal = self.goal.subset(rows)
+        part._begin(rows if self._passes.rows is None else self._passes.rows[rows])
         return part
+
+    @property
+    def forwards(self) -> Tensor:
+        """So far, of every image of the batch, ``[N]`` long, on the CPU."""
+        return self._history.total("forwards")
+
+    @property
+    def backwards(self) -> Tensor:
+        """So far, of every image of the batch, ``[N]`` long, on the CPU."""
+        return self._history.total("backwards")
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""
@@ -111,16 +157,29 @@ class Engine:
             )
         with torch.no_grad():
             ascent, rest = logit_gradient(logits.detach())
+        if ascent.is_cuda:
+            ascent = ascent.contiguous(memory_format=layout_of(logits))
         (gradient,) = self._backward(logits, points, ascent)
         if any(_share_memory(gradient, kept) for kept in self._kept.values()):  # a model that hands its input on
             gradient = gradient.clone()
-        self.backwards[self._rows] += self._samples
-        if torch.is_autocast_enabled(points.device.type):
-            # half precision overflows; such a pixel waits for the next step
-            gradient = gradient.nan_to_num_(0, 0, 0)
-        if not torch.isfinite(gradient.sum()):
-            raise NotFiniteError("the gradient with respect to the images is not finite")
+        self._passes.backwards += self._samples
+        # in half precision, which overflows, such a pixel waits for the next step
+        if not torch.is_autocast_enabled(points.device.type):
+            self._watch(torch.isfinite(gradient.sum()))
+        gradient = gradient.nan_to_num(0, 0, 0)
         return gradient if self.goal.mask is None else gradient * self.goal.mask, rest
+
+    def _watch(self, finite: Tensor) -> None:
+        """Look at the first gradient at once, and keep what is to be said of the others until ``check_finite``."""
+        first = self._history.finite is None
+        self._history.finite = finite if first else self._history.finite & finite
+        if first:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Refuse gradients so far that were not finite, NotFiniteError; waits for the device."""
+        if self._history.finite is not None and not self._history.finite:
+            raise NotFiniteError("the gradient with respect to the images is not finite")
 
     def _backward(self, logits: Tensor, points: Tensor, ascent: Tensor) -> tuple[Tensor]:
         try:
@@ -139,9 +198,9 @@ class Engine:
             ) from error
 
     def _logits(self, points: Tensor) -> Tensor:
-        first = not self.forwards.any()
+        first = not any(one.forwards for one in self._history.passes)
         logits = self.model(points)
-        self.forwards[self._rows] += self._samples
+        self._passes.forwards += self._samples
         expected = (len(points), *points.shape[2:])
         if not isinstance(logits, Tensor):
             raise ModelError(

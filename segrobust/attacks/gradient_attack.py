@@ -122,5 +122,5 @@ class GradientAttack(BoundedAttack):
 
 def start_at_random(attack: BoundedAttack, problem: Problem, restart: int, radius: float) -> Tensor:
     eps = problem.clean.new_full((len(problem.clean),), radius * attack.eps)
-    start = attack.threat.random_start(problem.clean, eps, problem.generators(restart))
+    start = attack.threat.random_start(problem.clean, eps, problem.draws.at(restart))
     return problem.engine.goal.restrict(start, problem.clean)

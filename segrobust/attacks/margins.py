@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segrobust.attacks import fused
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.weights import ce, masked
@@ -45,18 +46,31 @@ def margin_gradient(
     """
 
     def logit_gradient(logits: Tensor) -> tuple[Tensor, Margins]:
+        goal = engine.goal
+        if not normaliser and (on_gpu := fused.functions(logits, goal.compiled)):
+            margins, rival = _compared(*on_gpu.own_and_rival(logits, goal.labels), goal)
+            return on_gpu.margin_ascent(logits, goal.labels, rival, factor(margins, logits)), margins
         planes = engine.memory(logits).copy_(logits)
-        ranks = RANKS[engine.goal.targeted] if normaliser else 1
-        margins, rival = _margins(planes, engine.goal, ranks)
+        ranks = RANKS[goal.targeted] if normaliser else 1
+        margins, rival = _margins(planes, goal, ranks)
+        return _write_gradient(planes, goal, rival, factor(margins, logits)), margins
+
+    def factor(margins: Margins, logits: Tensor) -> Tensor:
         factor = slope(margins).to(logits.dtype) * engine.goal.valid
-        return _write_gradient(planes, engine.goal, rival, -factor if engine.goal.targeted else factor), margins
+        return -factor if engine.goal.targeted else factor
 
     return engine.backward(points, logit_gradient)
 
 
 def measure_margins(engine: Engine, points: Tensor) -> Margins:
     """The margins at ``points`` from one forward without a gradient."""
-    return engine.forward(points, lambda logits: _margins(engine.memory(logits).copy_(logits), engine.goal, 1)[0])
+
+    def read(logits: Tensor) -> Margins:
+        if on_gpu := fused.functions(logits, engine.goal.compiled):
+            return _compared(*on_gpu.own_and_rival(logits, engine.goal.labels), engine.goal)[0]
+        return _margins(engine.memory(logits).copy_(logits), engine.goal, 1)[0]
+
+    return engine.forward(points, read)
 
 
 RANKS = {False: 3, True: 4}  # targeted or not: how many of the largest logits the normaliser takes
@@ -71,11 +85,14 @@ def _margins(planes: Tensor, goal: Goal, ranks: int) -> tuple[Margins, Tensor]:
     own = planes.gather(1, labels).squeeze(1)
     planes.scatter_(1, labels, -math.inf)
     others = [planes.amax(1)] if ranks == 1 else _largest(planes, ranks)
-    rival = others[0]
+    enough_classes = ranks > 1 and planes.shape[1] >= ranks
+    return _compared(own, others[0], goal, _normaliser(own, others) if enough_classes else None)
+
+
+def _compared(own: Tensor, rival: Tensor, goal: Goal, normaliser: Tensor | None = None) -> tuple[Margins, Tensor]:
     margin = own - rival
     reached = (margin >= 0 if goal.targeted else margin < 0) & goal.valid
-    enough_classes = ranks > 1 and planes.shape[1] >= ranks
-    normaliser = _normaliser(own, others) if enough_classes else torch.ones_like(margin)
+    normaliser = torch.ones_like(margin) if normaliser is None else normaliser
     return Margins(-margin if goal.targeted else margin, reached, normaliser), rival
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from segrobust.attacks.alma_cls import ALMACls
@@ -20,9 +19,12 @@ from segrobust.attacks.fmn import FMN
 from segrobust.attacks.members import Ensemble, with_fields
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
 from segrobust.attacks.registry import register_attack
+from segrobust.attacks.selection import selected
 from segrobust.attacks.sharp import SharpPGD
 from segrobust.core.errors import UserError
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.units import parse_eps
+from segrobust.models.precision import computing_in
 
 MEMBERS = {
     "Linf": (ALMAProx, FMN, PGDBisection, SharpPGD, CosPGD),
@@ -116,7 +118,7 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
 
     def _run_bounded(self, member: BoundedAttack, problem: Problem, closest: Closest) -> None:
         farther = ~closest.found | (closest.distance > member.eps)
-        rows = (farther & (problem.engine.goal.pixels > 0)).nonzero().flatten()
+        rows = selected(farther & (problem.engine.goal.pixels > 0))
         if not len(rows):
             return
         part = problem.subset(rows)
@@ -125,5 +127,5 @@ class MinNormEnsemble(Ensemble, MinNormAttack):
 
 
 def _measure(problem: Problem, points: Tensor) -> Tensor:
-    with torch.autocast(points.device.type, enabled=False):
+    with computing_in(FLOAT32, points.device):
         return problem.engine.measure(points).reached

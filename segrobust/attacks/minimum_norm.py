@@ -21,7 +21,9 @@ from segrobust.attacks.base import Answer, Attack, AttackResult, Candidate, Prob
 from segrobust.attacks.eight_bit import grid_passes, on_grid, search_grid
 from segrobust.attacks.optimise import BestIterate
 from segrobust.core.errors import UserError
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.threats import per_image
+from segrobust.models.precision import computing_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class MinNormAttack(Attack):
             return closest.answer()
         grid = Closest(self, problem)
         grid.before, grid.required = closest.before, closest.required
-        with torch.autocast(problem.clean.device.type, enabled=False):
+        with computing_in(FLOAT32, problem.clean.device):
             search_grid(problem, closest.points, grid, self.norm, self.quantise_steps)
         return grid.answer()._replace(candidates=closest.budgets)
 
@@ -90,7 +92,7 @@ class MinNormAttack(Attack):
             self._check_images(candidate.images, problem, candidate.eps)
         judged = engine.goal.pixels > 0
         required = self.required(engine.goal.share(before))
-        with torch.autocast(points.device.type, enabled=False):
+        with computing_in(FLOAT32, points.device):
             after = engine.measure(points)
             distance_8bit = None
             if self.rounds:

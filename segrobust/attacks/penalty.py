@@ -37,15 +37,20 @@ def penalty_derivative(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Ten
     Returns:
         (factor, offset): the derivative is ``factor * mu + offset``.
     """
-    scaled = (penalty * constraint).clamp_min_(0)
-    below = constraint.clamp_max(0).mul_(penalty.clamp_min(1)).neg_().add_(1).square_().reciprocal_()
-    return torch.where(constraint >= 0, 2 * scaled + 1, below), scaled.square_().mul_(0.5)
+    below, above = _both_sides(constraint, penalty)
+    return below.add_(above, alpha=2), above.square_().mul_(0.5)
 
 
 def published_derivative(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """What the code published with ALMA-prox takes for it: ``mu c`` in place of ``mu`` for c >= 0."""
-    factor, offset = penalty_derivative(constraint, penalty)
-    return torch.where(constraint >= 0, factor - 1 + constraint, factor), offset
+    below, above = _both_sides(constraint, penalty)
+    return torch.where(constraint >= 0, constraint, below).add_(above, alpha=2), above.square_().mul_(0.5)
+
+
+def _both_sides(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """``1 / (1 - max(rho, 1) c)^2`` below 0, else 1; and ``rho c`` above, else 0."""
+    below = constraint.clamp_max(0).mul_(penalty.clamp_min(1)).sub_(1).square_().reciprocal_()
+    return below, (penalty * constraint).clamp_min_(0)
 
 
 def adapted(value: Tensor, succeeds: Tensor, least: float, most: float) -> Tensor:
@@ -60,12 +65,15 @@ class PenaltyLagrangian:
         steps: iterations of the attack.
         multiplier, penalty: of every pixel at first.
         growth: factor on a penalty parameter.
+        least_required: share of the pixels that every image must have at the goal at least, known without the device.
     """
 
     check_every, largest_penalty, dtype = CHECK_EVERY, LARGEST_PENALTY, torch.float32
 
-    def __init__(self, goal: Goal, steps: int, multiplier: float, penalty: float, growth: float) -> None:
-        self.goal, self.steps, self.growth = goal, steps, growth
+    def __init__(
+        self, goal: Goal, steps: int, multiplier: float, penalty: float, growth: float, least_required: float
+    ) -> None:
+        self.goal, self.steps, self.growth, self.least_required = goal, steps, growth, least_required
         self.multiplier = torch.full(goal.valid.shape, multiplier, dtype=self.dtype, device=goal.valid.device)
         self.penalty = torch.full_like(self.multiplier, penalty)
         self.scale = torch.ones(len(goal.valid), dtype=torch.float32, device=goal.valid.device)
@@ -78,21 +86,24 @@ class PenaltyLagrangian:
     def mask(self, constraint: Tensor, required: Tensor, step: int) -> Tensor:
         """All pixels but the hardest ones, more and more of which may stay: none at first, 1 - required at the end."""
         progress = step / max(self.steps - 1, 1)
-        spare = ((1 - required) * self.goal.pixels * progress * (1 + ROUNDING)).long()
+        spare = ((1 - required) * self.goal.pixels * progress * (1 + ROUNDING)).long().unsqueeze(1)
         flat = constraint.masked_fill(~self.goal.valid, -torch.inf).flatten(1)
-        limits = [
-            image.kthvalue(len(image) - count + 1).values if count else image.new_tensor(torch.inf)
-            for image, count in zip(flat, spare.tolist(), strict=True)
-        ]
-        return self.goal.valid & (flat <= torch.stack(limits).unsqueeze(1)).view_as(constraint)
+        most = int((1 - self.least_required) * flat.shape[1] * progress) + 2  # its own count the device alone knows
+        hardest = flat.topk(min(most, flat.shape[1])).values
+        limit = hardest.gather(1, (spare - 1).clamp_(0, hardest.shape[1] - 1)).masked_fill_(spare == 0, torch.inf)
+        return self.goal.valid & (flat <= limit).view_as(constraint)
 
     def update_penalty(self, constraint: Tensor, mask: Tensor, reached: Tensor, step: int) -> None:
         """Raise rho of the pixels that were not at the goal since the last check and have not come nearer by 5 %; one
         that is masked counts as at its goal."""
         self.reached_since_check |= reached
-        if self.constraint_at_check is None:
+        first, due = self.constraint_at_check is None, (step + 1) % self.check_every == 0
+        if not (first or due):
+            return
+        constraint = constraint.masked_fill(~self.goal.valid, 0)
+        if first:
             self.constraint_at_check = constraint
-        if (step + 1) % self.check_every:
+        if not due:
             return
         improves = (constraint * mask <= IMPROVED * self.constraint_at_check) | self.reached_since_check
         self.penalty = torch.where(improves, self.penalty, self.growth * self.penalty).clamp_(max=self.largest_penalty)
@@ -108,12 +119,12 @@ class ProxLagrangian(PenaltyLagrangian):
         capped: the attack has a cap on the norm; with few steps, scale and mask then stay as they are.
     """
 
-    def __init__(self, goal: Goal, steps: int, reference: bool, capped: bool) -> None:
+    def __init__(self, goal: Goal, steps: int, reference: bool, capped: bool, least_required: float) -> None:
         if reference:
             self.largest_penalty, self.dtype = torch.inf, torch.float64
         else:
             self.check_every = max(2, min(CHECK_EVERY, steps // 5))
-        super().__init__(goal, steps, MULTIPLIER, PENALTY, PENALTY_GROWTH)
+        super().__init__(goal, steps, MULTIPLIER, PENALTY, PENALTY_GROWTH, least_required)
         self.reference, self.fixed = reference, capped and steps < FEW_STEPS
         self.tolerance = -TOLERANCE if reference and goal.targeted else TOLERANCE
         self.normaliser: Tensor | None = None
@@ -133,14 +144,15 @@ class ProxLagrangian(PenaltyLagrangian):
         if self.needs_normaliser(step):
             self.normaliser = margins.normaliser
         per_margin = self.scale.view(-1, 1, 1) / self.normaliser
-        constraint = (margins.margin + self.tolerance) * per_margin  # Eq. (3), times w
+        constraint = (margins.margin + self.tolerance).mul_(per_margin)  # Eq. (3), times w
         mask = self.goal.valid if self.fixed else self.mask(constraint, required, step)
-        self.update_penalty(constraint.masked_fill(~self.goal.valid, 0), mask, margins.reached, step)
+        self.update_penalty(constraint, mask, margins.reached, step)
         of_penalty = published_derivative if self.reference else penalty_derivative
         factor, offset = of_penalty(constraint.to(self.multiplier.dtype), self.penalty)
+        counts = mask.to(factor.dtype)
         if step:
-            self.update_multiplier(torch.addcmul(offset, factor, self.multiplier).mul_(mask))
-        return offset.addcmul_(factor, self.multiplier).mul_(mask) * per_margin
+            self.update_multiplier(torch.addcmul(offset, factor, self.multiplier).mul_(counts))
+        return offset.addcmul_(factor, self.multiplier).mul_(counts) * per_margin
 
     def update_multiplier(self, derivative: Tensor) -> None:
         """``mu <- alpha mu + (1 - alpha) P'``, within bounds."""

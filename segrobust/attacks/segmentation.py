@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from segrobust.attacks import fused
 from segrobust.attacks.inputs import check_classes, check_images, writable
 from segrobust.attacks.weights import Pixels
 from segrobust.core.errors import UserError
@@ -26,6 +27,7 @@ class Goal:
     valid: ``[N, H, W]`` bool.
     highest: the largest class among all valid labels and targets, which must be one of the model's.
     mask: ``[N, 1, H, W]`` bool, where the attacker may write; None: everywhere.
+    compiled: on a GPU, what goes over all logits is compiled.
     """
 
     labels: Tensor
@@ -33,11 +35,16 @@ class Goal:
     targeted: bool = False
     highest: int = 0
     mask: Tensor | None = None
+    compiled: bool = False
 
     @cached_property
     def pixels(self) -> Tensor:
         """Number of valid pixels per image, ``[N]``."""
         return self.valid.flatten(1).sum(1)
+
+    def for_gradients(self, count: int) -> Goal:
+        """That of a call with so many gradients per image, which with the images alone decides whether to compile."""
+        return replace(self, compiled=count * self.labels.numel() >= fused.WORTH_COMPILING)
 
     def subset(self, rows: Tensor) -> Goal:
         """That of some images, by long indices ``[M]``."""
@@ -59,6 +66,9 @@ class Goal:
 
     def measure(self, logits: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Cross-entropy ``[N]``, the mean over the valid pixels, and the pixels at their goal ``[N, H, W]``."""
+        if on_gpu := fused.functions(logits, self.compiled):
+            found = on_gpu.softmax(logits, self.labels, None)
+            return self._statistics(found.log_p, found.below == 0)
         below, log_p, *_ = self._softmax(logits, 1.0, memory)
         return self._statistics(log_p, below == 0)
 
@@ -67,15 +77,42 @@ class Goal:
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """``w * (softmax - onehot)``, which ascends the weighted cross-entropy (descends it, targeted), and what
         ``measure`` returns."""
+        if on_gpu := fused.functions(logits, self.compiled):
+            return self._on_gpu(on_gpu, logits, weight, progress, sharpness)
         below, log_p, sharp_log_p, probabilities = self._softmax(logits, sharpness, memory)
         correct = below == 0
-        pixels = Pixels(sharp_log_p, correct, probabilities, self.labels, self.valid, progress, self.targeted)
-        weights = weight(pixels).mul(self.valid)
-        if self.targeted:
-            weights = -weights
+        weights = self._weights(weight, progress, sharp_log_p, correct, lambda: probabilities, logits.shape[1])
         ascent = probabilities.mul_(weights.unsqueeze(1))
         ascent.scatter_add_(1, self.labels.unsqueeze(1), -weights.unsqueeze(1))
         return ascent, self._statistics(log_p, correct)
+
+    def _on_gpu(
+        self, on_gpu: fused.Functions, logits: Tensor, weight: Weight, progress: float, sharpness: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The same, in few passes over the logits that a compiler fuses; ``weight`` is called as it is."""
+        factor = None if sharpness == 1 else logits.new_full((), sharpness)  # filled there, unlike a tensor of a number
+        found = on_gpu.softmax(logits, self.labels, factor)
+        correct = found.below == 0
+        of_logits = (logits, found.largest, found.log_sum, factor)
+        weights = self._weights(
+            weight, progress, found.sharp_log_p, correct, lambda: fused.probabilities(*of_logits), logits.shape[1]
+        )
+        ascent = on_gpu.ascent(logits, self.labels, weights, found.largest, found.log_sum, factor)
+        return ascent, self._statistics(found.log_p, correct)
+
+    def _weights(
+        self,
+        weight: Weight,
+        progress: float,
+        log_p: Tensor,
+        correct: Tensor,
+        softmax: Callable[[], Tensor],
+        num_classes: int,
+    ) -> Tensor:
+        """Of the valid pixels; negative where the targets are to be reached."""
+        pixels = Pixels(log_p, correct, softmax, num_classes, self.labels, self.valid, progress, self.targeted)
+        weights = weight(pixels).mul(self.valid)
+        return -weights if self.targeted else weights
 
     def _softmax(self, logits: Tensor, sharpness: float, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """How far the label's logit is below the largest (<= 0), log p of the label, and the same and all

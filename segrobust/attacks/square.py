@@ -11,7 +11,6 @@ Linf alone: in L2 all squares of an image share one budget and none can be judge
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +20,9 @@ from torch import Tensor
 from segrobust.attacks.base import BoundedAttack, Problem
 from segrobust.attacks.margins import measure_margins
 from segrobust.attacks.registry import register_attack
-from segrobust.core.threats import draw
+from segrobust.attacks.selection import selected
+from segrobust.core.draws import Draws
+from segrobust.core.threats import per_image
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries: where the squares' area halves
 SHARPNESS = 16.0  # of the sigmoid, in median margins
@@ -71,12 +72,12 @@ class Square(BoundedAttack):
             if self.spacing is not None and (last or query % MEASURE_EVERY == 0):
                 search.measure(search.points)
             else:
-                search.try_squares(self.grid(query, search.points.shape[2:]))
+                search.try_squares(self.grid(query, search.points.shape[2:]), query)
         return search.best, search.error
 
     def _stripes(self, search: Search) -> Tensor:
         """Columns of one random sign per channel, on all images that are searched."""
-        sign = draw(torch.rand, search.clean[:, :, :1], search.generators).sub_(0.5).sign_()
+        sign = search.draws.at(0).uniform(3, 1, search.clean.shape[3]).sub_(0.5).sign_()
         return (search.clean + self.eps * sign).clamp_(0, 1)
 
     def grid(self, query: int, size: torch.Size) -> Grid:
@@ -104,8 +105,8 @@ class Search:
         self.eps, self.best = attack.eps, problem.clean.clone()
         self.error = self.best.new_zeros(len(self.best))
         self.rows = torch.arange(len(self.best), device=self.best.device)
-        self.engine, self.clean, self.generators = problem.engine, problem.clean, problem.generators()
-        self.points, self.loss, self.scale = self.clean, self.clean[:, 0], torch.zeros_like(self.error)
+        self.engine, self.clean, self.draws = problem.engine, problem.clean, problem.draws
+        self.points, self.loss, self.scale = self.clean, self.clean[:, 0], None
         self._drop(problem.engine.goal.pixels == 0)
 
     def measure(self, points: Tensor) -> None:
@@ -114,9 +115,9 @@ class Search:
         self.loss = self._query(self.points)
         self._drop(self.error[self.rows] == 1)
 
-    def try_squares(self, grid: Grid) -> None:
+    def try_squares(self, grid: Grid, query: int) -> None:
         """Query one square in every cell, and keep those whose cell gains."""
-        placed = Placed(grid, self.generators, self.points)
+        placed = Placed(grid, self.draws.at(query), self.points)
         tried = (self.clean + self.eps * placed.sign).clamp_(0, 1)
         tried = torch.where(placed.inside.unsqueeze(1), tried, self.points)
         tried = self.engine.goal.restrict(tried, self.clean)
@@ -130,20 +131,22 @@ class Search:
         """Loss of every pixel, ``[M, H, W]``; the points are kept where they are the best so far."""
         margins = measure_margins(self.engine, points)
         error = self.engine.goal.share(margins.reached)
-        better = error >= self.error[self.rows]
-        self.best[self.rows[better]], self.error[self.rows[better]] = points[better], error[better]
+        best, best_error = self.best[self.rows], self.error[self.rows]
+        better = error >= best_error
+        self.best.index_copy_(0, self.rows, torch.where(per_image(better), points, best))
+        self.error.index_copy_(0, self.rows, torch.where(better, error, best_error))
         void, margin = ~self.engine.goal.valid, margins.margin.double()
-        if not self.scale.any():
+        if self.scale is None:
             median = margin.abs().masked_fill(void, math.nan).flatten(1).nanmedian(1).values
             self.scale = median.clamp_min(torch.finfo(torch.float32).tiny)
         return (margin * (SHARPNESS / self.scale.view(-1, 1, 1))).sigmoid_().masked_fill_(void, 0)
 
     def _drop(self, done: Tensor) -> None:
-        if done.any():
-            left = (~done).nonzero().flatten()
+        left = selected(~done)
+        if len(left) < len(done):
             self.engine, self.rows, self.clean = self.engine.subset(left), self.rows[left], self.clean[left]
-            self.points, self.loss, self.scale = self.points[left], self.loss[left], self.scale[left]
-            self.generators = [self.generators[row] for row in left.tolist()]
+            self.points, self.loss, self.draws = self.points[left], self.loss[left], self.draws.subset(left)
+            self.scale = None if self.scale is None else self.scale[left]
 
 
 @dataclass(frozen=True)
@@ -160,26 +163,27 @@ class Grid:
 
 
 class Placed:
-    """A grid with its squares on each image, from the image's own generator.
+    """A grid with its squares on each image, from the image's own draws.
 
     inside: ``[M, H, W]`` bool, pixels in a square.
     sign: ``[M, 3, H, W]``, of the change in the squares: one per square and channel.
     """
 
-    def __init__(self, grid: Grid, generators: Sequence[torch.Generator], images: Tensor) -> None:
+    def __init__(self, grid: Grid, draws: Draws, images: Tensor) -> None:
         cells = math.prod(grid.count)
-        numbers = torch.stack([torch.rand(2 + 5 * cells, generator=generator) for generator in generators])
+        numbers = draws.uniform(2 + 5 * cells)
         self.grid = grid
-        self.shift = (numbers[:, :2] * torch.tensor(grid.cell) * grid.moves).long()
-        numbers, shift = numbers.to(images.device), self.shift.to(images.device)
+        self.shift = [
+            (share * side * grid.moves).long() for share, side in zip(numbers[:, :2].unbind(1), grid.cell, strict=True)
+        ]
         places = [torch.arange(length, device=images.device) for length in images.shape[2:]]
-        down, across = (place + start.unsqueeze(1) for place, start in zip(places, shift.unbind(1), strict=True))
+        down, across = (place + start.unsqueeze(1) for place, start in zip(places, self.shift, strict=True))
         (height, width), columns = grid.cell, grid.count[1]
         self._cell = (down // height * columns).unsqueeze(2) + (across // width).unsqueeze(1)
-        room = torch.tensor(grid.cell, device=images.device) - grid.side + 1
-        first = (numbers[:, 2 : 2 + 2 * cells].view(-1, cells, 2) * room).long()
-        below = (down % height).unsqueeze(2) - self.at_pixels(first[..., 0])
-        right = (across % width).unsqueeze(1) - self.at_pixels(first[..., 1])
+        shares = numbers[:, 2 : 2 + 2 * cells].view(-1, cells, 2)
+        top, left = ((shares[..., n] * (grid.cell[n] - grid.side + 1)).long() for n in range(2))
+        below = (down % height).unsqueeze(2) - self.at_pixels(top)
+        right = (across % width).unsqueeze(1) - self.at_pixels(left)
         self.inside = (below >= 0) & (below < grid.side) & (right >= 0) & (right < grid.side)
         signs = numbers[:, 2 + 2 * cells :].view(-1, 3, cells).sub(0.5).sign()
         self.sign = torch.stack([self.at_pixels(channel) for channel in signs.unbind(1)], 1)
@@ -190,8 +194,12 @@ class Placed:
 
     def per_cell(self, values: Tensor) -> Tensor:
         """Sums ``[M, cells]`` of ``[M, H, W]``; scatter_add would add in any order on a GPU."""
-        (height, width), (down, across) = self.grid.cell, self.grid.count
-        canvas = values.new_zeros(len(values), down * height, across * width)
-        for place, image, (top, left) in zip(canvas, values, self.shift.tolist(), strict=True):
-            place[top : top + image.shape[0], left : left + image.shape[1]] = image
+        canvas, (height, width), (down, across) = values, self.grid.cell, self.grid.count
+        for axis, length in ((1, down * height), (2, across * width)):
+            place = torch.arange(length, device=values.device) - self.shift[axis - 1].unsqueeze(1)
+            place = place.unsqueeze(3 - axis)
+            size = [length if n == axis else whole for n, whole in enumerate(canvas.shape)]
+            inside = (place >= 0) & (place < values.shape[axis])
+            nearest = place.clamp(0, values.shape[axis] - 1).expand(size)
+            canvas = canvas.gather(axis, nearest).masked_fill_(~inside, 0)
         return canvas.view(-1, down, height, across, width).sum((2, 4)).flatten(1)

@@ -23,6 +23,7 @@ from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
 from segrobust.attacks.segmentation import Segmentation
+from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.core.threats import THREATS
@@ -129,8 +130,7 @@ class Universal(Configured, ABC):
     def control(self, images: Tensor, seed: int = 0) -> Tensor:
         """Noise in place of what is fitted, of full size: random signs (L2: directions), a patch of random colours."""
         grey = self._grey(images)
-        generator = torch.Generator().manual_seed(seed_of(seed, "universal noise"))
-        noise = torch.randn(grey.shape, generator=generator).to(grey)
+        noise = Draws.of([seed_of(seed, "universal noise")], grey.device).normal(*grey.shape[1:])
         return self.fitted(self._moved(grey, noise, grey, 1.0)[0])
 
     def _grey(self, images: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from segrobust.attacks.segmentation import Task
 from segrobust.checks.context import Context, once
 from segrobust.checks.verdicts import Skip
 from segrobust.core.errors import UserError
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.threats import allowed
 from segrobust.models.expectation import drawing
+from segrobust.models.precision import computing_in
 from segrobust.models.segmenter import Segmenter
 from segrobust.studies.base import Perturbed
 from segrobust.studies.bench import Group
@@ -40,7 +42,7 @@ def call(
     """
     bench = context.bench
     seeds = bench.seeds(group)
-    with drawing(tuple(seeds), bench.device):
+    with drawing(tuple(seeds), bench.device), computing_in(FLOAT32, bench.device):
         return attack(
             bench.attacked(seeds) if model is None else model,
             group.images,
@@ -137,6 +139,11 @@ class Trace:
 @once
 def traces(context: Context) -> list[Trace]:
     """What the run's strongest attack, shortened, sees on some images."""
+    return traced_again(context)
+
+
+def traced_again(context: Context) -> list[Trace]:
+    """The same computed anew: equal, unless attacks do not repeat here."""
     attack = shortened(context.own, TRACED_STEPS)
     return [_trace(context, attack, group) for group in context.singles(TRACED, judged=True)]
 

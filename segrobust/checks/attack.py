@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
+
+from torch import Tensor
 
 from segrobust.attacks.base import Answer, Attack, Problem
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.registry import build_attack
 from segrobust.attacks.segmentation import Goal
-from segrobust.checks.again import Trace, call, refuse_transfer, saw_another, shares_under, shortened, traces
+from segrobust.checks.again import (
+    Trace,
+    call,
+    refuse_transfer,
+    saw_another,
+    shares_under,
+    shortened,
+    traced_again,
+    traces,
+)
 from segrobust.checks.context import Context, is_single_step, mean
 from segrobust.checks.probe import refuse_random
+from segrobust.checks.repeats import FACTOR, Apart, apart, attacks_repeat
 from segrobust.checks.verdicts import (
     FAIL,
     FOLLOWING,
@@ -24,10 +37,13 @@ from segrobust.checks.verdicts import (
     graded,
     verdict,
 )
+from segrobust.core.draws import Draws
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.threats import allowed
 from segrobust.core.units import format_eps
 from segrobust.models.expectation import drawing
+from segrobust.models.precision import computing_in
 from segrobust.models.segmenter import frozen_eval
 from segrobust.studies.bench import Group
 
@@ -97,16 +113,21 @@ VOID_IMAGES = 2
 
 
 def void_ignored(context: Context) -> Verdict:
-    """What stands below a void label does not matter."""
+    """What stands below a void label does not matter, by more than the attack differs from itself."""
     model_void = getattr(context.model, "ignore_index", context.void)
     kinds = {type(study.attack): study.attack for study in context.attacks if not study.attack.control}
     attacks = [shortened(attack, 3) for attack in kinds.values() or [context.own]]
     groups = [one for one in context.singles(2 * FEW) if (one.labels == context.void).any()][:VOID_IMAGES]
-    moved = [attack.name for attack in attacks if any(_moved_by_void(context, attack, group) for group in groups)]
+    seen = [(attack.name, _apart_by_void(context, attack, group)) for attack in attacks for group in groups]
+    moved = list(dict.fromkeys(name for name, one in seen if one.differs))
     numbers = {"attacks": [attack.name for attack in attacks], "moved": moved, "images": len(groups)}
     numbers |= {"void_of_data": context.void, "void_of_model": model_void}
+    numbers |= {"largest_between": max((one.between for _, one in seen), default=0.0)}
+    numbers |= {"largest_between_repeats": max((one.within for _, one in seen), default=0.0)}
     if moved:
         text = f"other labels at void pixels change the result of {', '.join(moved)}"
+        if differing := [one for _, one in seen if one.differs and one.within]:
+            text += f" ({differing[0].text})"
         return verdict(FAIL, text, "leave void pixels out of the attack's loss and bookkeeping", **numbers)
     if model_void != context.void:
         text = f"void is {model_void} for the model, {context.void} in the data"
@@ -114,26 +135,32 @@ def void_ignored(context: Context) -> Verdict:
     if not groups:
         raise NotApplicable(f"no image of the subset has a void pixel ({context.void})")
     text = f"other labels at void pixels of {len(groups)} images leave {', '.join(numbers['attacks'])} as it was"
-    return verdict(PASS, text, **numbers)
+    name, worst = max(seen, key=lambda one: one[1].within)
+    if worst.within:
+        text += f", as far as it repeats at all ({name}: {worst.text})"
+    remedy = "attacks hardly repeat here: run on a CPU, or without what draws or sums in another order each time"
+    return verdict(WARN if worst.hidden else PASS, text, remedy, **numbers)
 
 
-def _moved_by_void(context: Context, attack: Attack, group: Group) -> bool:
-    """Whether the attack goes elsewhere where void pixels hold another class; both runs bypass its own masking.
+def _apart_by_void(context: Context, attack: Attack, group: Group) -> Apart:
+    """How far apart the attack ends where void pixels hold another class; both runs bypass its own masking.
 
     A randomised model draws the same in both.
     """
     wanted = group.targets if attack.targeted else group.labels
     valid = (group.labels != context.void) & (wanted != context.void)
-    classes = context.model.num_classes
-    points = []
-    for below in (0, classes - 1):
+    clean, seeds, device = group.images.float(), tuple(context.bench.seeds(group)), context.bench.device
+
+    def run(below: int) -> Tensor:
         labels = wanted.masked_fill(~valid, below)
-        seeds = tuple(context.bench.seeds(group))
         engine = Engine(context.bench.attacked(seeds), Goal(labels, valid, attack.targeted))
-        with frozen_eval(context.model), drawing(seeds, context.bench.device):
-            answer = Answer(*attack.run(Problem(engine, group.images.float(), seeds)))
-        points.append(answer.points)
-    return not points[0].equal(points[1])
+        with frozen_eval(context.model), drawing(seeds, device), computing_in(FLOAT32, device):
+            answer = Answer(*attack.run(Problem(engine, clean, Draws.of(seeds, device))))
+            engine.check_finite()
+        return answer.points
+
+    runs = tuple(functools.partial(run, below) for below in (0, context.model.num_classes - 1))
+    return apart(runs, clean, attacks_repeat(context))
 
 
 MASKED_OR_WRONG = "a single step beats the iterations: masked gradients or a wrong step size, as other checks may tell"
@@ -189,6 +216,9 @@ def large_radius_breaks(context: Context) -> Verdict:
     )
 
 
+MISSED = (0.1, 1.0)  # points or percent of the norm, from which on to warn and to fail
+
+
 def nothing_missed(context: Context) -> Verdict:
     """The returned image is the best that the attack saw."""
     refuse_transfer(context)
@@ -197,11 +227,15 @@ def nothing_missed(context: Context) -> Verdict:
     attack = seen[0].attack
     if getattr(attack, "quantise", False):
         raise NotApplicable(f"{attack.name} returns 8-bit images, and sees others on its way")
-    missed = mean(one.missed for one in seen)
+    missed, differ, told = mean(one.missed for one in seen), 0.0, ""
+    if missed > MISSED[0] and (again := traced_again(context)) != seen:
+        pairs = [(one.missed, other.missed) for one, other in zip(seen, again, strict=True)]
+        missed, differ = mean(map(min, pairs)), mean(abs(one - other) for one, other in pairs)
+        told = f"; the attack does not repeat, by {differ:.3g}, and {FACTOR:g} times as much would count"
     unit = "% of the norm" if attack.minimum_norm else "points"
     return verdict(
-        graded(missed, warn=0.1, fail=1),
-        f"the best image on the way beats the returned one by {missed:.3g} {unit} ({_about(seen)})",
+        graded(missed, warn=MISSED[0], fail=MISSED[1] + FACTOR * differ),
+        f"the best image on the way beats the returned one by {missed:.3g} {unit} ({_about(seen)}){told}",
         "let the attack return its best iterate (keep='best'), not its last",
         missed=missed,
         images=len(seen),

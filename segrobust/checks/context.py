@@ -22,6 +22,7 @@ from segrobust.core.files import read_lines
 from segrobust.core.rows import ATTACK, Condition, Row
 from segrobust.datasets.source import evenly_spaced
 from segrobust.runs.executor import Executor
+from segrobust.runs.repeatability import FIELD, REPEATABLE
 from segrobust.studies.attack import AttackStudy, strongest
 from segrobust.studies.bench import Group
 from segrobust.studies.clean import Clean
@@ -64,6 +65,11 @@ class Context:
     @property
     def identity(self) -> dict[str, Any]:
         return self.run["identity"]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an attack that is made again gives the same images, as far as the probe before the run has seen."""
+        return self.identity.get(FIELD, REPEATABLE) == REPEATABLE
 
     @property
     def void(self) -> int:

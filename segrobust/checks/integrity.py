@@ -13,14 +13,25 @@ import torch
 from segrobust.attacks.base import AttackContractError
 from segrobust.checks.context import Context
 from segrobust.checks.probe import refuse_random
-from segrobust.checks.verdicts import FAIL, INFO, PASS, WARN, Check, NotApplicable, Verdict, verdict
+from segrobust.checks.recomputed import computed_again
+from segrobust.checks.repeats import FACTOR
+from segrobust.checks.verdicts import (
+    FAIL,
+    INFO,
+    LEVELS,
+    NOISE,
+    PASS,
+    WARN,
+    Check,
+    NotApplicable,
+    Verdict,
+    verdict,
+)
 from segrobust.core.rows import ATTACK, CLEAN, CORRUPTION, UNIVERSAL, Row
 from segrobust.core.threats import THREATS, allowed
 from segrobust.models.checkpoint.loading import sha256
 from segrobust.models.digests import weights_sha256
-from segrobust.runs.executor import Executor
 from segrobust.runs.images import entries_of
-from segrobust.studies.base import Study
 from segrobust.studies.clean import Clean
 
 OURS = (CLEAN, ATTACK, CORRUPTION, UNIVERSAL)
@@ -127,30 +138,27 @@ MOST_PASSES = 400  # for the attacked rows that are made again
 
 
 def repeatable(context: Context) -> Verdict:
-    """One process, computing again, gets the integers that all processes stored."""
+    """One process, computing again, gets the integers that all processes stored, as far as they repeat at all."""
     refuse_random(context)
-    compared, differing = _again(context, Clean(), context.batches)
+    seen = [computed_again(context, Clean(), context.batches)]
     attacks = [study for study in context.attacks if not study.attack.control]
     cheapest = min(attacks, key=lambda study: study.passes, default=None)
     if cheapest and cheapest.passes * len(context.batches[0]) <= MOST_PASSES:
-        more, wrong = _again(context, cheapest, context.batches[:1])
-        compared, differing = compared + more, differing + wrong
+        seen.append(computed_again(context, cheapest, context.batches[:1]))
+    compared, differing = sum(one.rows for one in seen), [row for one in seen for row in one.differing]
     processes = sum(bool(rows) for rows in context.raw.values())
     numbers = {"rows": compared, "differing": len(differing), "processes": processes, "first": differing[:1]}
     text = f"{compared} rows of a run on {processes} process(es), computed again by one: {len(differing)} differ"
-    if differing:
-        where = f" ({differing[0]})"
-        remedy = "these rows are not of this model and data on this machine: start anew with --fresh"
-        return verdict(FAIL if context.bench.device.type == "cpu" else WARN, text + where, remedy, **numbers)
-    return verdict(INFO, text, **numbers)
-
-
-def _again(context: Context, study: Study, batches: list[range]) -> tuple[int, list[str]]:
-    """The rows of a study on some batches: how many were compared, and which differ."""
-    stored = {row.key: row for row in context.all_rows}
-    executor = Executor(context.bench, [study], context.folder, context.executor.batch_size)  # which saves no image
-    again = [row for batch in batches for row in executor.rows(study, batch)]
-    return len(again), [f"{row.condition.name} image {row.image}" for row in again if stored.get(row.key) != row]
+    if not differing:
+        return verdict(INFO, text, **numbers)
+    text += f" ({differing[0]})"
+    if excused := [one for one in seen if one.differing and not one.repeats]:
+        points, measured = (max(getattr(one, name) for one in excused) for name in ("points", "measured"))
+        numbers |= {"points": points, "points_between_repeats": measured}
+        text += f"; that does not repeat here: {points:.2f} points of an image's pixels apart, {measured:.2f} between "
+        text += f"two more runs ({FACTOR:g} times as much, and more than {NOISE}, would count)"
+    remedy = "these rows are not of this model and data on this machine: start anew with --fresh"
+    return verdict(max((one.level for one in seen), key=LEVELS.index), text, remedy, **numbers)
 
 
 IDENTITY = ("model", "weights_sha256", "num_classes", "batch_size", "seed")

@@ -16,8 +16,10 @@ from segrobust.attacks.gradient import Engine, ModelError
 from segrobust.attacks.segmentation import Goal
 from segrobust.checks.context import Context, once
 from segrobust.checks.verdicts import Skip
+from segrobust.core.precision_names import FLOAT32
 from segrobust.models.digests import state_digests
 from segrobust.models.expectation import drawing
+from segrobust.models.precision import IEEE, computing_in, products
 from segrobust.models.segmenter import frozen_eval
 from segrobust.studies.bench import Group
 
@@ -51,6 +53,11 @@ class Difference:
     def beyond_rounding(self) -> bool:
         return self.percent > CHANGED_PERCENT or self.largest > RELATIVE
 
+    def beyond(self, other: Difference, factor: float) -> bool:
+        """Whether it is more than ``factor`` times another in what is beyond rounding."""
+        changed = self.percent > max(CHANGED_PERCENT, factor * other.percent)
+        return changed or self.largest > max(RELATIVE, factor * other.largest)
+
 
 @dataclass
 class Probe:
@@ -64,6 +71,7 @@ class Probe:
         respect to the logits.
     broken: what the attack's forward or gradient failed with.
     dtypes: floating types of what the operations inside a forward give, whatever the logits are cast to at its end.
+    rounded: how the model lets float32 products be rounded inside its forward, such as ``"tf32"``.
     sampled, differentiated: operations and generators that random numbers come from, and whether autograd records
         inside the forward.
     training: modules that a forward left in training mode.
@@ -79,6 +87,7 @@ class Probe:
     still: int = 0
     saturated: int = 0
     dtypes: set[str] = field(default_factory=set)
+    rounded: set[str] = field(default_factory=set)
     broken: str = ""
     sampled: set[str] = field(default_factory=set)
     differentiated: bool = False
@@ -92,7 +101,7 @@ def probe(context: Context) -> Probe:
     seen, before = Probe(), state_digests(context.model)
     for group in context.groups:
         draws = drawing((context.bench.seed, *group.ids), context.bench.device)  # known, each forward its own
-        with frozen_eval(context.model), draws:
+        with frozen_eval(context.model), draws, computing_in(FLOAT32, context.bench.device):
             _forwards(context, group, seen)
             _gradient(context, group, seen)
             seen.training += [name or "the model" for name, part in context.model.named_modules() if part.training]
@@ -119,6 +128,7 @@ def _forwards(context: Context, group: Group, seen: Probe) -> None:
         else:
             seen.alone.add(logits, model(torch.cat([images, images.flip(-1)]))[:1].float())
     seen.dtypes |= watch.dtypes
+    seen.rounded |= watch.rounded
     seen.sampled |= watch.sampled
     seen.differentiated |= watch.differentiated
     bounded = ((logits >= 0) & (logits <= 1)).all(1)
@@ -167,12 +177,13 @@ def refuse_random(context: Context, why: str = "") -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Notes the types that a forward without autograd computes in, and what it should not do: draw random numbers, or
-    switch autograd on."""
+    """Notes the types that a forward without autograd computes in, and what it should not do: let products be rounded,
+    draw random numbers, or switch autograd on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dtypes: set[str] = set()
+        self.rounded: set[str] = set()
         self.sampled: set[str] = set()
         self.differentiated = False
 
@@ -180,6 +191,7 @@ class Watch(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in operation.tags:
             self.sampled.add(operation.name().removeprefix("aten::"))
         self.differentiated |= torch.is_grad_enabled()
+        self.rounded |= set(products().values()) - {IEEE, "none"}
         given = operation(*args, **(kwargs or {}))
         self.dtypes |= floating_types(tree_leaves(given))
         return given

@@ -96,7 +96,7 @@ class CheckedSource:
             )
         check_range(image, f"image of dataset[{index}]")
         label = self._class_ids(sample.label, tuple(image.shape[1:]), f"label of dataset[{index}]")
-        return Sample(image.float().clamp(0, 1), label, str(sample.name))
+        return Sample(image.float().clamp(0, 1).cpu(), label, str(sample.name))
 
     def _original_label(self, index: int) -> Tensor:
         """The source's own at the size of its file, int64 [H, W]; UserError: as for the labels of samples."""

@@ -16,12 +16,13 @@ from rich.console import Console
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.commands.data import majority_of_config, source_from_config
+from segrobust.commands.devices import own_device
 from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.commands.inputs import Inputs, model_name, weights_of
 from segrobust.commands.network import Network, network_config
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.commands.pictures import write_map
-from segrobust.core.errors import RunFailed, UserError
+from segrobust.core.errors import RunFailed
 from segrobust.core.own_code import names_function
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.targets import build_target
@@ -29,6 +30,7 @@ from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import config_of, load_config
+from segrobust.models.precision import check_precision
 from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_checks
 from segrobust.report.trust import load_trust
@@ -45,9 +47,12 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     """Load, attack, report; prints the table.
 
     Raises:
+        UserError: more processes than devices, a precision that the device does not have, or what an option names is
+            not there.
         RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
     """
-    cfg_options = parse_cfg_options(inputs.cfg_options)
+    device, cfg_options = own_device(settings.share_device), parse_cfg_options(inputs.cfg_options)
+    check_precision(settings.precision, device)
     cfg, folder = _config(inputs, network, cfg_options), RunFolder(inputs.work_dir)
     main = int(os.environ.get("RANK", "0")) == 0
     known = [] if settings.fresh else [one["index"] for one in folder.images().entries if "index" in one]
@@ -57,13 +62,13 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     majority = target and _stored_majority(folder, target, settings.fresh)
     majority = majority or functools.partial(majority_of_config, cfg, source)
     target = target and build_target(target, source, majority)
-    model = _segmenter(inputs.config, cfg, weights, inputs, inputs.weights)
+    model = _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, device)
     if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
     settings = dataclasses.replace(
         settings,
         target=target,
-        surrogate=inputs.surrogate and _surrogate(inputs, source.class_names),
+        surrogate=inputs.surrogate and _surrogate(inputs, source.class_names, device),
         fit_on=source_from_config(cfg, "val", FIT_IMAGES) if settings.universal else None,
         attack_defaults=cfg.get("attack_defaults"),
         declared=cfg.get("declared"),
@@ -97,20 +102,22 @@ def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:
     return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": weights})
 
 
-def _segmenter(config: str, cfg: Config, checkpoint: Path, inputs: Inputs, weights: str | None) -> Segmenter:
+def _segmenter(
+    config: str, cfg: Config, checkpoint: Path, inputs: Inputs, weights: str | None, device: torch.device
+) -> Segmenter:
     """The model that ``config`` names, read as ``cfg``."""
     given = {name: getattr(inputs, name) for name in ("trust_checkpoint", "checkpointing", "channels_last")}
-    model = load_segmenter(cfg, checkpoint, device=_device(), weights=weights, **given)
+    model = load_segmenter(cfg, checkpoint, device=str(device), weights=weights, **given)
     model.name = model_name(config)
     return model
 
 
-def _surrogate(inputs: Inputs, classes: Sequence[str]) -> Segmenter:
+def _surrogate(inputs: Inputs, classes: Sequence[str], device: torch.device) -> Segmenter:
     """The model that is attacked instead, of the same classes; a file with one kind of weights has no other to give."""
     checkpoint, kind = weights_of(inputs.surrogate, inputs.surrogate_checkpoint), inputs.weights
     if kind and weights_in(read_checkpoint(checkpoint, inputs.trust_checkpoint), checkpoint).others is None:
         kind = None
-    model = _segmenter(inputs.surrogate, load_config(inputs.surrogate), checkpoint, inputs, kind)
+    model = _segmenter(inputs.surrogate, load_config(inputs.surrogate), checkpoint, inputs, kind, device)
     if not inputs.trust_checkpoint:
         check_class_order(classes, stored_class_names(checkpoint), "the --surrogate checkpoint")
     return model
@@ -129,16 +136,6 @@ def targets_command(config: str, out: Path, cfg_options: dict[str, Any] | None =
     cfg = load_config(config, cfg_options)
     source = source_from_config(cfg, "test", 1)
     return write_map(out, majority_of_config(cfg, source), source)
-
-
-def _device() -> str:
-    """This process's own GPU, where there is one."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= gpus:
-        raise UserError(f"expected at most one process per GPU, got process {place + 1} of {gpus} GPU(s); start fewer")
-    return f"cuda:{place}"
 
 
 def _options() -> list[str]:

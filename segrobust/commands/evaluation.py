@@ -8,16 +8,13 @@ on the number of threads, which is part of the identity (torchrun gives each pro
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
-import functools
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from segrobust.attacks.gradient import ModelError
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.arguments import check_fit, check_in_memory, check_segmenter, check_work_dir, checked_source
+from segrobust.commands.devices import processes_of
 from segrobust.commands.given import as_segmenter, as_source
 from segrobust.commands.network import Network
 from segrobust.commands.pictures import write_map, write_pictures
@@ -53,6 +51,7 @@ from segrobust.runs.executor import Executor
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.identity import identity_of
 from segrobust.runs.images import Ordered, entries_of
+from segrobust.runs.repeat_probe import note_repeatable
 from segrobust.runs.settings import AUTO, DEFAULT_ATTACKS, Settings
 from segrobust.studies.attack import plan_attacks
 from segrobust.studies.base import Study
@@ -116,8 +115,9 @@ def evaluate(
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
-            memory is full, ``work_dir`` holds a run with other settings, another process is using it, or the processes
-            of this run have other devices, versions or threads.
+            memory is full, several processes would use one GPU, the device lacks the precision, ``work_dir`` holds a
+            run with other settings, another process is using it, or the processes of this run have other devices,
+            versions or threads.
         ModelError, AttackContractError: the model cannot be attacked, or an attack is defective; the checks then say
             so too.
         FailedElsewhere: another process failed and tells why.
@@ -150,11 +150,12 @@ def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str 
     found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
     settings = _with_data(settings, dataset)
     studies = _studies(settings, () if settings.fresh else folder.conditions())
-    state = _processes(model, settings.surrogate)
+    state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = {name: getattr(settings, name) for name in ("seed", "amp", "eot", "metric_size", "target", "mask")}
-    bench = Bench(model, dataset, **shown)
+    shown = ("seed", "precision", "eot", "metric_size", "target", "mask", "deterministic", "cuda_graphs")
+    bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
             for warning in found.warnings:
@@ -162,12 +163,14 @@ def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str 
         before = _digest(bench, settings)
         executor = _opened(bench, studies, folder, settings, origin, found.sizes)
         stack.enter_context(folder.held(state.process_index))
+        if state.is_main_process:
+            note_repeatable(executor)
         error = _run(executor, state)
         altered = any(gather_object([_digest(bench, settings) != before]))
         if state.is_main_process:
             facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
             _finish(executor, settings, facts)
-        state.wait_for_everyone()  # a process that leaves takes the others with it
+        gather_object([None])  # all wait here: a process that leaves takes the others with it
     if error:
         raise error
 
@@ -237,24 +240,6 @@ def _studies(settings: Settings, known: Sequence[Condition]) -> list[Study]:
     if twice := next((one for one, count in counts.items() if count > 1), None):
         raise UserError(f"two studies have the condition {twice.title}: what tells them apart belongs into its fields")
     return studies
-
-
-def _processes(model: Segmenter, surrogate: Segmenter | None) -> PartialState:
-    """The processes of this run, each with its model on its own device."""
-    # early processes wait for late ones, and an attack may take hours
-    state = PartialState(cpu=next(model.parameters()).device.type == "cpu", timeout=timedelta(days=7))
-    if state.num_processes > 1:
-        model.to(state.device)
-        _leave_group_at_exit()
-    if surrogate is not None:
-        surrogate.to(next(model.parameters()).device)
-    return state
-
-
-@functools.cache
-def _leave_group_at_exit() -> None:
-    """A group that still stands when Python ends makes gloo abort the process now and then, after all is done."""
-    atexit.register(PartialState().destroy_process_group)
 
 
 def _digest(bench: Bench, settings: Settings) -> str:

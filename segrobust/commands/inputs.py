@@ -9,6 +9,7 @@ from segrobust.commands.parsing import cfg_option, work_dir
 from segrobust.core.errors import UserError
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.own_code import names_function
+from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import config_file, shipped_model
 
 CONFIG = "a config file, or a name from `segrobust models`"
@@ -74,6 +75,9 @@ def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") ->
     """The checkpoint, else the shipped weights of a name; UserError: neither, and what is ``needed``."""
     config_file(config)
     shipped = shipped_model(config)
+    if checkpoint is None and config in PUBLISHED:
+        file = PUBLISHED[config].file or "the authors published none"
+        raise UserError(f"{config}: its weights are not part of segrobust; give {needed}: your own copy ({file})")
     if checkpoint is None and shipped is None:
         what = config if names_function(config) else "a config file"
         raise UserError(f"{what} needs {needed}; only the names in `segrobust models` bring weights")

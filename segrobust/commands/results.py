@@ -14,6 +14,7 @@ from segrobust.report.table import print_checks, print_table
 from segrobust.report.trust import Trust, load_trust
 from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.repeatability import FIELD, REPEATABLE
 
 COLUMNS = ("study", "name", "norm", "eps", "severity", "images", "aAcc", "mAcc", "mIoU", "mIoU_greedy")
 DISTANCES = ("median_distance", "found")
@@ -52,6 +53,8 @@ def print_results(results: Results, folder: RunFolder, checks: bool) -> None:
         changed = "; ".join(differences(one["stored"], one["now"]))
         text = f"with rows of different {one['what']}, accepted on {one['date']}: {changed}"
         console.print(text, style="yellow", **plain)
+    if (seen := run["identity"].get(FIELD, REPEATABLE)) != REPEATABLE:
+        console.print(f"repeatable: {seen}: another start of this run gives other numbers", style="yellow", **plain)
     if results.folder:
         console.print(f"report: {results.folder / 'report.html'}", **plain)
 

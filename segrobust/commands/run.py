@@ -37,6 +37,7 @@ def train(options: Namespace) -> None:
         amp=options.amp,
         cfg_options=parse_cfg_options(options.cfg_options),
         launcher=options.launcher,
+        deterministic=not options.no_deterministic,
     )
 
 

@@ -24,6 +24,7 @@ from segrobust.hooks.exact_resume import complete, make_exact
 from segrobust.hooks.load_from import listed_parts
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
+from segrobust.models.deterministic import deterministic as repeating_on
 from segrobust.models.mm import load_config
 from segrobust.models.pretrained import refuse_downloads, without_pretrained
 
@@ -45,6 +46,7 @@ def train(
     amp: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
+    deterministic: bool = True,
 ) -> Runner:
     """Train what a config describes and return the runner that did it.
 
@@ -55,30 +57,35 @@ def train(
         amp: mixed precision (CUDA only).
         cfg_options: dotted keys and values that override the config's.
         launcher: ``"none"``, or what started the processes: ``"pytorch"`` (torchrun), ``"slurm"`` or ``"mpi"``.
+        deterministic: on a GPU too, training and attacks repeat bit for bit, and so does a resume; where an operation
+            has no such form, that is told.
 
     Raises:
         UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
-            downloaded, or ``amp`` without CUDA.
+            downloaded, ``amp`` without CUDA, or more processes than GPUs.
         RunFailed: the training diverged, or the disk is full.
         Interrupted: by Ctrl-C; it says how to go on.
     """
+    refuse_too_many_processes(launcher)
     config = prepare(config, work_dir, resume, amp, cfg_options, launcher)
+    deterministic = _repeating(config) and deterministic
     reasons = make_exact(config)
     started = _written(config)
     try:
-        return _train(config, reasons)
+        return _train(config, reasons, deterministic)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(config, started)) from error
 
 
-def _train(config: Config, reasons: list[str]) -> Runner:
+def _train(config: Config, reasons: list[str], deterministic: bool) -> Runner:
     grouped, runner = distributed.is_initialized(), None
     try:
         if config.launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
         runner = TrainRunner.from_cfg(config)
         complete(runner, reasons)
-        with training_errors(runner):
+        device = next(runner.model.parameters()).device
+        with repeating_on(device, deterministic), training_errors(runner):
             runner.train()
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
@@ -217,6 +224,23 @@ def _one_image(runner: Runner) -> str:
         f"batch normalisation cannot train on a single value per channel (batch_size={loader.batch_size}, a map of 1x1 "
         f"pixel): set batch_size in train_dataloader to at least 2 images per process"
     )
+
+
+def _repeating(config: Config) -> bool:
+    """Whether the config leaves training repeatable; mmengine's own switch is taken out, with which every operation
+    without a deterministic form ends the training."""
+    return bool((config.get("randomness") or {}).pop("deterministic", True))
+
+
+def refuse_too_many_processes(launcher: str) -> None:
+    """UserError where torchrun started more processes on this machine than it has GPUs; on CPUs any number may run."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if launcher == "pytorch" and gpus is not None and processes > gpus:
+        raise UserError(
+            f"training needs a GPU for each process, and torchrun started {processes} processes on {gpus} GPU(s): "
+            f"start it with --nproc_per_node {gpus}"
+        )
 
 
 def _mixed_precision(config: Config) -> None:

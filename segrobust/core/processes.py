@@ -84,6 +84,15 @@ class Signal:
         return self._given or bool(self._member and self._member.store.check([self._name]))
 
 
+def exchange(value: str) -> list[str]:
+    """What every process of a ``together()`` gives here, by rank; where there is none, its own value alone.
+
+    Every process calls it as often, in the same order; each waits for all.
+    """
+    member: _Member | None = getattr(_inside, "member", None)
+    return member.exchange(value) if member else [value]
+
+
 def refuse_missing_processes() -> None:
     """UserError where accelerate was asked for several processes and started this one alone, as it does for CPUs.
 
@@ -102,7 +111,8 @@ class _Member:
 
     In the store, which may live in the main process: ``failed``, the first error; ``seen``, how many other processes
     know of it; ``done``, how many have come to the end; ``gone``, how many of these need the store no more;
-    ``signal-0`` and so on, every :class:`Signal` that was given.
+    ``signal-0`` and so on, every :class:`Signal` that was given; ``exchanged-0-1`` and so on, what process 1 gave in
+    the first exchange.
     """
 
     def __init__(self) -> None:
@@ -111,9 +121,16 @@ class _Member:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.left, self.known = threading.Event(), threading.Event()
         self.first: dict[str, Any] = {}
-        self.signals = itertools.count()
+        self.signals, self.exchanges = itertools.count(), itertools.count()
         self.store = PrefixStore(f"together-{next(_uses)}", _meeting_place())
         threading.Thread(target=self._watch, args=(self.store.clone(),), daemon=True, name="together").start()
+
+    def exchange(self, value: str) -> list[str]:
+        place = f"exchanged-{next(self.exchanges)}"
+        self.store.set(f"{place}-{self.rank}", value)
+        names = [f"{place}-{rank}" for rank in range(self.world)]
+        self._wait(lambda: self.store.check(names))
+        return [self.store.get(name).decode() for name in names]
 
     def leave(self) -> None:
         """Wait until all processes have come to the end, or raise what one of them failed with."""

@@ -4,26 +4,27 @@ All functions work on batches ``[N, 3, H, W]`` in image units ([0, 1]) with one 
 every image on its own::
 
     threat = THREATS["L2"]
-    start = threat.random_start(clean, eps, generators)
+    start = threat.random_start(clean, eps, draws)
     points = threat.project(start + threat.step(start, gradient, size), clean, eps)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from segrobust.core.draws import Draws
+
+MIDDLES, TANGENTS = 5, 3  # rounds of the L2 projection
+HALVINGS = 40  # of the L1 projection's bracket
+UNITS = 2**36  # of fixed-point numbers: sums of up to 2**27 values in [0, 1] fit into int64
 
 
 def per_image(value: Tensor) -> Tensor:
     """``[N]`` as ``[N, 1, 1, 1]``."""
     return value.view(-1, 1, 1, 1)
-
-
-def draw(sampler, like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One CPU draw per image from its own generator, so that neither neighbours nor devices change it."""
-    return torch.stack([sampler(like.shape[1:], generator=g) for g in generators]).to(like)
 
 
 def allowed(norm: str, eps: Tensor | float) -> Tensor | float:
@@ -41,8 +42,8 @@ class Linf:
         radius = per_image(eps)
         return torch.minimum(torch.maximum(points, clean - radius), clean + radius).clamp_(0, 1)
 
-    def random_start(self, clean: Tensor, eps: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        noise = draw(torch.rand, clean, generators).mul_(2).sub_(1)
+    def random_start(self, clean: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        noise = draws.uniform(*clean.shape[1:]).to(clean.dtype).mul_(2).sub_(1)
         return noise.mul_(per_image(eps)).add_(clean).clamp_(0, 1)
 
     def step(self, points: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
@@ -58,27 +59,36 @@ class L2:
     def project(self, points: Tensor, clean: Tensor, eps: Tensor) -> Tensor:
         """Nearest point of ball and box: ``clip(clean + t (points - clean))`` for the largest t that fits.
 
-        For a fixed set of clipped values t has a closed form; from the unclipped t upward that set only grows,
-        and every iterate lies in the ball, so a few rounds reach the exact t.
+        The squared length, by the share t^2 of all squares, is a concave sum of ``min(share square, room^2)``: every
+        tangent meets eps^2 at a share that fits, from whichever side. Rounds in the middle, by factors, of what is
+        known to fit and what is too long pass values of all magnitudes; rounds from the best share that fits end the
+        search at the exact one. A fixed number of them, so that nothing waits for the device.
         """
         delta = points - clean
-        scale = (eps / self.distance(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
-        for _ in range(16):
-            moved = torch.addcmul(clean, delta, per_image(scale))
-            clipped = (moved < 0) | (moved > 1)
-            used = (moved.clamp(0, 1) - clean).masked_fill_(~clipped, 0).flatten(1).square().sum(1)
-            length = delta.masked_fill(clipped, 0).flatten(1).square().sum(1)
-            larger = ((eps.square() - used).clamp_min(0) / length.clamp_min(1e-30)).sqrt().clamp_max(1)
-            larger = torch.where(length > 0, larger, scale)
-            grows = larger > scale * (1 + 1e-6)
-            if not grows.any():
-                break
-            scale = torch.where(grows, larger, scale)
-        return (delta * per_image(scale)).add_(clean).clamp_(0, 1)
+        square, limit = delta.square(), eps.square()
+        room = torch.where(delta > 0, 1 - clean, clean).square_()
+        meets_at = room / square
+        tiny = torch.finfo(delta.dtype).tiny
+        share = (limit / square.flatten(1).sum(1).clamp_min(tiny)).clamp_max(1)
+        longest, chosen, part = torch.ones_like(share), torch.empty_like(room), torch.empty_like(room)
 
-    def random_start(self, clean: Tensor, eps: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        direction = draw(torch.randn, clean, generators)
-        share = torch.stack([torch.rand((), generator=g) for g in generators]).to(clean)
+        def total(values: Tensor, compare: Callable[..., Tensor], at: Tensor) -> Tensor:
+            """Of those that meet the box before ``at``, or not, ``[N]``; fresh memory would cost as much again."""
+            compare(meets_at, per_image(at), out=chosen)
+            return torch.mul(values, chosen, out=part).flatten(1).sum(1)
+
+        for round_ in range(MIDDLES + TANGENTS):
+            at = (share * longest).sqrt() if round_ < MIDDLES else share
+            used, slope = total(room, torch.lt, at), total(square, torch.ge, at)
+            tangent = ((limit - used).clamp_min(0) / slope.clamp_min(tiny)).masked_fill(slope == 0, 0)
+            too_long = used + slope * at > limit
+            longest = torch.where(too_long, at, longest)
+            share = torch.maximum(torch.where(too_long, share, at), tangent).minimum(longest)
+        return (delta * per_image(share.sqrt())).add_(clean).clamp_(0, 1)
+
+    def random_start(self, clean: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        direction = draws.at(0).normal(*clean.shape[1:]).to(clean.dtype)
+        share = draws.at(1).uniform().to(clean.dtype)
         length = eps * share ** (1 / clean[0].numel()) / self.distance(direction)
         return direction.mul_(per_image(length)).add_(clean).clamp_(0, 1)
 
@@ -105,30 +115,30 @@ class L1:
 
         low = torch.zeros_like(eps)
         high = torch.where(length(low) > eps, size.flatten(1).amax(1), low)
-        if high.any():
-            for _ in range(40):
-                middle = (low + high) / 2
-                fits = length(middle) <= eps
-                low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            fits = length(middle) <= eps
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
         shrunk = torch.minimum((size - per_image(high)).clamp_(min=0), room)
         return shrunk.mul_(delta.sign()).add_(clean).clamp_(0, 1)
 
-    def random_start(self, clean: Tensor, eps: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        uniform = draw(torch.rand, clean, generators).sub_(0.5)
-        laplace = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp_max(0.5 - 1e-7))
-        share = torch.stack([torch.rand((), generator=g) for g in generators]).to(clean)
+    def random_start(self, clean: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        laplace = draws.at(0).laplace(*clean.shape[1:]).to(clean.dtype)
+        share = draws.at(1).uniform().to(clean.dtype)
         length = eps * share ** (1 / clean[0].numel()) / self.distance(laplace)
         return laplace.mul_(per_image(length)).add_(clean).clamp_(0, 1)
 
     def step(self, points: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
         """Steepest step inside the box: the values with the largest gradients move to the box's side, until
-        ``size`` is used up (Croce & Hein, 2021, arXiv 2103.01208, section 3)."""
+        ``size`` is used up (Croce & Hein, 2021, arXiv 2103.01208, section 3). What is used up is summed in fixed point:
+        a running sum of floats depends, on a GPU, on the order in which its parts come."""
         flat = gradient.flatten(1)
         room = torch.where(gradient > 0, 1 - points, points).flatten(1)
         room = room.masked_fill(flat == 0, 0)
         order = flat.abs().argsort(dim=1, descending=True, stable=True)
         sorted_room = room.gather(1, order)
-        before = sorted_room.double().cumsum(1).sub_(sorted_room)
+        fixed = (sorted_room.double() * UNITS).round_().long()
+        before = (fixed.cumsum(1) - fixed).double().div_(UNITS)
         spent = torch.minimum(sorted_room, (size.unsqueeze(1) - before).clamp_(min=0).to(sorted_room))
         return torch.zeros_like(flat).scatter_(1, order, spent).mul_(flat.sign()).view_as(gradient)
 

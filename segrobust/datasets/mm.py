@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from mmseg.datasets import BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from mmseg.registry import DATASETS
 
 import segrobust.datasets.loading
@@ -115,6 +115,19 @@ class ImageLabelFolder(FolderDataset):
         metainfo = dict(metainfo) if metainfo else read_classes(file)
         metainfo.setdefault("palette", default_palette(len(metainfo["classes"])))
         super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
+
+
+@DATASETS.register_module()
+class ADE20K151Dataset(BaseSegDataset):
+    """ADE20K (SceneParse150) with its 0 as a class of its own, ``other``: ids 0..150 as the label files have them."""
+
+    METAINFO = dict(
+        classes=("other", *ADE20KDataset.METAINFO["classes"]),
+        palette=[[0, 0, 0], *ADE20KDataset.METAINFO["palette"]],
+    )
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=False, **kwargs)
 
 
 def read_classes(path: Path) -> dict:

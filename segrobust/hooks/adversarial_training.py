@@ -36,6 +36,8 @@ from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.models.adapters.mmseg import MMSegSegmenter, unwrapped
+from segrobust.models.precision import float32_unless_autocast
+from segrobust.models.replayed import Replayed
 
 CHANNEL_SWAP = [2, 1, 0]  # loaders deliver BGR in 0..255
 
@@ -45,7 +47,8 @@ class AdversarialTrainingHook(Hook):
     """Replaces the images of every training batch by attacked ones (Madry et al., 2018, arXiv 1706.06083).
 
     The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
-    Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast.
+    Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast,
+    else in true float32, without TF32.
     Logs ``adv_eps`` (radius or cap, in image units), ``adv_pixel_error`` (share of the attacked images' valid pixels
     that are wrong) and ``adv_time`` (seconds); for a minimum-norm attack also ``adv_distance`` (mean norm of the
     change, in image units like ``adv_eps``) and ``adv_found`` (share of the attacked images that reached the goal).
@@ -59,6 +62,7 @@ class AdversarialTrainingHook(Hook):
         eps_warmup: number of iterations over which eps (or the cap) grows linearly from 0 at ``start`` to its full
             value.
         seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
+        cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
         UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, or a model under
@@ -72,6 +76,7 @@ class AdversarialTrainingHook(Hook):
         start: int = 0,
         eps_warmup: int = 0,
         seed: int | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         self.attack = build_attack(attack)
         if self.attack.targeted:
@@ -89,6 +94,7 @@ class AdversarialTrainingHook(Hook):
         self.start = start
         self.eps_warmup = eps_warmup
         self.seed = seed
+        self.cuda_graphs = cuda_graphs
 
     def attack_at(self, iteration: int) -> Attack | None:
         """The attack of an iteration; None where there is nothing to attack with."""
@@ -107,7 +113,7 @@ class AdversarialTrainingHook(Hook):
         return sorted(generator.permutation(count)[clean:].tolist())
 
     def before_train(self, runner: Any) -> None:
-        self.segmenter = MMSegSegmenter.live(runner.model)
+        self.segmenter = self._attacked = MMSegSegmenter.live(runner.model)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -131,15 +137,17 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         device, results = next(self.segmenter.parameters()).device, []
-        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
+        with runner.optim_wrapper.optim_context(unwrapped(runner.model)), float32_unless_autocast(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 results.append(
-                    attack(self.segmenter, images, labels, ignore_index=self.segmenter.ignore_index, seeds=seeds)
+                    attack(self._attacked, images, labels, ignore_index=self.segmenter.ignore_index, seeds=seeds)
                 )
                 for index, attacked in zip(group, results[-1].images, strict=True):
                     inputs[index] = to_loader(attacked)
         data_batch["inputs"] = inputs
+        if self.cuda_graphs and self._attacked is self.segmenter:  # from now on a training step's memory is known
+            self._attacked = Replayed(self.segmenter)
         return results
 
 

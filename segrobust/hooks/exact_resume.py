@@ -10,8 +10,8 @@ random in an iteration from (seed, iteration, rank). A config enables it with fo
     train_cfg = dict(type="IterBasedTrainLoop", max_iters=5000)
     custom_hooks = [dict(type="ReseedHook")]
 
-On a GPU it also takes ``randomness=dict(seed=0, deterministic=True)`` and a model with deterministic kernels.
-``segrobust train`` puts in what a config lacks, around mmengine's own samplers.
+``segrobust train`` puts in what a config lacks, around mmengine's own samplers, and on a GPU has torch repeat itself
+(:mod:`segrobust.models.deterministic`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from segrobust.core.seeds import seed_of
 from segrobust.datasets.pipeline import registered_type, type_name
 from segrobust.datasets.seeded import Draw, SeededDataset, SeededInfiniteSampler, SeededSampler
 from segrobust.hooks.distributed import EqualBuffersHook, RebuiltBucketsHook
+from segrobust.models.deterministic import alerted
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -128,7 +129,7 @@ class ExactResumeHook(Hook):
     """Keeps what mmengine's checkpoints lack, and says before training why a resume will not be bitwise, where so.
 
     Gradients that were accumulated and not yet used are saved (on one process); a resume with another number of
-    processes or images per batch is told.
+    processes or images per batch is told, and so are operations without a deterministic form on a GPU.
 
     Args:
         reasons: known from the config alone.
@@ -137,6 +138,7 @@ class ExactResumeHook(Hook):
     def __init__(self, reasons: list[str]) -> None:
         self.reasons = reasons
         self.gradients: dict[str, torch.Tensor] = {}
+        self.named: set[str] = set()
 
     def before_train(self, runner: Any) -> None:
         parameters = _parameters(runner)
@@ -145,6 +147,14 @@ class ExactResumeHook(Hook):
         self.gradients = {}
         if reasons := [*self.reasons, *_seen(runner)]:
             runner.logger.warning("a resumed training will not be bitwise the same: %s", "; ".join(reasons))
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Name the operations that torch has no deterministic form for, each once: they show when they run."""
+        if new := alerted() - self.named:
+            self.named |= new
+            runner.logger.warning("torch has no deterministic form of %s on this GPU: where one of them does not "
+                                  "repeat itself, a resumed training will not be bitwise the same",
+                                  ", ".join(sorted(new)))  # fmt: skip
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["meta"].update(_shape(runner))
@@ -182,7 +192,8 @@ def _seen(runner: Any) -> list[str]:
         reasons.append(f"checkpoints fall between the {counts} iterations whose gradients are summed; choose their "
                        f"interval a multiple of {counts}")  # fmt: skip
     if next(runner.model.parameters()).is_cuda and not torch.are_deterministic_algorithms_enabled():
-        reasons.append("operations on a GPU may not repeat themselves; set randomness=dict(deterministic=True)")
+        reasons.append("operations on a GPU may not repeat themselves; leave out --no-deterministic, and "
+                       "deterministic=False in the config's randomness")  # fmt: skip
     return reasons
 
 

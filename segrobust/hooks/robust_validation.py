@@ -13,6 +13,7 @@ trains with (``save_best="min_norm/median", rule="greater"``).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from mmengine.hooks import Hook, IterTimerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner.amp import autocast
-from torch import Tensor
+from torch import Tensor, nn
 
 from segrobust.analysis.metrics import pooled
 from segrobust.attacks import Attack, AttackResult, build_attack
@@ -35,6 +36,8 @@ from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, evenly_spaced
 from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.precision import float32_unless_autocast
+from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter
 
 Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
@@ -46,7 +49,8 @@ class RobustValidationHook(Hook):
 
     Attacked are the images as they enter the network, after the pipeline's resizing; labels of another size follow by
     nearest neighbour. An image's random numbers depend on (seed, image), so validations of one training are comparable.
-    With EMAHook the averaged weights are judged.
+    With EMAHook the averaged weights are judged. Attack and measurement are in true float32, without TF32, or in the
+    validation loop's own autocast (``fp16=True``).
 
     A bounded attack gives ``robust/mIoU`` and ``robust/aAcc``, percent over the pixels of all attacked images, void
     excluded. A minimum-norm attack gives ``min_norm/median``, the median over the images, in 1/255 for Linf and in
@@ -60,6 +64,7 @@ class RobustValidationHook(Hook):
         interval: attack in every ``interval``-th validation and in the last one; in the others both numbers are None,
             which ``save_best`` skips.
         seed: of the attack's random numbers.
+        cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
         UserError: a value outside its range, a targeted attack, data without labels, a model under FSDP, or before the
@@ -74,6 +79,7 @@ class RobustValidationHook(Hook):
         num_images: int | None = 32,
         interval: int = 1,
         seed: int = 0,
+        cuda_graphs: bool = True,
     ) -> None:
         self.attack = build_attack(attack)
         if self.attack.targeted:
@@ -84,6 +90,7 @@ class RobustValidationHook(Hook):
         self.num_images = num_images
         self.interval = interval
         self.seed = seed
+        self.cuda_graphs = cuda_graphs
         minimum_norm = ("min_norm/median", "min_norm/found")
         self.names = minimum_norm if self.attack.minimum_norm else ("robust/mIoU", "robust/aAcc")
 
@@ -113,9 +120,13 @@ class RobustValidationHook(Hook):
         dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
         segmenter = MMSegSegmenter.live(runner.model)
-        with autocast(enabled=loop.fp16):
+        device = next(segmenter.parameters()).device
+        replayed = Replayed(segmenter)
+        model = replayed if self.cuda_graphs else segmenter
+        with contextlib.ExitStack() as stack, autocast(enabled=loop.fp16), float32_unless_autocast(device):
+            stack.callback(replayed.release)  # training needs the memory
             size = loop.dataloader.batch_size or 1
-            results = _attacked(runner, source, size, self.attack, segmenter, self.seed)
+            results = _attacked(runner, source, size, self.attack, model, self.seed)
             if not self.attack.minimum_norm:
                 return scores(results, segmenter, source.ignore_index)
             norms = minimum_norms(results, len(source))
@@ -145,7 +156,7 @@ def minimum_norms(results: Attacked, count: int) -> Tensor:
     return distance
 
 
-def _attacked(runner: Any, source: MMSegSource, size: int, attack: Attack, segmenter: Segmenter, seed: int) -> Attacked:
+def _attacked(runner: Any, source: MMSegSource, size: int, attack: Attack, segmenter: nn.Module, seed: int) -> Attacked:
     """Attack this process's share of the source in batches of ``size``.
 
     Every batch is the same on any number of processes, and an image's random numbers follow from (seed, image).

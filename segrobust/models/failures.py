@@ -13,11 +13,13 @@ from torch.nn import functional as F
 from segrobust.core.errors import UserError
 
 DIVISORS = (32, 64, 128)  # what networks want sizes to be multiples of; 32 serves those of 8 and 16 too
+# what torch's allocator for the CPU says, and what libraries say of a GPU whose memory they ask for themselves
+FULL = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full, on a GPU or in torch's allocator for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that memory is full, on a GPU or of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in FULL)
 
 
 def of_the_machine(error: BaseException) -> bool:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import segrobust.models.adapters.papers
 import segrobust.models.adapters.python
-import segrobust.models.adapters.torchvision  # noqa: F401  (both register what configs name)
+import segrobust.models.adapters.torchvision  # noqa: F401  (all of them register what configs name)
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, as_user_error
 from segrobust.core.palette import default_palette
@@ -43,7 +44,7 @@ def load_segmenter(
     """A segmenter in eval mode from a config and a checkpoint.
 
     Args:
-        config: a config file, the name of a shipped model (which brings its weights), a config or a dict.
+        config: a config file, a name from ``segrobust models`` (a shipped one brings its weights), a config or a dict.
         checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.

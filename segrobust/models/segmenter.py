@@ -247,17 +247,21 @@ def frozen_eval(module: nn.Module) -> Iterator[nn.Module]:
     side effects of overridden ``train()`` methods (frozen stages, merged weights) do not happen. ``with_cp`` (mmseg's
     reentrant checkpointing) cannot be combined with ``torch.autograd.grad``. May be nested.
     """
-    parts = list(module.modules())
-    saved = [(part, "training", part.training) for part in parts]
-    saved += [(part, "with_cp", part.with_cp) for part in parts if hasattr(part, "with_cp")]
-    saved += [(parameter, "requires_grad", parameter.requires_grad) for parameter in module.parameters()]
+    saved = []
+    for part in module.modules():
+        saved.append((part, "training", part.training))
+        if "with_cp" in part.__dict__ or hasattr(type(part), "with_cp"):  # hasattr(part) is slow where there is none
+            saved.append((part, "with_cp", part.with_cp))
+        saved += [(one, "requires_grad", one.requires_grad) for one in part._parameters.values() if one is not None]
     try:
-        for owner, flag, _ in saved:
-            setattr(owner, flag, False)
+        for owner, flag, value in saved:
+            if value:
+                setattr(owner, flag, False)
         yield module
     finally:
         for owner, flag, value in saved:
-            setattr(owner, flag, value)
+            if getattr(owner, flag) is not value:
+                setattr(owner, flag, value)
 
 
 def _per_class(what: str, values: Sequence | None, num_classes: int) -> tuple:

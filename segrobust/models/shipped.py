@@ -1,4 +1,4 @@
-"""Names of models and paths of configs: the shipped models (a JSON config and safetensors weights each), or a file.
+"""Names of models and paths of configs: a shipped model (a JSON config and its weights), a published one, or a file.
 
 Imports no torch, so that the command line can refuse a wrong name at once.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from segrobust.core.errors import UserError
 from segrobust.core.own_code import names_function
+from segrobust.models.published import PUBLISHED
 
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -52,21 +53,22 @@ def shipped_model(config: str | Path) -> ZooEntry | None:
 
 
 def config_file(config: str | Path) -> Path | None:
-    """The file of a shipped model's name or of a config's path; None for ``package::...`` and ``my_net.py:build``.
+    """The file of a shipped model's name or a config's path; None for ``package::...``, published names and functions.
 
     Raises:
-        UserError: neither a shipped model nor a config file.
+        UserError: neither a name of a model nor a config file.
     """
     if entry := shipped_model(config):
         return entry.config_path
-    if "::" in str(config) or names_function(str(config)):
+    if "::" in str(config) or str(config) in PUBLISHED or names_function(str(config)):
         return None
     file = Path(config).expanduser()
     if file.is_dir():
         raise UserError(f"{config}: expected a config file, this is a directory")
     if not file.exists():
-        near = difflib.get_close_matches(str(config), zoo(), n=2, cutoff=0.5)
-        hint = f"; did you mean the shipped model {' or '.join(near)}?" if near else ""
+        kinds = {**dict.fromkeys(PUBLISHED, "published"), **dict.fromkeys(zoo(), "shipped")}
+        near = difflib.get_close_matches(str(config), kinds, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(f'the {kinds[name]} model {name}' for name in near)}?" if near else ""
         raise UserError(f"{config}: no such config file, nor a shipped model (`segrobust models` lists them){hint}")
     if file.suffix not in CONFIG_SUFFIXES:
         ending = file.suffix or "nothing"

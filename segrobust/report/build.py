@@ -46,6 +46,7 @@ _HEAD = {
     "segrobust": ("versions.segrobust",),
     "torch": ("versions.torch",),
     "Device": ("device",),
+    "Repeatable": ("repeatable",),
 }
 _DIGESTS = ("Checkpoint sha256", "Data fingerprint")
 _TRUST_CLASSES = {VERIFIED: "good", WITH_WARNINGS: "doubtful", NOT_TRUSTWORTHY: "bad"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
+from segrobust.runs.repeatability import FIELD
 
 # fields of an identity by the name under which another value is accepted; that of any other field never is
 ACCEPTABLE = {"CODE": ("segrobust", "code_sha256", "users_code"), "VERSIONS": ("versions",)}
@@ -20,12 +21,14 @@ def continued(
     """The content of ``run.json`` for a run that goes on under this identity; None where it stays as it is.
 
     What is accepted now is added to ``run["accepted_different"]`` as ``{what, stored, now, date}``; what an earlier
-    start accepted needs no word any more. Modules of a user's own (``users_code``) may be added.
+    start accepted needs no word any more. Modules of a user's own (``users_code``) may be added. What was seen not to
+    repeat stays.
 
     Raises:
         UserError: what differs besides.
     """
     stored = _stored_identity(run, identity)
+    stored.pop(FIELD, None)  # it is seen once a run has begun
     modules = {**(identity.get("users_code") or {}), **(stored.get("users_code") or {})}
     if modules:
         both = (stored, identity)

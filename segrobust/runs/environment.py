@@ -1,4 +1,4 @@
-"""What a run is made with: segrobust's own code, the versions of what computes, the device and its precision."""
+"""What a run is made with: segrobust's own code, the versions of what computes, and the device."""
 
 from __future__ import annotations
 
@@ -49,15 +49,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def precision_of(device: torch.device) -> dict[str, str]:
-    """torch's settings for float32 products: on a GPU they decide whether TF32 is used."""
-    if device.type == "cuda":
-        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    else:
-        products, convolutions = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    return {"matmul": products.fp32_precision, "conv": convolutions.fp32_precision}
-
-
 def memory_format_of(model: torch.nn.Module) -> str:
     """``"channels_last"`` where a convolution's weights are kept so, else ``"contiguous"``."""
     images = (parameter for parameter in model.parameters() if parameter.ndim == 4)
@@ -71,7 +62,6 @@ def environment_of(device: torch.device) -> dict[str, Any]:
         "code_sha256": code_sha256(),
         "versions": {name: version_of(name) for name in DECIDING},
         "device": device_name(device),
-        "precision": precision_of(device),
         **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
     }
 

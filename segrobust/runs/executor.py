@@ -40,11 +40,7 @@ class Executor:
 
     def run(self, rank: int = 0, world: int = 1, stopped: Callable[[], bool] = lambda: False) -> None:
         """Compute the missing rows of batches rank, rank + world, ..., or those until it is ``stopped``."""
-        batches = self.batches()
-        done = {row.key for row in self.folder.rows()}
-        missing = [
-            (study, n) for study in self.studies for n in range(len(batches)) if self._lacks(study, batches[n], done)
-        ]
+        batches, missing = self.batches(), self.missing()
         for study in dict.fromkeys(study for study, _ in missing):
             study.fit(self.bench)
         own = range(rank, len(batches), world)
@@ -59,6 +55,12 @@ class Executor:
                 rows, seconds, peak_bytes = self._measured(study, batch)
                 writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
                 progress.advance(len(batch), study.passes * len(batch), study.title)
+
+    def missing(self) -> list[tuple[Study, int]]:
+        """The studies with the numbers of the batches that they are to be made on still."""
+        done = {row.key for row in self.folder.rows()}
+        batches = [*enumerate(self.batches())]
+        return [(study, n) for study in self.studies for n, batch in batches if self._lacks(study, batch, done)]
 
     def _lacks(self, study: Study, batch: range, done: set[tuple[str, int]]) -> bool:
         """Whether a row of the batch is missing or, where they are kept, an image."""

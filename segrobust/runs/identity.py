@@ -28,6 +28,7 @@ def identity_of(bench: Bench, studies: Sequence[Study], settings: Settings) -> d
         "palette": [list(colour) for colour in source.palette],
         "data_recipe": getattr(source, "recipe", ""),
         "memory_format": memory_format_of(model),
+        **({"deterministic": True} if bench.device.type == "cuda" else {}),
         **settings.identity(),
         **({"target": bench.target.identity()} if bench.target else {}),
         **({"mask_sha256": tensor_sha256(bench.mask)} if bench.mask is not None else {}),

@@ -1,7 +1,7 @@
 """The options of an evaluation: what the command line, the Python call and a run's identity are read from.
 
 settings = Settings.of(attacks=["TsallisPGD"], eps=["4/255"], seed=1)
-settings.identity()     # {"batch_size": 4, "seed": 1, "amp": False}
+settings.identity()     # {"batch_size": 4, "seed": 1, "precision": "float32"}
 
 Imports no torch, so that the command line can refuse a wrong value at once.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from segrobust.core.attack_specs import parse_spec
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.options import Options, existing_file, one_of, option, whole
+from segrobust.core.precision_names import FLOAT32, HALF, PRECISIONS
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
 from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, corruptions_named, severity
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 NORMS = ("Linf", "L2", "L1")
 AUTO = "auto"
-HALF = ("bf16", "fp16")
 UNIVERSAL = ("perturbation", "patch")
 DEFAULT_ATTACKS = ("TsallisPGD", "SegPGD", "CosPGD")
 
@@ -77,10 +77,15 @@ def _study(value: Any) -> Any:
     return value
 
 
-def _checks(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"expected True or False (--no-checks on the command line), got {value!r}")
-    return value
+def _switch(flag: str) -> Callable[[Any], bool]:
+    """A check for True or False; ``flag`` is the one that means False on the command line."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise UserError(f"expected True or False ({flag} on the command line), got {value!r}")
+        return value
+
+    return check
 
 
 def _mask(value: Any) -> Any:
@@ -176,18 +181,39 @@ class Settings(Options):
         metavar="N",
     )  # fmt: skip
     seed: int = option(0, "of the random starts", whole(0), metavar="N")
+    precision: str | None = option(
+        None,
+        "what attacks compute in: float32, float32 with TF32 products on GPUs that have them, or mixed with bf16 or "
+        "fp16; what is reported is always true float32 (default: float32)",
+        one_of(*PRECISIONS),
+        metavar="{float32,tf32,bf16,fp16}",
+    )
     amp: str | bool = option(
         False,
-        "attack in mixed precision, bf16 unless told; what is reported stays in float32",
+        "short for a precision of bf16 or fp16, bf16 unless told",
         _amp,
         const=HALF[0],
         metavar="{bf16,fp16}",
+    )
+    share_device: bool = option(
+        False, "let several processes use one GPU, each an equal part of its memory, where there are more than GPUs"
+    )
+    deterministic: bool = option(
+        True,
+        "attacks and predictions that repeat bit for bit on a GPU, as they do on a CPU; without it a GPU may be faster "
+        "and another start gives other numbers",
+        _switch("--no-deterministic"),
+    )
+    cuda_graphs: bool = option(
+        True,
+        "the replay of passes of one shape as CUDA graphs, which decides no row but makes small networks several times "
+        "faster on a GPU",
     )
     checks: bool = option(
         True,
         "the trust checks: can the results be believed? They look at 16 images, with some 60 passes each, half a "
         "minute on one CPU core for the shipped models",
-        _checks,
+        _switch("--no-checks"),
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
     save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")
@@ -214,6 +240,11 @@ class Settings(Options):
         if others and self.attacks is DEFAULT_ATTACKS:  # nobody asked for attacks, and they take the longest
             object.__setattr__(self, "attacks", ())
         super().__post_init__()
+        if self.amp and self.precision not in (None, self.amp):
+            raise UserError(f"amp: {self.amp} is short for precision {self.amp}, and precision is {self.precision}; "
+                            "give one of them")  # fmt: skip
+        object.__setattr__(self, "precision", self.amp or self.precision or FLOAT32)
+        object.__setattr__(self, "amp", False)
         object.__setattr__(self, "corruptions", corruptions_named(self.corruptions))
         if self.severity != SEVERITIES and not self.corruptions:
             raise UserError("severity: expected corruptions beside it, such as all, got none")
@@ -226,7 +257,8 @@ class Settings(Options):
         return {
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "amp": self.amp,
+            "precision": self.precision,
             **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
             **({"eot": self.eot} if self.eot > 1 else {}),
+            **({} if self.deterministic else {"deterministic": False}),
         }

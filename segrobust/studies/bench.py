@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,16 @@ from torch.nn import functional as F
 
 from segrobust.attacks.segmentation import Segmentation, Task
 from segrobust.core.groups import of_equal_size
+from segrobust.core.precision_names import FLOAT32
 from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
 from segrobust.datasets.targets import Target
+from segrobust.models.deterministic import deterministic
 from segrobust.models.expectation import Expectation, drawing
+from segrobust.models.precision import computing_in
+from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter, frozen_eval
-
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,26 @@ class Bench:
 
     model: what is measured, and attacked where a study names no surrogate.
     seed: of all random numbers; an image's follow from it and from the image's place in the source.
-    amp: half precision of the attacks' gradients (a name in ``AMP``) or False; what is reported is float32.
+    precision: what attacks compute in, see :mod:`segrobust.models.precision`; what is reported is float32.
     eot: attacks follow the mean of so many draws of a randomised model.
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
     mask: where attacks may write, ``[H, W]``; None: everywhere.
+    deterministic: passes on a GPU repeat, those of attacks and those that are reported; nothing else on a CPU.
+    cuda_graphs: attacks replay passes of one shape as CUDA graphs; decides nothing but the time.
     """
 
     model: Segmenter
     source: Source
     seed: int = 0
-    amp: str | bool = False
+    precision: str = FLOAT32
     eot: int = 1
     metric_size: str = INPUT
     target: Target | None = None
     mask: Tensor | None = None
+    deterministic: bool = True
+    cuda_graphs: bool = True
+    _replayed: dict[Segmenter, Replayed] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def task(self) -> Task:
@@ -72,6 +79,10 @@ class Bench:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
 
     def groups(self, samples: Mapping[int, Sample]) -> list[Group]:
         """Samples by their ids, in groups of equal size (and of labels that have equal size in their files)."""
@@ -97,27 +108,38 @@ class Bench:
         """The model as attacks see it: itself or a surrogate, or its mean over draws that begin with the first seed."""
         model = surrogate or self.model
         if self.eot == 1:
-            return model
+            return self._with_graphs(model)
         mean_of_draws = Expectation(model, self.eot)
         mean_of_draws.begin(seeds[0])
         return mean_of_draws
 
+    def _with_graphs(self, model: Segmenter) -> nn.Module:
+        """The model with its passes replayed, the same object throughout the run; itself where that is of no use."""
+        if not (self.cuda_graphs and self._on_cuda) or model.checkpointing:
+            return model
+        return self._replayed.setdefault(model, Replayed(model))
+
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
         """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""
-        half = torch.autocast(self.device.type, AMP.get(self.amp), enabled=bool(self.amp))
-        with drawing(tuple(seeds), self.device), half:
+        products = computing_in(self.precision, self.device)
+        with self.repeating(), drawing(tuple(seeds), self.device), products:
             yield
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """The context of every pass: where a GPU is asked to repeat itself, it has other forms of some operations."""
+        return deterministic(self.device, self.deterministic)
 
     @torch.no_grad()
     def logits(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
-        """Logits ``[N, K, H, W]`` in float32 of one forward on float32 images, without mixed precision.
+        """Logits ``[N, K, H, W]`` of one forward on float32 images, in true float32: no mixed precision, no TF32.
 
         Inside, a network works in the precision of its weights. A randomised model makes one known draw for these ids.
 
         Every batch has a draw of its own, or a run would measure a single one of a defence that draws per forward.
         """
-        with frozen_eval(self.model), drawing((self.seed, *ids), self.device):
+        exact = computing_in(FLOAT32, self.device)
+        with self.repeating(), frozen_eval(self.model), drawing((self.seed, *ids), self.device), exact:
             return self.model(images.float())
 
     def predict(self, images: Tensor, ids: Sequence[int] = ()) -> Tensor:
@@ -130,5 +152,6 @@ class Bench:
         if group.originals is None:
             return logits.argmax(1)
         corners = self.model.align_corners
-        resized = (F.interpolate(one[None], group.size, mode="bilinear", align_corners=corners) for one in logits)
-        return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large
+        with self.repeating():
+            resized = (F.interpolate(one[None], group.size, mode="bilinear", align_corners=corners) for one in logits)
+            return torch.cat([one.argmax(1) for one in resized])  # one at a time: they may be large

@@ -14,6 +14,7 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.sea import LOSSES, spherical_gradient
 from segrobust.attacks.segmentation import Segmentation
 from segrobust.attacks.standard import MEMBERS
+from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 from tests.known_answer.trace import Recorder
@@ -101,7 +102,7 @@ def test_a_member_starts_from_the_best_of_those_before_it_and_never_loses_it():
     assert torch.equal(result.images, by_name["2 SharpPGD"])
     with torch.no_grad():
         goal = Segmentation(ignore_index=255).goal(images, labels, None, targeted=False)
-        problem = Problem(Engine(model.eval(), goal), images, (1, 2, 3))
+        problem = Problem(Engine(model.eval(), goal), images, Draws.of((1, 2, 3)))
         again = build_attack("SharpPGD", eps=EPS, steps=10, radius_reduction=False).search(problem, first.images)
     assert torch.equal(again.by_error.points, result.images)
 

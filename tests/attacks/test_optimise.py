@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from segrobust.attacks import ModelError, build_attack
+from segrobust.attacks.gradient import NotFiniteError
 from segrobust.attacks.optimise import checkpoints
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch
@@ -119,6 +121,50 @@ def test_kept_best_is_never_worse_than_kept_last():
         for keep in ("best", "last")
     )
     assert (best >= last).all()
+
+
+class FailsLater(PixelLinear):
+    """In its third gradient, that of the second image is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.backwards = 0
+
+    def forward(self, images):
+        if images.requires_grad:
+            images = images.clone()
+            images.register_hook(self._spoil)
+        return super().forward(images)
+
+    def _spoil(self, gradient):
+        self.backwards += 1
+        return gradient if self.backwards != 3 else gradient.index_fill(0, torch.tensor([1]), math.nan)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        build_attack("CEPGD", eps=0.1, steps=6),
+        build_attack("SegPGD", norm="L1", eps=9.0, steps=6),
+        build_attack("Standard", eps=0.1, steps=9),
+        build_attack("FMN", steps=6, quantise=True, norm="L2"),
+        build_attack("DAG", steps=6),
+    ],
+    ids=lambda attack: f"{attack.name} {attack.norm}",
+)
+def test_a_gradient_that_fails_later_ends_the_attack_without_a_result(attack):
+    images, labels = batch(PixelLinear())
+    with pytest.raises(NotFiniteError, match="the gradient with respect to the images is not finite"):
+        attack(FailsLater(), images, labels)
+
+
+def test_a_first_gradient_that_fails_is_refused_at_once():
+    model = FailsLater()
+    model.backwards = 2
+    images, labels = batch(PixelLinear())
+    with pytest.raises(NotFiniteError, match="the gradient with respect to the images is not finite"):
+        build_attack("CEPGD", eps=0.1, steps=50)(model, images, labels)
+    assert model.backwards == 3
 
 
 def test_models_that_cannot_be_attacked_are_named():

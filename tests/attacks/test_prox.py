@@ -98,3 +98,98 @@ def test_l2_satisfies_its_optimality_condition():
     length = got.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     slope = metric * (got - delta) + strength.view(-1, 1, 1, 1) * got / length
     assert (length > 0).all() and slope[inside].abs().max() < 1e-6
+
+
+def exact_bound(delta, metric, strength, low, high):
+    """The root of the dual problem among the sorted sizes, in float64, ``[N]``."""
+    found = []
+    for delta, metric, strength, low, high in zip(delta, metric, strength, low, high, strict=True):  # noqa: B020
+        size, order = delta.double().clamp(low, high).abs().flatten().sort(descending=True)
+        weight = metric.double().flatten()[order]
+        weighted = (weight * delta.double().abs().flatten()[order]).cumsum(0)
+        weight, smaller = weight.cumsum(0), torch.cat([size[1:], size.new_zeros(1)])
+        enough = (weighted - weight * smaller >= strength).nonzero()
+        if strength <= 0 or len(enough) == 0:
+            found.append(size[0] if strength <= 0 else size.new_zeros(()))
+            continue
+        last = enough[0, 0]
+        found.append(((weighted[last] - strength) / weight[last]).clamp(smaller[last], size[last]))
+    return torch.stack(found)
+
+
+def large(kind):
+    """An image of many values, of a kind that makes the search hard."""
+    generator = torch.Generator().manual_seed(11)
+    shape = (5, 3, 50, 51)
+    noise = torch.randn(shape, generator=generator) * 0.02
+    clean = (torch.rand(shape, generator=generator) * 255).round() / 255
+    metric = torch.rand(shape, generator=generator) + 0.1
+    strength = torch.tensor([0.0, 1e-4, 1e-2, 1.0, 1e5])
+    if kind == "far outside":
+        noise, strength = 50 * noise, 100 * strength
+    elif kind == "levels":
+        noise = (noise * 255).round() / 255
+    elif kind == "equal":
+        noise = torch.full(shape, 0.01)
+        clean.fill_(0.5)
+    elif kind == "one huge":
+        noise *= 1e-4
+        noise[:, 0, 0, 0], clean[:, 0, 0, 0] = 0.9, 0.0
+    elif kind == "metrics":
+        metric = 10 ** (8 * torch.rand(shape, generator=generator) - 8)
+    elif kind == "few beyond":
+        noise = noise.clamp(-0.03, 0.03)
+        noise[:, :, ::17, 5] *= 1.5
+    elif kind == "jumps":
+        clean, noise = (torch.rand(shape, generator=generator) * 8).round() / 255, -20 * noise.abs()
+        strength = 100 * strength
+    return noise, metric, strength, -clean, 1 - clean
+
+
+@pytest.mark.parametrize(
+    ("kind", "off"),
+    [
+        ("levels", 1e-6),
+        ("equal", 1e-6),
+        ("one huge", 1e-6),
+        ("metrics", 1e-6),
+        ("few beyond", 1e-6),
+        ("far outside", 1 / 16),
+        ("jumps", 1 / 16),
+    ],
+)
+def test_bounds_of_large_images(kind, off):
+    """The error is a share of the largest change."""
+    delta, metric, strength, low, high = large(kind)
+    size = delta.clamp(low, high).abs().flatten(1).amax(1)
+    bound = exact_bound(delta, metric, strength, low, high)
+    got = prox_linf(delta, metric, strength, low, high)
+    error = got - delta.clamp(low, high).clamp(-bound.view(-1, 1, 1, 1), bound.view(-1, 1, 1, 1))
+    assert (error.abs().flatten(1).amax(1) <= off * size).all()
+    assert bound.min() == 0
+    assert ((bound > 0) & (bound < size)).sum() >= 1
+    cap = bound.float() / 2
+    capped = prox_linf(delta, metric, strength, low, high, cap).abs().flatten(1).amax(1)
+    assert (capped <= cap).all() and (capped[bound > 0] > 0).all()
+
+
+@pytest.mark.parametrize("size", [16, 51])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_neighbours_change_nothing(norm, size):
+    delta, metric, strength, low, high = (t[..., :size, :size] if t.ndim == 4 else t for t in large("levels"))
+    for cap in (None, torch.full_like(strength, 0.02)):
+        together = PROXES[norm](delta, metric, strength, low, high, cap)
+        for n in range(len(delta)):
+            part = slice(n, n + 1)
+            given = delta[part], metric[part], strength[part], low[part], high[part]
+            assert torch.equal(PROXES[norm](*given, None if cap is None else cap[part]), together[part])
+
+
+def test_l2_is_zero_where_only_the_box_holds_against_the_strength():
+    """Values that have no room do not count for the length that the strength is measured by."""
+    delta = torch.tensor([0.5, 0.1, 0.0]).view(1, 3, 1, 1)
+    low, high = -torch.ones_like(delta), torch.tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1)
+    got = PROXES["L2"](delta, torch.ones_like(delta), torch.tensor([0.2]), low, high)
+    assert torch.equal(got, torch.zeros_like(got))
+    got = PROXES["L2"](delta, torch.ones_like(delta), torch.tensor([0.04]), low, high)
+    torch.testing.assert_close(got.flatten(), torch.tensor([0.0, 0.06, 0.0]))

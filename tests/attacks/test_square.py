@@ -10,6 +10,7 @@ from torch import nn
 
 from segrobust.attacks import build_attack
 from segrobust.attacks.square import Grid, Placed
+from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
@@ -94,8 +95,8 @@ def test_an_image_that_is_broken_leaves_the_batch():
 
 def test_cells_cover_the_image_and_every_square_lies_in_its_own():
     images = torch.zeros(2, 3, 13, 17)
-    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    placed = Placed(Grid(side=3, cell=(5, 5), count=(4, 4), moves=True), generators, images)
+    draws = Draws.of((1, 2))
+    placed = Placed(Grid(side=3, cell=(5, 5), count=(4, 4), moves=True), draws, images)
     assert torch.equal(placed.per_cell(torch.ones(2, 13, 17)).sum(1), torch.full((2,), 13.0 * 17))
     for n in range(2):
         for cell in range(16):
@@ -104,7 +105,7 @@ def test_cells_cover_the_image_and_every_square_lies_in_its_own():
             for channel in placed.sign[n][:, square]:
                 assert len(channel.unique()) <= 1
     assert placed.inside.sum() > 2 * 9 * 4  # whole squares in the cells that lie inside
-    whole = Placed(Grid(side=4, cell=(13, 17), count=(1, 1), moves=False), generators, images)
+    whole = Placed(Grid(side=4, cell=(13, 17), count=(1, 1), moves=False), draws, images)
     assert torch.equal(whole.inside.flatten(1).sum(1), torch.tensor([16, 16]))
 
 

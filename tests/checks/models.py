@@ -93,14 +93,33 @@ def noisy_by_python(images: Tensor) -> Tensor:
 
 
 class NoisyByItsOwn(nn.Module):
-    """Noise from a generator that no seed of a run reaches."""
+    """Noise from a generator that no seed of a run reaches; a little of it is what a GPU's sums do."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: float = 0.1) -> None:
         super().__init__()
-        self.net, self.source = SmallNet(K), np.random.default_rng(0)
+        self.net, self.source, self.size = SmallNet(K), np.random.default_rng(0), size
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(images + 0.1 * torch.from_numpy(self.source.standard_normal(images.shape)).to(images))
+        noise = torch.from_numpy(self.source.standard_normal(images.shape)).to(images)
+        return self.net(images + self.size * noise)
+
+
+class NoisyGradient(nn.Module):
+    """A forward that repeats and a backward that does not, as that of bilinear upsampling on a GPU."""
+
+    def __init__(self, size: float = 1e-6) -> None:
+        super().__init__()
+        self.net, self.source, self.size = SmallNet(K), np.random.default_rng(0), size
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            images = images * 1.0
+            images.register_hook(self.disturbed)
+        return self.net(images)
+
+    def disturbed(self, slope: Tensor) -> Tensor:
+        noise = torch.from_numpy(self.source.standard_normal(slope.shape)).to(slope)
+        return slope + self.size * slope.abs().amax() * noise
 
 
 def purified(images: Tensor) -> Tensor:
@@ -137,10 +156,14 @@ BAD: dict[str, Callable[[], nn.Module]] = {
     "blinded": lambda: Changed(before=blinded),
 }
 HONEST: dict[str, Callable[[], nn.Module]] = {"small": lambda: SmallNet(K), "linear": lambda: PixelLinear(K)}
+INEXACT: dict[str, Callable[[], nn.Module]] = {  # honest too, but no two runs of an attack are equal
+    "noisy_forward": lambda: NoisyByItsOwn(1e-6),
+    "noisy_gradient": NoisyGradient,
+}
 
 
 def segmenter(name: str, **more: object) -> Segmenter:
-    return Segmenter.wrap((BAD | HONEST)[name](), num_classes=K, name=name, **more).eval()
+    return Segmenter.wrap((BAD | HONEST | INEXACT)[name](), num_classes=K, name=name, **more).eval()
 
 
 if __name__ == "__main__":

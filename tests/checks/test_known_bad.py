@@ -322,10 +322,25 @@ def autocast(net):
     return Autocast()
 
 
-AMP, WEIGHTS, COMPUTES = (
-    "mixed precision in the attacks (--amp)",
+class Rounding(torch.nn.Module):
+    """Lets torch round the factors of products, inside its forward alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = SmallNet(K)
+
+    def forward(self, images):
+        torch.backends.cuda.matmul.fp32_precision, before = "tf32", torch.backends.cuda.matmul.fp32_precision
+        logits = self.net(images)
+        torch.backends.cuda.matmul.fp32_precision = before
+        return logits
+
+
+AMP, WEIGHTS, COMPUTES, ROUNDS = (
+    "the attacks compute in bf16 (--precision bf16)",
     "the model has weights in bfloat16",
     "the model computes in bfloat16",
+    "the model lets products be rounded to tf32",
 )
 
 
@@ -337,10 +352,11 @@ AMP, WEIGHTS, COMPUTES = (
         (SmallNet(K), True, [AMP]),
         (SmallNet(K).bfloat16(), False, [WEIGHTS, COMPUTES]),
         (Changed(net=autocast(SmallNet(K))), False, [COMPUTES]),
+        (Rounding(), False, [ROUNDS]),
     ],
-    ids=["float32", "float64", "amp", "half weights", "autocast inside"],
+    ids=["float32", "float64", "amp", "half weights", "autocast inside", "products inside"],
 )
-def test_half_precision_is_told_wherever_it_is(net, amp, reduced, tmp_path):
+def test_reduced_precision_is_told_wherever_it_is(net, amp, reduced, tmp_path):
     found = look(Segmenter.wrap(net, num_classes=K).eval(), tmp_path, amp=amp)["full precision"]
     assert found["verdict"] == ("warn" if reduced else "pass") and found["numbers"]["reduced"] == reduced
     assert found["evidence"] == ("; ".join(reduced) or "float32 throughout")

@@ -161,27 +161,19 @@ def test_rows_of_another_version_are_refused_or_accepted_and_told(world, finishe
     assert "CODE" in capsys.readouterr().err
 
 
-def test_a_process_without_a_gpu_of_its_own_is_refused(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert main(world.evaluate(tmp_path)) == 2
-    assert "at most one process per GPU, got process 2 of 1 GPU(s)" in capsys.readouterr().err
-
-
 def test_forms_of_the_model_reach_the_run(world, tmp_path, capsys):
     forms = ("--no-channels-last", "--amp", "fp16", "--batch-size", "auto", "--no-pictures")
     assert main(world.evaluate(tmp_path, *forms)) == 0
     identity = json.loads((tmp_path / "run.json").read_text())["identity"]
-    shown = [identity.get(name) for name in ("memory_format", "amp", "batch_size")]
+    shown = [identity.get(name) for name in ("memory_format", "precision", "batch_size")]
     assert shown == ["contiguous", "fp16", 4]
     assert not (tmp_path / "images").exists()
     out = capsys.readouterr().out
     assert "images/s" in out and "peak memory" not in out  # not known on a CPU
     assert main(world.evaluate(tmp_path, "--batch-size", "auto")) == 2
     error = capsys.readouterr().err
-    for part in ('amp is "fp16" there and false here', 'memory_format is "contiguous" there and "channels_last" here'):
-        assert part in error
+    assert 'precision is "fp16" there and "float32" here' in error
+    assert 'memory_format is "contiguous" there and "channels_last" here' in error
 
 
 def test_norm_fields_and_corruptions_reach_the_run(world, tmp_path):
@@ -347,3 +339,12 @@ def test_two_processes_find_the_same_integers(world, finished, repository, tmp_p
 def _rows(work_dir: Path) -> list[str]:
     files = (path for path in (work_dir / "rows").glob("*.jsonl") if not path.name.startswith("timing"))
     return sorted(line for path in files for line in path.read_text().splitlines())
+
+
+def test_a_run_that_does_not_repeat_says_so_at_the_end(world, tmp_path, monkeypatch, capsys):
+    assert main(world.evaluate(tmp_path)) == 0
+    assert "repeatable" not in capsys.readouterr().out
+    monkeypatch.setattr("segrobust.runs.repeat_probe.not_repeating", lambda *given: ["some_backward"])
+    assert main(world.evaluate(tmp_path, "--fresh")) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "repeatable" in line]
+    assert told == ["repeatable: no (some_backward): another start of this run gives other numbers"]

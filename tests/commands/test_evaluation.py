@@ -199,7 +199,7 @@ def test_half_precision_gradients_with_float32_verification(tmp_path, amp, name)
     settings = {"attacks": ["TsallisPGD", "FMN"], "eps": ["8/255"], "save_adversarial": True}
     summary = run(tmp_path, amp=amp, **settings)
     exact = run(tmp_path / "exact", **settings)
-    assert RunFolder(tmp_path).read_json("run.json")["identity"]["amp"] == name
+    assert RunFolder(tmp_path).read_json("run.json")["identity"]["precision"] == name
     assert summary[0]["aAcc"] == exact[0]["aAcc"]
     rows = [RunFolder(folder).rows() for folder in (tmp_path, tmp_path / "exact")]
     assert rows[0] != rows[1]
@@ -219,8 +219,8 @@ def test_unknown_half_precision_is_refused(tmp_path):
     with pytest.raises(UserError, match="amp: unknown value 'fp8'; did you mean fp16"):
         run(tmp_path, amp="fp8")
     run(tmp_path, amp="bf16", attacks=["UniformNoise"])
-    with pytest.raises(UserError, match='amp is "bf16" there and "fp16" here'):
-        run(tmp_path, amp="fp16", attacks=["UniformNoise"])
+    with pytest.raises(UserError, match='precision is "bf16" there and "fp16" here'):
+        run(tmp_path, precision="fp16", attacks=["UniformNoise"])
 
 
 def test_attacks_become_studies():

@@ -15,10 +15,11 @@ from segrobust.commands.catalogue import in_catalogue
 from segrobust.commands.inputs import Inputs
 from segrobust.commands.parsing import cfg_option, options_from, parse_cfg_options
 from segrobust.core.errors import UserError
+from segrobust.core.precision_names import HALF, PRECISIONS
 from segrobust.core.threats import THREATS
+from segrobust.models.precision import DTYPES
 from segrobust.models.shipped import zoo
-from segrobust.runs.settings import DEFAULT_ATTACKS, HALF, NORMS, Settings
-from segrobust.studies.bench import AMP
+from segrobust.runs.settings import DEFAULT_ATTACKS, NORMS, Settings
 
 NAME = next(iter(zoo()))
 
@@ -78,7 +79,7 @@ def test_lists_and_options_of_evaluate():
     )
     assert (settings.attacks, settings.eps) == (("cepgd", "segpgd:published"), ("0.5/255", "4/255"))
     assert (settings.norm, settings.steps, settings.batch_size, settings.seed) == ("L2", 7, 2, 5)
-    assert settings.fresh and settings.amp == "bf16" and settings.save_adversarial and not settings.pictures
+    assert settings.fresh and settings.precision == "bf16" and settings.save_adversarial and not settings.pictures
     assert settings.corruptions == ("gaussian_noise", "shot_noise", "impulse_noise", "fog")
     assert (settings.severity, settings.universal) == ((1, 3), ("perturbation", "patch(k=3)"))
     assert (inputs.num_images, inputs.trust_checkpoint, inputs.imports) == (3, True, ("x.py", "y"))
@@ -86,8 +87,14 @@ def test_lists_and_options_of_evaluate():
 
 
 def test_forms_of_the_attacked_model():
-    amps = [parsed(*more)[1].amp for more in ([], ["--amp"], ["--amp", "bf16"], ["--amp", "fp16"])]
-    assert amps == [False, "bf16", "bf16", "fp16"]
+    short = [parsed(*more)[1].precision for more in ([], ["--amp"], ["--amp", "bf16"], ["--amp", "fp16"])]
+    assert short == ["float32", "bf16", "bf16", "fp16"]
+    assert [parsed("--precision", name)[1].precision for name in PRECISIONS] == list(PRECISIONS)
+    assert parsed("--precision", "fp16", "--amp", "fp16")[1].precision == "fp16"
+    for words in (["--precision", "float32", "--amp"], ["--precision", "fp16", "--amp", "bf16"]):
+        told = f"amp: bf16 is short for precision bf16, and precision is {words[1]}; give one of them"
+        with pytest.raises(UserError, match=told):
+            parsed(*words)
     sizes = [parsed(*more)[1].batch_size for more in ([], ["--batch-size", "auto"], ["--batch-size", "9"])]
     assert sizes == [4, "auto", 9]
 
@@ -98,6 +105,7 @@ def test_defaults_of_evaluate():
     assert (settings.attacks, settings.eps) == (("TsallisPGD", "SegPGD", "CosPGD"), ("4/255",))
     assert (settings.steps, inputs.num_images, inputs.checkpoint) == (None, None, None)
     assert not (settings.fresh or settings.amp or settings.save_adversarial or inputs.trust_checkpoint)
+    assert settings.precision == "float32"
     assert settings.pictures and str(inputs.work_dir) == f"work_dirs/{NAME}/evaluation"
 
 
@@ -111,10 +119,11 @@ def test_attacks_that_nobody_asked_for_do_not_run_beside_another_study():
 
 
 def test_the_identity_holds_what_decides_rows_and_nothing_else():
-    usual = {"batch_size": 4, "seed": 0, "amp": False}
+    usual = {"batch_size": 4, "seed": 0, "precision": "float32"}
     assert Settings().identity() == usual
     told = Settings(seed=1, eot=3, amp=True, metric_size="original", batch_size=2).identity()
-    assert told == {"batch_size": 2, "seed": 1, "amp": "bf16", "metric_size": "original", "eot": 3}
+    assert told == {"batch_size": 2, "seed": 1, "precision": "bf16", "metric_size": "original", "eot": 3}
+    assert parsed("--no-deterministic")[1].identity() == {**usual, "deterministic": False}
     same = {"checks": False, "pictures": False, "save_adversarial": True, "fresh": True, "accept_different": "CODE",
             "attacks": "FGSM", "eps": 0.1, "steps": 3, "norm": "L2", "corruptions": "fog"}  # fmt: skip
     assert Settings(**same).identity() == usual
@@ -129,7 +138,7 @@ def test_python_and_the_command_line_have_the_same_options():
 
 
 def test_words_that_are_known_without_torch_are_those_of_what_they_name():
-    assert tuple(THREATS) == NORMS and tuple(AMP) == HALF
+    assert tuple(THREATS) == NORMS and tuple(DTYPES) == HALF
     assert all(in_catalogue(name) for name in DEFAULT_ATTACKS)
 
 

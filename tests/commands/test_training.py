@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from segrobust.commands.training import prepare, train
 from segrobust.core.errors import UserError
+from segrobust.models.deterministic import deterministic
 from tests.hooks.toys import toy_config
+from tests.models.test_deterministic import GPU
 
 ARGUMENTS = dict(work_dir=None, resume=False, amp=False, cfg_options=None, launcher="none")
 
@@ -62,7 +65,6 @@ def test_resume_goes_on_from_the_iteration(tmp_path):
     assert runner.model.backbone.stem[1].num_batches_tracked == 3
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 def test_amp_without_a_gpu_is_refused():
     with pytest.raises(UserError, match="needs a CUDA device"):
         prepared(toy_config(), amp=True)
@@ -130,3 +132,44 @@ def test_processes_of_torchrun_need_its_launcher(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"torchrun started 2 processes.*say --launcher pytorch"):
         train(toy_config(iters=1), work_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "launcher", "refused"),
+    [(1, 2, "pytorch", True), (2, 2, "pytorch", False), (0, 4, "pytorch", False), (1, 4, "slurm", False)],
+)
+def test_more_processes_than_gpus_are_refused_before_anything_is_read(gpus, processes, launcher, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    expected = "2 processes on 1 GPU.*--nproc_per_node 1$" if refused else "no such config|nowhere"
+    with pytest.raises(UserError, match=expected):
+        train("nowhere.py", launcher=launcher)
+
+
+@pytest.mark.parametrize(
+    ("of_config", "argument", "expected"),
+    [({}, True, True), ({}, False, False), (dict(deterministic=True), True, True),
+     (dict(deterministic=True), False, False), (dict(deterministic=False), True, False)],
+)  # fmt: skip
+def test_training_repeats_unless_told_otherwise(of_config, argument, expected, tmp_path, monkeypatch):
+    """mmengine's own switch, with which an operation without a deterministic form is an error, is never on."""
+    asked, inside = [], []
+
+    def entered(device, enabled):
+        asked.append((device.type, enabled))
+        return deterministic(GPU, enabled)
+
+    monkeypatch.setattr("segrobust.commands.training.repeating_on", entered)
+    own = F.interpolate, F.cross_entropy
+
+    def look(hook, *given, **more):
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
+        inside.append((torch.are_deterministic_algorithms_enabled(), warned, (F.interpolate, F.cross_entropy) != own))
+
+    monkeypatch.setattr(
+        "segrobust.hooks.exact_resume.ReseedHook.before_train_iter", lambda self, *given, **m: look(*given)
+    )
+    train(toy_config(iters=1, randomness=dict(seed=0, **of_config)), tmp_path, deterministic=argument)
+    assert [enabled for _, enabled in asked] == [expected] and inside == [(expected,) * 3]
+    assert not torch.are_deterministic_algorithms_enabled() and (F.interpolate, F.cross_entropy) == own

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
-from segrobust.core.threats import THREATS
+from segrobust.core.draws import Draws
+from segrobust.core.threats import THREATS, allowed
 
 NORMS = list(THREATS)
 RADII = {"Linf": 0.1, "L2": 0.8, "L1": 2.5}
@@ -74,6 +77,59 @@ def test_l2_projection_where_one_value_after_the_other_meets_the_box():
         torch.testing.assert_close(found.flatten(), room.clamp(max=low), rtol=0, atol=1e-6)
 
 
+def rooms():
+    """Clean values and changes ``[1, 3, H, W]`` of many magnitudes, most of which meet the box on the way."""
+    generator = torch.Generator().manual_seed(0)
+    even = torch.rand(4095, generator=generator, dtype=torch.float64)
+    normal = torch.randn(4095, generator=generator, dtype=torch.float64)
+    yield even, 3 * normal
+    yield even, 0.1 * normal / torch.randn(4095, generator=generator, dtype=torch.float64)
+    yield even**8, -5 * even.flip(0)
+    yield even * (even > 0.5), normal
+    for ratio in (0.3, 0.6, 0.9, 0.99):
+        falling = ratio ** torch.arange(int(-30 / math.log(ratio)) // 3 * 3, dtype=torch.float64)
+        yield 1 - falling, torch.ones_like(falling)
+        yield torch.full_like(falling, 0.5), 1e-3 * falling / falling.min()
+        yield 1 - falling, 1 / falling
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.8, 0.99, 0.99999, 1.1])
+def test_l2_projection_is_exact_within_its_rounds_whatever_is_clipped(share):
+    """Against a bisection of t in float64; and every answer lies in the ball, in float32 too."""
+    for clean, delta in rooms():
+        room = torch.where(delta > 0, 1 - clean, clean)
+        eps = share * delta.abs().minimum(room).norm()
+        low, high = torch.zeros(()).double(), torch.ones(()).double()
+        for _ in range(100):
+            middle = (low + high) / 2
+            fits = (middle * delta.abs()).minimum(room).norm() <= eps
+            low, high = (middle, high) if fits else (low, middle)
+        exact = (high * delta.abs()).minimum(room) * delta.sign()
+        clean = clean.view(1, 3, -1, 1)
+        points = clean + delta.view_as(clean)
+        found = THREATS["L2"].project(points, clean, eps.view(1)) - clean
+        torch.testing.assert_close(found.flatten(), exact, rtol=0, atol=1e-6)
+        single = THREATS["L2"].project(points.float(), clean.float(), eps.view(1).float()) - clean.float()
+        assert single.norm() <= allowed("L2", eps)
+
+
+def test_l1_step_is_the_same_at_any_order_of_its_sums():
+    """Sums of whole numbers: a float64 sum from the other end would differ in the last bits."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(1, 3, 64, 64, generator=generator)
+    gradient = torch.randn(points.shape, generator=generator)
+    step = THREATS["L1"].step(points, gradient, torch.tensor([300.0]))
+    order = gradient.flatten().abs().argsort(descending=True)
+    room = torch.where(gradient > 0, 1 - points, points).flatten()[order]
+    whole = [round(value * 2**36) for value in room.tolist()]
+    before, expected = 0, []
+    for value, fixed in zip(room.tolist(), whole, strict=True):
+        expected.append(min(value, max(300 - before / 2**36, 0)))
+        before += fixed
+    assert torch.equal(step.flatten()[order].abs(), torch.tensor(expected))
+    assert step.abs().double().sum().item() == pytest.approx(300, rel=1e-7)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_projection_has_a_radius_per_image_and_keeps_inner_points(norm):
     clean, points = sample(1)
@@ -95,12 +151,11 @@ def test_distance(norm):
 def test_random_start_fills_the_ball_and_stays_inside(norm):
     clean = torch.full((3, 3, 16, 16), 0.5)
     eps = torch.tensor([0.01, 0.05, 0.2]) * {"Linf": 1, "L2": 10, "L1": 100}[norm]
-    generators = [torch.Generator().manual_seed(n) for n in range(3)]
     threat = THREATS[norm]
-    start = threat.random_start(clean, eps, generators)
+    start = threat.random_start(clean, eps, Draws.of(range(3)))
     distance = threat.distance(start - clean)
     assert (distance <= eps * (1 + 1e-4)).all() and (distance > 0.9 * eps).all()
-    again = threat.random_start(clean[2:], eps[2:], [torch.Generator().manual_seed(2)])
+    again = threat.random_start(clean[2:], eps[2:], Draws.of([2]))
     assert torch.equal(start[2:], again)
     assert -0.1 < ((start - clean) / per_size(start - clean)).mean() < 0.1
 

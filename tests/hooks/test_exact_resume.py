@@ -5,18 +5,22 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.registry import DATA_SAMPLERS
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, HOOKS
 from mmengine.runner import CheckpointLoader
 
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.datasets.seeded import SeededDataset, SeededInfiniteSampler
+from segrobust.models.deterministic import deterministic
 from tests.hooks.toys import PGD, SignSearch, ToyScenes, same, toy_config, with_validation
+from tests.models.test_deterministic import ALERT, GPU
 
 KEPT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
 ATTACKS = {
@@ -67,6 +71,34 @@ def test_resume_continues_bitwise(straight, tmp_path, workers, attack):
 
 def test_workers_change_nothing(straight, tmp_path):
     assert same(run(tmp_path, workers=2), straight[1])
+
+
+def test_so_it_does_with_the_forms_for_a_gpu(straight, tmp_path, monkeypatch):
+    """A stand-in for a GPU: what torch would not repeat there is exchanged, in the attack and in the step."""
+    entered = lambda device, enabled: deterministic(GPU, enabled)  # noqa: E731
+    monkeypatch.setattr("segrobust.commands.training.repeating_on", entered)
+    expected = run(tmp_path / "straight")
+    assert not same(expected["state_dict"], straight[1]["state_dict"])
+    found = resumed(tmp_path / "straight", tmp_path / "resumed")
+    assert same(found, expected)
+    weights = [
+        torch.cat([one.flatten().float() for one in of["state_dict"].values()]) for of in (expected, straight[1])
+    ]
+    assert (weights[0] - weights[1]).abs().max() < 0.05 * weights[1].abs().max()
+
+
+def test_operations_without_a_deterministic_form_are_named_once(tmp_path, monkeypatch):
+    @HOOKS.register_module(force=True)
+    class AlertingHook(Hook):
+        priority = "HIGH"
+
+        def after_train_iter(self, runner, *given, **more):
+            warnings.warn(ALERT.format("max_unpooling2d_forward_out_cuda"), stacklevel=1)
+
+    monkeypatch.setattr("segrobust.commands.training.repeating_on", lambda device, enabled: deterministic(GPU, enabled))
+    train(toy_config(dict(type="AlertingHook"), iters=3), tmp_path)
+    (log,) = tmp_path.glob("*/*.log")
+    assert log.read_text().count("no deterministic form of max_unpooling2d_forward on this GPU") == 1
 
 
 def test_the_test_would_notice(tmp_path, monkeypatch):

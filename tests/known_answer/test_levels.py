@@ -12,6 +12,7 @@ from segrobust.attacks.eight_bit import search_grid
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.attacks.segmentation import Goal
+from segrobust.core.draws import Draws
 from tests.known_answer.trace import Recorder
 
 CLEAN = torch.full((1, 3, 4, 4), 51 / 255)
@@ -36,7 +37,7 @@ def levels_measured(norm, weights, needed, start, steps):
     """Levels of every image that is measured, in order: ``[measured, 3, 4, 4]``."""
     recorder = Recorder(Sum(weights, needed))
     goal = Goal(torch.zeros(1, 4, 4, dtype=torch.long), torch.ones(1, 4, 4, dtype=torch.bool))
-    problem = Problem(Engine(recorder, goal), CLEAN, (0,))
+    problem = Problem(Engine(recorder, goal), CLEAN, Draws.of((0,)))
     grid = Closest(build_attack("PDPGD", norm=norm), problem)
     grid.before, grid.required = torch.zeros(1, 4, 4, dtype=torch.bool), torch.ones(1)
     search_grid(problem, CLEAN + start / 255, grid, norm, steps)

@@ -68,7 +68,7 @@ def test_slopes_follow_the_published_iteration(published):
     successes = torch.rand(STEPS, 2, generator=generator) < torch.tensor([0.2, 0.9])
     valid = torch.ones(2, 1, 8, dtype=torch.bool)
     goal = Goal(torch.zeros(2, 1, 8, dtype=torch.long), valid)
-    lagrangian = ProxLagrangian(goal, STEPS, reference=published, capped=False)
+    lagrangian = ProxLagrangian(goal, STEPS, reference=published, capped=False, least_required=1.0)
     got = []
     for step, (margin, normaliser) in enumerate(zip(margins.float(), normalisers.float(), strict=True)):
         got.append(lagrangian.derivative(Margins(margin, margin < 0, normaliser), successes[step], torch.ones(2), step))
@@ -87,9 +87,20 @@ def test_up_to_the_share_that_may_miss_the_hardest_pixels_are_left_out(step, dro
     """Of 40 pixels four may miss in the end: those strictly above the fourth largest constraint."""
     valid = torch.arange(44).view(1, 1, 44) < 40
     goal = Goal(torch.zeros(1, 1, 44, dtype=torch.long), valid)
-    lagrangian = ProxLagrangian(goal, 101, reference=False, capped=False)
+    lagrangian = ProxLagrangian(goal, 101, reference=False, capped=False, least_required=0.9)
     margin = torch.randperm(44, generator=torch.Generator().manual_seed(0)).view(1, 1, 44) / 10 + 0.1
     margins = Margins(margin, margin < 0, torch.ones_like(margin))
     slopes = lagrangian.derivative(margins, torch.zeros(1) > 0, torch.tensor([0.9]), step)
     hardest = margin.masked_fill(~valid, -1).flatten().argsort(descending=True)[:dropped]
     assert (slopes.flatten() == 0).nonzero().flatten().tolist() == sorted([*hardest.tolist(), *range(40, 44)])
+
+
+def test_penalty_parameters_of_void_pixels_stay():
+    """They have no bound in the published iteration, and infinity times a mask of 0 is not a number."""
+    valid = torch.tensor([[[True, False]]])
+    goal = Goal(torch.zeros(1, 1, 2, dtype=torch.long), valid)
+    lagrangian = ProxLagrangian(goal, 40, reference=True, capped=False, least_required=1.0)
+    margins = Margins(torch.tensor([[[1.0, -1.0]]]), torch.zeros_like(valid), torch.ones(1, 1, 2))
+    for step in range(40):
+        lagrangian.derivative(margins, torch.zeros(1) > 0, torch.ones(1), step)
+    assert lagrangian.penalty.flatten().tolist() == pytest.approx([0.01 * 2**4, 0.01])

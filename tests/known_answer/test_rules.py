@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,12 +12,14 @@ from segrobust.attacks import build_attack
 from segrobust.attacks.base import AttackContractError, Problem
 from segrobust.attacks.minimum_norm import Closest
 from segrobust.attacks.segmentation import Goal
+from segrobust.core.draws import Draws
 from segrobust.core.rows import Condition, Row
 from segrobust.core.threats import THREATS, allowed
 from segrobust.studies.base import Perturbed
 from segrobust.studies.bench import Bench, Group
 from segrobust.studies.rows import rows_of
 from tests.attacks.toys import PixelLinear, batch
+from tests.core.splitmix import uniform_of
 from tests.known_answer.trace import Recorder
 
 CLEAN = torch.full((1, 3, 1, 100), 0.5)
@@ -27,7 +28,7 @@ CLEAN = torch.full((1, 3, 1, 100), 0.5)
 def closest_of(budgets=()):
     goal = Goal(torch.zeros(1, 1, 100, dtype=torch.long), torch.ones(1, 1, 100, dtype=torch.bool))
     engine = SimpleNamespace(goal=goal, share=lambda pixels: pixels.flatten(1).sum(1) / 100)
-    return Closest(build_attack("FMN"), Problem(engine, CLEAN, (0,), budgets))
+    return Closest(build_attack("FMN"), Problem(engine, CLEAN, Draws.of((0,)), budgets))
 
 
 def reached(count):
@@ -114,7 +115,7 @@ def test_what_rounding_may_add_to_a_radius(norm, slack):
 def test_points_farther_than_that_are_refused(beyond, refused):
     attack = build_attack("FGSM", eps=0.1)
     clean = torch.zeros(1, 3, 2, 2)
-    problem = Problem(SimpleNamespace(goal=Goal(clean[:, 0].long(), clean[:, 0] == 0)), clean, (0,))
+    problem = Problem(SimpleNamespace(goal=Goal(clean[:, 0].long(), clean[:, 0] == 0)), clean, Draws.of((0,)))
     points = torch.full_like(clean, 0.1 + beyond)
     if refused:
         with pytest.raises(AttackContractError, match="left its bounds"):
@@ -130,17 +131,15 @@ def test_noise_is_that_of_the_seed_of_image_and_restart():
     build_attack("CEPGD", eps=0.1, steps=1, restarts=2)(recorder, images, labels, seeds=[7, 8])
     for restart, points in enumerate((recorder.points[0], recorder.points[2])):
         for image, seed in enumerate((7, 8)):
-            state = int(np.random.SeedSequence((seed, restart)).generate_state(1, np.uint64)[0]) & (2**63 - 1)
-            noise = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(state))
+            noise = torch.tensor(uniform_of(seed, restart, 48)).view(3, 4, 4)
             torch.testing.assert_close(points[image], 0.5 + 0.1 * (2 * noise - 1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_random_starts_of_other_balls_are_spread_over_their_volume(norm):
     """Of points that are even in a ball of n dimensions the share u of the radius has u^n even; here n = 3."""
-    generators = [torch.Generator().manual_seed(seed) for seed in range(800)]
     clean, eps = torch.full((800, 3, 1, 1), 0.5), torch.full((800,), 0.3)
-    start = THREATS[norm].random_start(clean, eps, generators)
+    start = THREATS[norm].random_start(clean, eps, Draws.of(range(800)))
     share = (THREATS[norm].distance(start - clean) / eps) ** 3
     assert share.max() <= 1 + 1e-5 and share.mean().item() == pytest.approx(0.5, abs=0.05)
     assert (share < 0.25).float().mean().item() == pytest.approx(0.25, abs=0.05)

@@ -11,6 +11,7 @@ from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.square import Search
+from segrobust.core.draws import Draws
 from tests.attacks.toys import SmallNet, batch
 from tests.known_answer.trace import Recorder
 
@@ -60,8 +61,11 @@ def test_the_loss_is_the_sigmoid_of_sixteen_median_margins():
     valid = torch.tensor([[[True, True, True, True, False]]])
     engine = Engine(nn.Module(), Goal(labels, valid))
     engine.model = lambda points: logits
-    search = Search(build_attack("Square"), Problem(engine, torch.full((1, 3, 1, 5), 0.5), (0,)))
+    search = Search(build_attack("Square"), Problem(engine, torch.full((1, 3, 1, 5), 0.5), Draws.of((0,))))
     for _ in range(2):  # what a query finds must not change the scale of the next one
         loss = search._query(search.clean)[0, 0]
     expected = torch.sigmoid(16 * torch.tensor([0.3, 0.1, -0.05, 0.2]) / 0.1)  # of the two in the middle, the lower
     assert loss[:4].tolist() == pytest.approx(expected.tolist()) and loss[4] == 0
+    engine.model = lambda points: 3 * logits
+    expected = torch.sigmoid(3 * 16 * torch.tensor([0.3, 0.1, -0.05, 0.2]) / 0.1)  # the scale is that of the first
+    assert search._query(search.clean)[0, 0, :4].tolist() == pytest.approx(expected.tolist())

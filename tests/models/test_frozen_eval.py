@@ -87,6 +87,40 @@ def test_nested_use_gives_each_level_its_own_state_back():
     assert same(before, state(model))
 
 
+def test_what_is_switched_on_inside_is_off_again_afterwards():
+    model = mixed_model()
+    with frozen_eval(model):
+        before = state(model)
+        with frozen_eval(model):
+            for part in model.modules():
+                part.training = True
+            model[1].with_cp = True
+            for parameter in model.parameters():
+                parameter.requires_grad = True
+        assert same(before, state(model))
+
+
+class Counting(nn.Module):
+    """Counts the attributes that are set."""
+
+    set_ = 0
+
+    def __setattr__(self, name, value):
+        Counting.set_ += 1
+        super().__setattr__(name, value)
+
+
+def test_flags_that_are_off_are_not_set():
+    """Setting one costs a module ten times as much as a look at it."""
+    model = nn.Sequential(Counting(), Counting()).train()
+    with frozen_eval(model):
+        before = Counting.set_
+        with frozen_eval(model):
+            pass
+        assert Counting.set_ == before
+    assert Counting.set_ == before + 2 and model[0].training
+
+
 @pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt])
 def test_an_exception_passes_through_and_the_state_comes_back(problem):
     model = mixed_model()

@@ -87,7 +87,7 @@ def test_the_multipliers_of_alma_prox_on_any_course_of_the_margins(name, own, su
     gaps = (0.03 * torch.randn(steps, count, generator=generator) + drift).cumsum(0).view(steps, 1, 1, count)
     spreads = 0.5 + torch.rand(gaps[:1].shape, generator=generator).expand_as(gaps)
     goal = Goal(torch.zeros(valid.shape, dtype=torch.long), valid)
-    lagrangian = ProxLagrangian(goal, steps, build_attack(name).reference, capped=False)
+    lagrangian = ProxLagrangian(goal, steps, build_attack(name).reference, capped=False, least_required=0.9)
     expected = reference.ProxDuals(valid, steps, 0.9, **own)
     spared = 0
     for i in range(steps):

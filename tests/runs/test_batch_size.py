@@ -56,6 +56,19 @@ def test_it_is_the_largest_that_fits_with_the_largest_image(tmp_path):
     assert lines(tmp_path / "auto") == lines(tmp_path / "plain")
 
 
+LIBRARIES = [
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", LIBRARIES, ids=str)
+def test_libraries_that_find_no_memory_make_batches_smaller(tmp_path, error):
+    """They ask the driver, so torch's own error does not come."""
+    assert run(tmp_path, limited(3 * 2 * 16 * 16, error)) == 2
+
+
 def test_a_few_passes_tell(tmp_path):
     model = limited(10**9)
     run(tmp_path, model, attacks=["TsallisPGD", "FMN"], steps=40)

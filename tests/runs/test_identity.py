@@ -81,11 +81,8 @@ def test_another_code_device_precision_and_memory_format_are_refused_and_named(b
         assert "--accept-different" not in refused('device is "cpu" there and "NVIDIA X1" here')
         other_versions(other, torch="0.1")
         assert "--accept-different" not in refused("device is")
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    try:
-        refused('precision.matmul is "none" there and "bf16" here')
-    finally:
-        torch.backends.mkldnn.matmul.fp32_precision = "none"
+    with pytest.raises(UserError, match='precision is "float32" there and "bf16" here'):
+        start(begun, precision="bf16")
     refused('memory_format is "contiguous" there and', toy_model().to(memory_format=torch.channels_last))
     assert len(lines(begun)) == 4
 
@@ -101,7 +98,6 @@ def test_processes_that_differ_are_refused_and_named():
             {**first["versions"], "timm": "0.1"},
             r"versions\.timm is '.*' in process 0 and '0.1' in process 1",
         ),
-        "precision": ({**first["precision"], "conv": "tf32"}, r"precision\.conv is 'none' in process 0 and 'tf32' in"),
         "code_sha256": ("0" * 64, "code_sha256 is '.*' in process 0 and '0000"),
     }
     for name, (value, told) in changes.items():

@@ -1,0 +1,1 @@
+"""Networks of published robust checkpoints, with the names of weights that their files have."""
