@@ -742,6 +742,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("resize(small, Image.Resampling.BOX)", "resize(small, Image.Resampling.NEAREST)"),
         ("quality=quality", "quality=quality + 1"),
     ],
+    ("checks/attack.py", "checks/test_known_bad.py"): [
+        ("Goal(labels, valid, attack.targeted, highest)", "Goal(labels, valid, attack.targeted)"),
+    ],
     ("models/segmenter.py", "models/adapters/test_python.py"): [
         ('images.flip(1) if self.channel_order == "bgr"', 'images.flip(1) if self.channel_order == "rgb"'),
         ("pixels * self.input_range", "pixels * 256"),
