@@ -80,6 +80,7 @@ def run(model: str, name: str, steps: int, options: argparse.Namespace) -> list[
         attack_defaults=config.attack_defaults,
         checks=False,
         pictures=False,
+        quiet=True,
     )
     answers = [row for row in RunFolder(folder).rows() if not row.condition.candidate]
     errors = {(one.name, one.norm, one.eps): shares for one, shares in shares_of(answers).items()}

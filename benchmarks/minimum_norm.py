@@ -35,7 +35,7 @@ def run(model: str, steps: int, attacks: list[str], num_images: int, work_dir: P
         folder = work_dir / f"{model}-{steps}-{num_images}-{attack.replace(':', '-')}"
         summary = evaluate(
             load_segmenter(MODELS[model]), source, [attack], RADII,
-            work_dir=folder, steps=steps, batch_size=8, checks=False, pictures=False,
+            work_dir=folder, steps=steps, batch_size=8, checks=False, pictures=False, quiet=True,
         )  # fmt: skip
         records += [record for record in summary if "median_distance" in record]
     return records

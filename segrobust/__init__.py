@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segrobust.datasets.mm import ImageLabelFolder
     from segrobust.datasets.source import Sample
     from segrobust.models.load import load_segmenter
+    from segrobust.models.registry import register_segmenter
     from segrobust.models.segmenter import Segmenter
 
 from segrobust.core.version import __version__
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "load_segmenter",
     "register_attack",
+    "register_segmenter",
     "source_from_config",
 ]
 
@@ -41,6 +43,7 @@ _HOME = {
     "evaluate": "segrobust.commands.evaluation",
     "load_segmenter": "segrobust.models.load",
     "register_attack": "segrobust.attacks",
+    "register_segmenter": "segrobust.models.registry",
     "source_from_config": "segrobust.commands.data",
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from segrobust.commands import run
 from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
+from segrobust.commands.network import Network
 from segrobust.commands.parsing import Parser, cfg_option, checked, file, out_file, work_dir
 from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
 from segrobust.core.options import one_of
@@ -161,6 +162,9 @@ def _evaluate(commands) -> None:
         "segrobust evaluate NAME                             a name from `segrobust models`, with its weights",
         "segrobust evaluate configs/NAME.py weights.pth --attack tsallis-pgd segpgd cospgd --eps 1/255 4/255",
         "segrobust evaluate configs/NAME.py weights.pth --attack cepgd:published --num-images 16",
+        "segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11 --mean 0.4 0.4 0.4",
+        "segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11 --channel-order bgr "
+        "--input-range 255",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --target class:road",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --surrogate OTHER    images attacked on another model",
         'segrobust evaluate NAME --attack "tsallis-pgd(q_start=-3)" ddn --norm L2 --eps 0.5    any field of an attack',
@@ -170,6 +174,7 @@ def _evaluate(commands) -> None:
         "torchrun --nproc_per_node 2 tools/evaluate.py configs/NAME.py weights.pth",
     )
     parser.add_options(Inputs, "models, data and your own code")
+    parser.add_options(Network, "a network of your own (FILE.py:FUNCTION)")
     parser.add_options(Settings, "evaluation")
 
 

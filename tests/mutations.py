@@ -742,6 +742,50 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("resize(small, Image.Resampling.BOX)", "resize(small, Image.Resampling.NEAREST)"),
         ("quality=quality", "quality=quality + 1"),
     ],
+    ("checks/attack.py", "checks/test_known_bad.py"): [
+        ("Goal(labels, valid, attack.targeted, highest)", "Goal(labels, valid, attack.targeted)"),
+    ],
+    ("models/segmenter.py", "models/adapters/test_python.py"): [
+        ('images.flip(1) if self.channel_order == "bgr"', 'images.flip(1) if self.channel_order == "rgb"'),
+        ("pixels * self.input_range", "pixels * 256"),
+        ("logits if self.keep_classes is None else kept(logits, self.keep_classes), pixels", "logits, pixels"),
+        ("if told != TOLD:", "if False:"),
+    ],
+    ("models/wrapping.py", "models/adapters/test_python.py"): [
+        ("RANGES = (1, 255)", "RANGES = (1, 256)"),
+        ("logits[:, first : first + len(channels)]", "logits[:, : len(channels)]"),
+        ("for one in channels], 1)", "for one in sorted(channels)], 1)"),
+        ("len(set(channels)) < len(channels)", "False"),
+    ],
+    ("models/network_io.py", "models/adapters/test_python.py"): [
+        ("isinstance(one, Tensor) and one.ndim == 4), output)", "isinstance(one, Tensor)), output)"),
+    ],
+    ("models/load.py", "models/adapters/test_python.py"): [
+        ('"class_names" not in options and made_up(model.class_names)', "True"),
+        ("load_state_dict(checkpoint, trust_checkpoint, weights, model.envelope)", "load_state_dict(checkpoint)"),
+    ],
+    ("models/mm.py", "models/adapters/test_python.py"): [('if name == "PythonSegmenter":', "if False:")],
+    ("runs/users_code.py", "models/adapters/test_python.py"): [('getattr(part, "made_by", {})', "{}")],
+    ("core/digest.py", "core/test_digest.py"): [
+        ("if key in IN_A_FILE else one", ""),
+        ('IN_A_FILE = frozenset({"factory"})', "IN_A_FILE = frozenset()"),
+    ],
+    ("datasets/folders.py", "datasets/test_folders.py"): [
+        ('TESTED = ("test", "val")', 'TESTED = ("val", "test")'),
+        ("if name in known and name != measured", "if name in known"),
+    ],
+    ("datasets/pairs.py", "commands/test_given.py"): [
+        ("image.float() / 255", "image.float() / 256"),
+        ("image.permute(2, 0, 1)", "image.permute(2, 1, 0)"),
+        ("and not loader.drop_last and", "and"),
+        ("in_order = type(loader.sampler) is SequentialSampler and", "in_order ="),
+        ("isinstance(loader.sampler, CHANCE)", "False"),
+        (" and type(loader.batch_sampler) is BatchSampler", ""),
+    ],
+    ("commands/network.py", "commands/test_own_network.py"): [("int(ends[2]) + 1)", "int(ends[2]))")],
+    ("commands/given.py", "commands/test_given.py"): [
+        ("() if (folder / CLASSES_FILE).is_file() else model.class_names", "model.class_names"),
+    ],
     ("studies/corruption.py", "studies/test_corruption.py"): [
         ("image, self.severity)", "self.severity)"),
         ("image, self.severity)", "image)"),

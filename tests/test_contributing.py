@@ -13,6 +13,8 @@ import torch
 from segrobust.attacks import ATTACKS, build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.own_code import import_own
+from segrobust.models.load import load_segmenter
+from segrobust.models.registry import SEGMENTERS
 from segrobust.runs.folder import RunFolder
 from tests.runs.toy_run import ToySource, toy_model
 
@@ -76,7 +78,12 @@ def test_a_study(written):
 
 def test_a_model_and_a_data_set(written):
     torch.manual_seed(0)
-    model = module(written, "my_model").HalfSize(num_classes=2).eval()
+    made = module(written, "my_model").HalfSize
+    try:
+        model = load_segmenter({"model": dict(type="HalfSize", num_classes=2)}, device="cpu", channels_last=False)
+    finally:
+        del SEGMENTERS["HalfSize"]
+    assert type(model) is made
     data = module(written, "my_data").Stripes()
     with torch.no_grad():
         model.net.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))

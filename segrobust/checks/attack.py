@@ -150,16 +150,17 @@ def _apart_by_void(context: Context, attack: Attack, group: Group) -> Apart:
     wanted = group.targets if attack.targeted else group.labels
     valid = (group.labels != context.void) & (wanted != context.void)
     clean, seeds, device = group.images.float(), tuple(context.bench.seeds(group)), context.bench.device
+    highest = context.model.num_classes - 1
 
     def run(below: int) -> Tensor:
         labels = wanted.masked_fill(~valid, below)
-        engine = Engine(context.bench.attacked(seeds), Goal(labels, valid, attack.targeted))
+        engine = Engine(context.bench.attacked(seeds), Goal(labels, valid, attack.targeted, highest))
         with frozen_eval(context.model), drawing(seeds, device), computing_in(FLOAT32, device):
             answer = Answer(*attack.run(Problem(engine, clean, Draws.of(seeds, device))))
             engine.check_finite()
         return answer.points
 
-    runs = tuple(functools.partial(run, below) for below in (0, context.model.num_classes - 1))
+    runs = tuple(functools.partial(run, below) for below in (0, highest))
     return apart(runs, clean, attacks_repeat(context))
 
 

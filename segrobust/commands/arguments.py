@@ -15,6 +15,7 @@ from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.labels import check_ids, check_size
 from segrobust.datasets.source import MMSegSource, Sample, Source
 from segrobust.models.segmenter import Segmenter
+from segrobust.runs.settings import Settings
 
 SOURCE = ("num_classes", "class_names", "palette", "ignore_index", "__len__", "__getitem__")
 
@@ -24,7 +25,8 @@ def check_segmenter(what: str, model: Any) -> None:
     if not isinstance(model, Segmenter):
         raise UserError(
             f"{what}: expected a Segmenter, got {type(model).__name__}; Segmenter.wrap(net, num_classes=..., mean=..., "
-            "std=...) makes one of a network, load_segmenter(config, checkpoint) of files"
+            "std=...) makes one of a network (or give evaluate num_classes=... beside the network), "
+            "load_segmenter(config, checkpoint) of files"
         )
     if next(model.parameters(), None) is None:
         raise UserError(f"{what}: {model.name} has no parameters, so its device is not known; make a weight of it one")
@@ -58,7 +60,7 @@ def checked_source(dataset: Any) -> Source:
         raise UserError(
             f"dataset: expected a Source, got {type(dataset).__name__}, which lacks {', '.join(missing)}; "
             "source_from_config(config) of segrobust makes one of a config; any object with those "
-            "members whose dataset[i] is a Sample(image, label, name) will do"
+            "members whose dataset[i] is a Sample(image, label, name) will do, and so will pairs (image, label)"
         )
     return dataset if isinstance(dataset, MMSegSource) else CheckedSource(dataset)
 
@@ -121,6 +123,14 @@ class CheckedSource:
         check_size(label.numpy(), size, name)
         check_ids(label.numpy(), self._source.num_classes, self._source.ignore_index, name)
         return label
+
+
+def check_in_memory(settings: Settings) -> None:
+    """Refuse what needs a folder that stays."""
+    if settings.save_adversarial:
+        raise UserError("save_adversarial: needs a work_dir to save to")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("work_dir: several processes need one, which all of them see")
 
 
 def check_work_dir(work_dir: Any) -> None:

@@ -52,7 +52,7 @@ def run_demo(work_dir: str | Path = "work_dirs/demo") -> Path:
         model = load_segmenter(config, weights[name])
         model.name = name
         source = source_from_config(config)
-        summaries[name] = evaluate(model, source, ATTACKS, RADII, work_dir=runs[-1], steps=STEPS)
+        summaries[name] = evaluate(model, source, ATTACKS, RADII, work_dir=runs[-1], steps=STEPS, quiet=True)
     print_table(summaries, console, {name: load_trust(folder) for name, folder in zip(summaries, runs, strict=True)})
     report = build_report(runs, work_dir / "report.html")
     say("done")

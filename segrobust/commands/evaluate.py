@@ -13,29 +13,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from segrobust.analysis.summary import Record
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.devices import own_device
 from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.commands.inputs import Inputs, model_name, weights_of
+from segrobust.commands.network import Network, network_config
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.commands.pictures import write_map
 from segrobust.core.errors import RunFailed
+from segrobust.core.own_code import names_function
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
 from segrobust.models.load import load_segmenter
-from segrobust.models.mm import load_config
+from segrobust.models.mm import config_of, load_config
 from segrobust.models.precision import check_precision
 from segrobust.models.segmenter import Segmenter
-from segrobust.report.table import print_checks, print_table
+from segrobust.report.table import print_checks
 from segrobust.report.trust import load_trust
-from segrobust.runs.differences import differences
 from segrobust.runs.folder import RunFolder
-from segrobust.runs.repeatability import FIELD, REPEATABLE
 from segrobust.runs.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 FIT_IMAGES = 16  # of the config's val split, at most: what a universal perturbation or patch is fitted on
 
 
-def evaluate_command(inputs: Inputs, settings: Settings) -> None:
+def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> None:
     """Load, attack, report; prints the table.
 
     Raises:
@@ -54,7 +53,7 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> None:
     """
     device, cfg_options = own_device(settings.share_device), parse_cfg_options(inputs.cfg_options)
     check_precision(settings.precision, device)
-    cfg, folder = load_config(inputs.config, cfg_options), RunFolder(inputs.work_dir)
+    cfg, folder = _config(inputs, network, cfg_options), RunFolder(inputs.work_dir)
     main = int(os.environ.get("RANK", "0")) == 0
     known = [] if settings.fresh else [one["index"] for one in folder.images().entries if "index" in one]
     source = source_from_config(cfg, "test", inputs.num_images, known)
@@ -76,13 +75,20 @@ def evaluate_command(inputs: Inputs, settings: Settings) -> None:
     )
     try:
         origin = _origin(inputs, cfg, weights)
-        summary = evaluate(model, source, work_dir=folder.path, origin=origin, **vars(settings))
+        results = evaluate(model, source, work_dir=folder.path, origin=origin, **vars(settings))
     except (AttackContractError, ModelError) as error:
         if main and settings.checks and (trust := load_trust(folder.path)):
             print_checks(trust, Console())
         raise RunFailed(f"the run failed: {error}") from error
-    if main:
-        _print_results(folder, model.name, summary, settings.checks)
+    if main and results.trust and results.trust.failed:
+        raise RunFailed(f"the results are not trustworthy: {results.trust.failed}; see {folder.path / 'report.html'}")
+
+
+def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Config:
+    """The config that is named, or the one that FILE.py:FUNCTION with its options stands for."""
+    if not names_function(inputs.config):
+        return load_config(inputs.config, cfg_options)
+    return config_of(network_config(inputs, network), inputs.config, cfg_options)
 
 
 def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:
@@ -94,25 +100,6 @@ def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:
         "checkpoint_trusted": inputs.trust_checkpoint,
     }
     return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": weights})
-
-
-def _print_results(folder: RunFolder, name: str, summary: Sequence[Record], checks: bool) -> None:
-    """Tables, checks and where the report is; RunFailed: a check says that the results are not trustworthy."""
-    console, trust, report = Console(), load_trust(folder.path), folder.path / "report.html"
-    print_table({name: summary}, console, {name: trust})
-    if trust and checks:
-        print_checks(trust, console)
-    run, plain = folder.read_json("run.json"), {"soft_wrap": True, "markup": False}
-    console.print(run["about"].get("sizes", ""), **plain)
-    for one in run.get("accepted_different", ()):
-        changed = "; ".join(differences(one["stored"], one["now"]))
-        text = f"with rows of different {one['what']}, accepted on {one['date']}: {changed}"
-        console.print(text, style="yellow", **plain)
-    if (seen := run["identity"].get(FIELD, REPEATABLE)) != REPEATABLE:
-        console.print(f"repeatable: {seen}: another start of this run gives other numbers", style="yellow", **plain)
-    console.print(f"report: {report}", **plain)
-    if trust and trust.failed:
-        raise RunFailed(f"the results are not trustworthy: {trust.failed}; see {report}")
 
 
 def _segmenter(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +22,17 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from segrobust.analysis.summary import Record, summarise
+from segrobust.analysis.summary import summarise
 from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
-from segrobust.commands.arguments import check_fit, check_segmenter, check_work_dir, checked_source
+from segrobust.commands.arguments import check_fit, check_in_memory, check_segmenter, check_work_dir, checked_source
 from segrobust.commands.devices import processes_of
+from segrobust.commands.given import as_segmenter, as_source
+from segrobust.commands.network import Network
 from segrobust.commands.pictures import write_map, write_pictures
+from segrobust.commands.results import Results, print_results, results_of
 from segrobust.core.errors import UserError
 from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
@@ -76,32 +80,38 @@ class Origin:
 NOT_TOLD = Origin()
 
 
-@takes(Settings)
+@takes(Settings, Network)
 @together()
 def evaluate(
-    model: Segmenter,
-    dataset: Source,
+    model: Segmenter | nn.Module,
+    dataset: Any,
     attacks: Any = DEFAULT_ATTACKS,
     eps: float | str | Sequence[float | str] = DEFAULT_EPS,
     *,
-    work_dir: str | Path,
+    work_dir: str | Path | None = None,
     origin: Origin = NOT_TOLD,
-    **settings: Any,
-) -> list[Record]:
+    quiet: bool = False,
+    **options: Any,
+) -> Results:
     """Attack every image of ``dataset`` and leave rows, summary, pictures and report in ``work_dir``.
 
     Args:
-        model: a Segmenter, on the device to use; under torchrun it is moved to the process's own device.
-        dataset: a :class:`segrobust.datasets.source.Source`.
+        model: a Segmenter, or a network and ``num_classes`` with what else is to be told of it, on the device to use;
+            under torchrun it is moved to the process's own device.
+        dataset: ``(images, labels)``, a list of pairs, a torch data set or loader of pairs (torchvision's, too), a
+            folder with ``images`` and ``labels``, an mmseg data set, or a :class:`segrobust.datasets.source.Source`.
         attacks: names, configs or attack objects, or one of them; a bounded one runs at every radius of ``eps``, a
             minimum-norm one once, keeping besides its closest images the worst ones within each radius.
         eps: radii in image units or as text such as ``"4/255"``.
-        work_dir: for all results; a run that is there goes on.
+        work_dir: for all results; a run that is there goes on. Without one they are in what is returned alone.
         origin: more to store in ``run.json``.
-        settings: any other of :class:`segrobust.runs.settings.Settings`, as listed below.
+        quiet: print no table and no verdict at the end.
+        options: any other of :class:`segrobust.runs.settings.Settings` and, for a network, of
+            :class:`segrobust.commands.network.Network`, as listed below.
 
     Returns:
-        The records of ``summary.json``; on processes other than the main one as well.
+        The list of the records of ``summary.json``, with ``table()``, ``worst_case``, ``trust`` and ``folder``; on
+        processes other than the main one as well.
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
@@ -112,9 +122,30 @@ def evaluate(
             so too.
         FailedElsewhere: another process failed and tells why.
     """
+    told = {field.name for field in dataclasses.fields(Network)}
+    network = Network.of(**{name: value for name, value in options.items() if name in told and value is not None})
+    others = {name: value for name, value in options.items() if name not in told}
+    model = as_segmenter(model, network)
     check_segmenter("model", model)
+    dataset, settings = as_source(dataset, model), Settings.of(attacks=attacks, eps=eps, **others)
+    with contextlib.ExitStack() as stack:
+        kept = work_dir is not None
+        if not kept:
+            check_in_memory(settings)
+            work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="segrobust-"))
+            settings = dataclasses.replace(settings, pictures=False)
+        _evaluate(model, dataset, settings, work_dir, origin)
+        folder = RunFolder(work_dir)
+        results = results_of(folder, model.name, kept)
+        if not quiet and PartialState().is_main_process:
+            print_results(results, folder, settings.checks)
+    return results
+
+
+def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str | Path, origin: Origin) -> None:
+    """The whole of an evaluation in its folder."""
     check_work_dir(work_dir)
-    dataset, settings = checked_source(dataset), Settings.of(attacks=attacks, eps=eps, **settings)
+    dataset = checked_source(dataset)
     check_fit(model, dataset, settings.surrogate)
     found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
     settings = _with_data(settings, dataset)
@@ -142,7 +173,6 @@ def evaluate(
         gather_object([None])  # all wait here: a process that leaves takes the others with it
     if error:
         raise error
-    return folder.read_json("summary.json")
 
 
 def _opened(

@@ -8,10 +8,12 @@ from pathlib import Path
 from segrobust.commands.parsing import cfg_option, work_dir
 from segrobust.core.errors import UserError
 from segrobust.core.options import Options, existing_file, one_of, option, whole
+from segrobust.core.own_code import names_function
 from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import config_file, shipped_model
 
 CONFIG = "a config file, or a name from `segrobust models`"
+OR_FUNCTION = f"{CONFIG}, or FILE.py:FUNCTION, which makes a network"
 CFG_OPTIONS = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
 WEIGHTS = "the averaged (EMA) or the raw weights of a file with both (default: its main entry's, which is told)"
 IMPORT = "a Python file or module of your own, which registers attacks, models or data; looked for in this folder too"
@@ -21,12 +23,19 @@ IMPORT = "a Python file or module of your own, which registers attacks, models o
 class Inputs(Options):
     """Everything that ``segrobust evaluate`` is told besides the settings of the evaluation."""
 
-    config: str = option(MISSING, CONFIG, flag="", metavar="CONFIG")
+    config: str = option(MISSING, OR_FUNCTION, flag="", metavar="CONFIG")
     checkpoint: Path | None = option(
         None, "weights: .safetensors or .pth", existing_file, flag="", metavar="CHECKPOINT"
     )
     work_dir: Path | None = option(
         None, "for all results (default: work_dirs/<name of the config>/evaluation)", work_dir, metavar="DIR"
+    )
+    data: Path | None = option(
+        None, "beside FILE.py:FUNCTION: a folder with images and labels (PNGs of class ids) of the same names", Path,
+        metavar="FOLDER",
+    )  # fmt: skip
+    split: str | None = option(
+        None, "the sub-folder of images and of labels to measure (default: test, val, or the only one)", metavar="NAME"
     )
     num_images: int | None = option(None, "evenly spaced images (default: all)", whole(1), metavar="N")
     surrogate: str | None = option(
@@ -70,10 +79,13 @@ def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") ->
         file = PUBLISHED[config].file or "the authors published none"
         raise UserError(f"{config}: its weights are not part of segrobust; give {needed}: your own copy ({file})")
     if checkpoint is None and shipped is None:
-        raise UserError(f"a config file needs {needed}; only the names in `segrobust models` bring weights")
+        what = config if names_function(config) else "a config file"
+        raise UserError(f"{what} needs {needed}; only the names in `segrobust models` bring weights")
     return checkpoint or shipped.weights_path
 
 
 def model_name(config: str) -> str:
-    """What tables call the model of a config or of a shipped name."""
-    return shipped_name(config) or Path(config).stem
+    """What tables call the model of a config, of a shipped name or of a function."""
+    file, _, function = config.rpartition(":") if names_function(config) else (config, "", "")
+    added = "" if function in ("", "build") else f"-{function}"
+    return shipped_name(config) or f"{Path(file).stem}{added}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
 from segrobust.commands.inputs import Inputs, shipped_name
+from segrobust.commands.network import Network, check_network
 from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
 from segrobust.core.own_code import import_own
@@ -42,12 +43,13 @@ def train(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Attack a checkpoint and leave rows, summary and report in the work dir."""
-    inputs, settings = options_from(Inputs, options), options_from(Settings, options)
+    inputs, network, settings = (options_from(kind, options) for kind in (Inputs, Network, Settings))
+    check_network(inputs, network)
     import_own(inputs.imports)
     _check_attacks(inputs, settings)
     from segrobust.commands.evaluate import evaluate_command
 
-    evaluate_command(inputs, settings)
+    evaluate_command(inputs, network, settings)
 
 
 def _check_attacks(inputs: Inputs, settings: Settings) -> None:

@@ -73,13 +73,14 @@ class Options:
         return cls(**given)
 
 
-def takes(options: type[Options]) -> Callable[[Callable], Callable]:
+def takes(*options: type[Options]) -> Callable[[Callable], Callable]:
     """A decorator for a function whose ``**`` keywords are these options: ``help`` lists them, with their defaults."""
+    known = [field for several in options for field in dataclasses.fields(several)]
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        fields = [field for field in dataclasses.fields(options) if field.name not in signature.parameters]
+        fields = [field for field in known if field.name not in signature.parameters]
         named = [
             inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
             for one in fields

@@ -58,8 +58,9 @@ class Registry(dict[str, T]):
         for name, known in self.items():
             same = (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
             if bare(name) == bare(cls.__name__) and not same:
+                article = "an" if self.kind[0] in "aeiou" else "a"
                 raise UserError(
-                    f"register_{self.kind}: there is an {self.kind} {name} already; give yours another name"
+                    f"register_{self.kind}: there is {article} {self.kind} {name} already; give yours another name"
                 )
         self[cls.__name__] = cls
         return cls

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+import segrobust.models.adapters.papers
+import segrobust.models.adapters.python
+import segrobust.models.adapters.torchvision  # noqa: F401  (all of them register what configs name)
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, as_user_error
+from segrobust.core.palette import default_palette
+from segrobust.datasets.classes import made_up
 from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
-from segrobust.models.adapters.papers import PaperSegmenter
-from segrobust.models.adapters.torchvision import TorchvisionSegmenter
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
 from segrobust.models.mm import import_mmseg, load_config
 from segrobust.models.network_io import in_channels_last
+from segrobust.models.registry import SEGMENTERS
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import shipped_model
 
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
     from mmengine import Config
 
 LOGGER = logging.getLogger(__name__)
-WRAPPED = {kind.__name__: kind for kind in (TorchvisionSegmenter, PaperSegmenter)}
 
 
 def load_segmenter(
@@ -65,7 +69,7 @@ def load_segmenter(
         config = load_config(config)
     elif not isinstance(config, Config):
         config = Config(dict(config))
-    model, weights_owner = _build(config)
+    model = _build(config)
     model.checkpointing = checkpointing
     model.config_sha256 = config_sha256({name: config.get(name) for name in ("model", "data_preprocessor")})
     if checkpoint is None:
@@ -73,27 +77,38 @@ def load_segmenter(
             raise UserError(f"weights={weights!r}: there is no checkpoint to choose from")
         LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:
-        load_strict(weights_owner, load_state_dict(checkpoint, trust_checkpoint, weights), checkpoint)
+        weights_there = load_state_dict(checkpoint, trust_checkpoint, weights, model.envelope)
+        load_strict(model.network, weights_there, checkpoint)
     model = model.eval().to(target)
     return in_channels_last(model) if channels_last else model
 
 
-def _build(config: Config) -> tuple[Segmenter, torch.nn.Module]:
-    """The segmenter that a config describes, and the module inside whose keys its checkpoints have."""
+def _build(config: Config) -> Segmenter:
+    """The segmenter that a config describes, with random weights; a type that is not registered is one of mmseg's."""
     import_mmseg()  # the data set's classes are looked up in mmseg's registry
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:
         raise UserError(f"{config.filename or 'this config'}: expected an entry model=dict(type=...), found none")
-    if settings["type"] not in WRAPPED:
-        model = MMSegSegmenter.from_config(config)
-        return model, model.module
+    kind = settings["type"]
+    own = kind if isinstance(kind, type) and issubclass(kind, Segmenter) else SEGMENTERS.get(kind)
+    if own is None:
+        return MMSegSegmenter.from_config(config)
     options = {key: value for key, value in settings.to_dict().items() if key != "type"}
-    identity = dataset_identity(config)
-    if len(identity.get("class_names", ())) == options.get("num_classes"):
-        options = {**identity, **options}
-    with as_user_error(lambda error: f"model=dict(type='{settings['type']}', ...): {error}", (TypeError,)):
-        model = WRAPPED[settings["type"]](**options)
-    return model, model.net
+    folder = Path(config.filename).resolve().parent if config.filename else None
+    with as_user_error(lambda error: f"model=dict(type={own.__name__!r}, ...): {error}", (TypeError,)):
+        model = own.built(options, folder)
+    _name_classes(model, dataset_identity(config), options)
+    return model
+
+
+def _name_classes(model: Segmenter, data: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """The data set's names and colours, where there is one per class and the model has none of its own."""
+    if len(names := data.get("class_names") or ()) != model.num_classes:
+        return
+    if "class_names" not in options and made_up(model.class_names):
+        model.class_names = tuple(names)
+    if "palette" not in options and data.get("palette") and model.palette == default_palette(model.num_classes):
+        model.palette = [tuple(int(value) for value in colour) for colour in data["palette"]]
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError, first_line, unknown_name
-from segrobust.core.own_code import see_folder
+from segrobust.core.own_code import names_function, see_folder
 from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import config_file, shipped_model
 
@@ -79,9 +79,21 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     config = _parsed(str(path), lambda: _read(file))
     if published:
         config.merge_from_dict(published.settings())
+    return _merged(config, str(path), cfg_options)
+
+
+def config_of(entries: Mapping[str, Any], name: str, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """The same of entries that are no file; ``name`` is what errors call them."""
+    from mmengine import Config
+
+    import_mmseg()
+    return _merged(Config(dict(entries)), name, cfg_options)
+
+
+def _merged(config: Config, name: str, cfg_options: Mapping[str, Any] | None) -> Config:
     if cfg_options:
         _check_entries(config, cfg_options)
-        _parsed(f"--cfg-options for {path}", lambda: config.merge_from_dict(dict(cfg_options)))
+        _parsed(f"--cfg-options for {name}", lambda: config.merge_from_dict(dict(cfg_options)))
     return config
 
 
@@ -98,6 +110,9 @@ def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
 def _locate(name: str) -> Path:
     if file := config_file(name):
         return file
+    if names_function(name):
+        raise UserError(f"{name}: a function that makes a network goes with `segrobust evaluate` and --data; elsewhere "
+                        "name a config with model=dict(type='PythonSegmenter', factory=...)")  # fmt: skip
     package, _, inside = name.partition("::")
     if package != "mmseg":
         raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
@@ -149,6 +164,8 @@ def _check_is_data(file: Path) -> None:
         scope = name.rpartition(".")[0]
         if scope and scope not in MODULE2PACKAGE:
             raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
+        if name == "PythonSegmenter":
+            raise UserError(f"type {name!r} runs a Python file, which only a .py config may do")
         if name.endswith("RFSearchHook"):
             raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
 

@@ -23,12 +23,17 @@ def in_channels_last(network: nn.Module) -> nn.Module:
 
 
 def main_output(output: object) -> Tensor:
-    """The logits in what a network returns: a tensor, or a mapping with ``"out"`` or ``"logits"``."""
+    """The logits in what a network returns: a tensor, the first of several, a mapping's ``"out"`` or ``"logits"``."""
+    if isinstance(output, list | tuple):  # auxiliary outputs come after the main one
+        output = next((one for one in output if isinstance(one, Tensor) and one.ndim == 4), output)
     if isinstance(output, Mapping):
         output = next((output[key] for key in ("out", "logits") if key in output), output)
     if not isinstance(output, Tensor) or output.ndim != 4:
         shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f'the network must return logits [N,K,h,w] or a mapping with "out" or "logits", got {shown}')
+        raise UserError(
+            'the network must return logits [N,K,h,w], a tuple or list that begins with them, or a mapping with "out" '
+            f'or "logits", got {shown}'
+        )
     return output
 
 

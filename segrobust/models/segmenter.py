@@ -10,8 +10,9 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ from segrobust.core.palette import default_palette
 from segrobust.models.failures import network_errors
 from segrobust.models.network_io import decision_logit, in_network_type, main_output, to_image_size, two_logits
 from segrobust.models.recomputing import blocks, recomputing
+from segrobust.models.wrapping import (
+    channel_values,
+    checked_channels,
+    checked_divisor,
+    checked_order,
+    checked_range,
+    kept,
+)
+
+# what decides the logits of a wrapped network and lies in none of its weights or buffers, with its defaults
+TOLD = {"size_divisor": 1, "threshold": None, "channel_order": "rgb", "input_range": 1, "keep_classes": None}
 
 
 class Segmenter(nn.Module):
@@ -42,7 +54,10 @@ class Segmenter(nn.Module):
     checkpointing: bool = False
     align_corners: bool = False  # of a resize of its logits to labels of another size
     config_sha256: str | None = None  # of what decides the logits and is no weight: a config, or options of wrap
+    envelope: str | None = None  # the entry of a checkpoint that holds its weights, where that cannot be told
+    made_by: Mapping[str, str] = {}  # sha256 of a user's own modules that made it by their names, for a run's identity
     padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
+    classes_advice: str = "Leave out in logits(images) what is no class."  # where there are too many
 
     def __init__(
         self,
@@ -65,6 +80,16 @@ class Segmenter(nn.Module):
             raise UserError(f"ignore_index: expected the id of void pixels, such as 255 or -1, got {ignore_index!r}")
         self.ignore_index = ignore_index
         self.name = name or type(self).__name__
+
+    @classmethod
+    def built(cls, options: Mapping[str, Any], folder: Path | None = None) -> Segmenter:
+        """From the entries of a config's ``model`` besides ``type``; ``folder`` is the config's, if it has one."""
+        return cls(**options)
+
+    @property
+    def network(self) -> nn.Module:
+        """The module inside whose keys a checkpoint has."""
+        return self
 
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[N,3,H,W]`` in [0, 1], already checked, in float32 or float64 -> logits ``[N,K,H,W]``."""
@@ -92,6 +117,7 @@ class Segmenter(nn.Module):
             got = tuple(logits.shape)
             raise UserError(
                 f"{self.name}: expected logits {expected}, got {got}; is num_classes={self.num_classes} right?"
+                + (f" {self.classes_advice}" if len(got) == 4 and got[1] > self.num_classes else "")
             )
         return logits
 
@@ -108,29 +134,38 @@ class Segmenter(nn.Module):
         std: Sequence[float] | None = None,
         size_divisor: int = 1,
         threshold: float | None = None,
+        channel_order: str = "rgb",
+        input_range: float = 1,
+        keep_classes: Sequence[int] | None = None,
         **identity: Any,
     ) -> Segmenter:
-        """Make a segmenter of any live module that maps normalised RGB to logits, without copying it.
+        """Make a segmenter of any live module that maps normalised images to logits, without copying it.
 
-        ``net`` returns a tensor or a mapping with ``"out"`` (torchvision) or ``"logits"``; logits of lower resolution
-        are resized bilinearly. It gets a copy of the images in the type of its parameters, so it may work in place and
-        in half precision.
+        ``net`` returns a tensor, a mapping with ``"out"`` (torchvision) or ``"logits"``, or several of which the first
+        are the logits; those of lower resolution are resized bilinearly. It gets a copy of the images in the type of
+        its parameters, so it may work in place and in half precision.
 
         Args:
-            mean, std: in units of [0, 1] images; None means raw pixels.
+            mean, std: in units of ``input_range`` and in the network's channel order; None means raw pixels.
             size_divisor: pad height and width to multiples of this, with zeros after normalisation at the right and
                 the bottom as mmseg does; the logits are cropped.
             threshold: of a net with one sigmoid channel and ``num_classes=2``, whose logits become [0, z - logit(t)]:
                 class 1 where the sigmoid is above it; None means 0.5.
+            channel_order: ``"bgr"`` for a network that was trained on what OpenCV reads.
+            input_range: 1 or 255, the largest value of the images that the network sees, before ``mean`` and ``std``.
+            keep_classes: which of the network's output channels are the classes, in their order; others, such as one
+                for void, are left out.
             identity: ``class_names``, ``palette``, ``ignore_index`` (255 unless told) and ``name``.
         """
-        return WrappedNet(net, mean, std, size_divisor, threshold, num_classes=num_classes, **identity)
+        given = {"channel_order": channel_order, "input_range": input_range, "keep_classes": keep_classes, **identity}
+        return WrappedNet(net, mean, std, size_divisor, threshold, num_classes=num_classes, **given)
 
 
 class WrappedNet(Segmenter):
     """A live module behind its normalisation; see :meth:`Segmenter.wrap`."""
 
     padding_advice = "set size_divisor={divisor} in Segmenter.wrap"
+    classes_advice = "Where not all outputs are classes, such as one for void, keep_classes names those that are."
 
     def __init__(
         self,
@@ -141,6 +176,9 @@ class WrappedNet(Segmenter):
         threshold: float | None = None,
         *,
         name: str | None = None,
+        channel_order: str = "rgb",
+        input_range: float = 1,
+        keep_classes: Sequence[int] | None = None,
         **identity: Any,
     ) -> None:
         if not isinstance(net, nn.Module):
@@ -148,26 +186,36 @@ class WrappedNet(Segmenter):
         super().__init__(name=name or type(net).__name__, **identity)
         self.net = net
         start = next(net.parameters(), torch.empty(0))
-        self.register_buffer("mean", _channels("mean", mean, 0.0, start.device), persistent=False)
-        self.register_buffer("std", _channels("std", std, 1.0, start.device), persistent=False)
+        self.channel_order, self.input_range = checked_order(channel_order), checked_range(input_range)
+        top = self.input_range
+        self.register_buffer("mean", channel_values("mean", mean, 0.0, top, start.device), persistent=False)
+        self.register_buffer("std", channel_values("std", std, 1.0, top, start.device), persistent=False)
         self.normalise = mean is not None or std is not None
-        if isinstance(size_divisor, bool) or not isinstance(size_divisor, int) or size_divisor < 1:
-            raise UserError(f"size_divisor: expected a whole number of at least 1, such as 32, got {size_divisor!r}")
+        self.keep_classes = checked_channels(keep_classes, self.num_classes)
         if threshold is not None and self.num_classes != 2:
             raise UserError(f"threshold: one sigmoid channel means num_classes=2, got {self.num_classes}")
-        self.size_divisor, self.threshold = size_divisor, threshold
+        self.size_divisor, self.threshold = checked_divisor(size_divisor), threshold
         self._decision = decision_logit(0.5 if threshold is None else threshold)
-        if size_divisor > 1 or threshold is not None:
-            self.config_sha256 = config_sha256({"size_divisor": size_divisor, "threshold": threshold})
+        told = {name: getattr(self, name) for name in TOLD}
+        if told != TOLD:
+            self.config_sha256 = config_sha256(told)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.net
 
     def logits(self, images: Tensor) -> Tensor:
         # what the network gets is its own: it may work in place
-        pixels = (images - self.mean.to(images)).div_(self.std.to(images)) if self.normalise else images.clone()
+        pixels = images.flip(1) if self.channel_order == "bgr" else images
+        pixels = pixels * self.input_range if self.input_range > 1 else pixels
+        pixels = (pixels - self.mean.to(images)).div_(self.std.to(images)) if self.normalise else pixels
+        pixels = images.clone() if pixels is images else pixels
         height, width = images.shape[-2:]
         right, bottom = -width % self.size_divisor, -height % self.size_divisor
         if right or bottom:
             pixels = F.pad(pixels, (0, right, 0, bottom))
-        logits = to_image_size(main_output(self.net(in_network_type(self.net, pixels))), pixels)
+        logits = main_output(self.net(in_network_type(self.net, pixels)))
+        logits = to_image_size(logits if self.keep_classes is None else kept(logits, self.keep_classes), pixels)
         return self._two_classes(logits[..., :height, :width] if right or bottom else logits)
 
     def _two_classes(self, logits: Tensor) -> Tensor:
@@ -220,17 +268,3 @@ def _per_class(what: str, values: Sequence | None, num_classes: int) -> tuple:
     if values is not None and len(values) != num_classes:
         raise UserError(f"{what}: expected one entry per class ({num_classes}), got {len(values)}")
     return tuple(values) if values is not None else ()
-
-
-def _channels(what: str, values: Sequence[float] | None, default: float, device: torch.device) -> Tensor:
-    try:
-        values = [default] * 3 if values is None else [float(value) for value in values]
-    except (TypeError, ValueError):
-        raise UserError(f"{what}: expected three values (R, G, B), got {values!r}") from None
-    if len(values) != 3:
-        raise UserError(f"{what}: expected three values (R, G, B), got {len(values)}")
-    if max(values) > 1:
-        raise UserError(f"{what}: images lie in [0, 1], so expected values up to 1, got {values}; divide them by 255")
-    if what == "std" and min(values) <= 0:
-        raise UserError(f"std: expected positive values, got {values}")
-    return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrobust.core.errors import UserError
+from segrobust.core.own_code import names_function
 from segrobust.models.published import PUBLISHED
 
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
@@ -52,14 +53,14 @@ def shipped_model(config: str | Path) -> ZooEntry | None:
 
 
 def config_file(config: str | Path) -> Path | None:
-    """The file of a shipped model's name or of a config's path; None for a ``package::`` reference or a published name.
+    """The file of a shipped model's name or a config's path; None for ``package::...``, published names and functions.
 
     Raises:
         UserError: neither a name of a model nor a config file.
     """
     if entry := shipped_model(config):
         return entry.config_path
-    if "::" in str(config) or str(config) in PUBLISHED:
+    if "::" in str(config) or str(config) in PUBLISHED or names_function(str(config)):
         return None
     file = Path(config).expanduser()
     if file.is_dir():

@@ -1,7 +1,7 @@
 """A run's code that no version tells: attacks and networks that are neither segrobust's nor a known library's.
 
-One digest per module in which a class of them, or a base of one, is written: of the whole file, whose functions and
-constants the class may use. What the file imports is followed through classes only.
+One digest per module in which a class of them, or a base of one, is written, or a function that made a network: of the
+whole file, whose functions and constants it may use. What the file imports is followed through classes only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ KNOWN = {"segrobust", "torch", "torchvision", "timm", "mmcv", "mmengine", "mmseg
 
 
 def users_code(made_of: Iterable[Any]) -> dict[str, str]:
-    """sha256 by the name of every module that holds a class of these objects and, of networks, of their parts."""
+    """sha256 by the name of every module that holds a class of these objects and, of networks, of their parts, or made
+    one of them (``made_by``)."""
     parts = [part for one in made_of for part in (one.modules() if isinstance(one, nn.Module) else [one])]
     sources: dict[str, set[str]] = {}
     for cls in {base for kind in map(type, parts) for base in kind.__mro__}:
         if cls.__module__.partition(".")[0] not in KNOWN:
             sources.setdefault(cls.__module__, set()).add(_source_sha256(cls))
+    for name, sha256 in (pair for part in parts for pair in getattr(part, "made_by", {}).items()):
+        if name.partition(".")[0] not in KNOWN:
+            sources.setdefault(name, set()).add(sha256)
     return {
         name: hashlib.sha256("".join(sorted(found)).encode()).hexdigest() for name, found in sorted(sources.items())
     }

@@ -373,3 +373,9 @@ def test_weights_that_change_during_the_run(tmp_path):
 
     assert unchanged(looked).level == "fail" and traceable(looked).numbers["changed"] == ["weights_sha256"]
     assert RunFolder(tmp_path).read_json("run.json")["identity"]["model"] == "small"
+
+
+def test_what_stands_below_void_is_changed_for_attacks_that_weigh_classes_too(tmp_path):
+    """Standard counts the pixels of each class of an image."""
+    found = look(segmenter("small"), tmp_path, attacks=["Standard"], steps=8)[VOID]
+    assert found["verdict"] == "pass" and found["numbers"]["attacks"] == ["Standard"] and found["numbers"]["images"] > 0

@@ -125,7 +125,7 @@ def test_a_shipped_name_brings_its_weights(world, tmp_path, monkeypatch, capsys)
     entry.config_path.write_text("{}")
     monkeypatch.setattr(segrobust.models.shipped, "zoo", lambda: {entry.name: entry})
     calls = []
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: calls.append(inputs))
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, *_: calls.append(inputs))
     for name in ("tiny-1.5", str(entry.config_path)):
         assert main(["evaluate", name]) == 0
     for call in calls:

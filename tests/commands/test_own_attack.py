@@ -44,7 +44,7 @@ def test_it_is_found_and_runs(world, mine, tmp_path):
 
 
 def test_a_config_that_inherits_from_it_finds_it_too(world, mine, tmp_path, monkeypatch):
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: None)
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda *_: None)
     Path("child.py").write_text('_base_ = ["mine.py"]\n')
     assert main(world.evaluate(tmp_path / "run", "--attack", "HalfStep", config=Path("child.py"))) == 0
 
@@ -66,7 +66,7 @@ def test_nothing_is_read_for_a_typing_error_where_no_config_can_register(monkeyp
 
 
 def test_nothing_is_read_where_all_names_are_ours(world, mine, tmp_path, monkeypatch):
-    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda inputs, settings: None)
+    monkeypatch.setattr("segrobust.commands.evaluate.evaluate_command", lambda *_: None)
     assert main(world.evaluate(tmp_path / "run", "--attack", "cepgd:published", "cosPGD", config=mine)) == 0
     assert "a_module_of_mine" not in sys.modules
 

@@ -17,6 +17,12 @@ def test_order_kind_of_sequence_and_places_do_not_matter():
     assert config_sha256({"scale": (2, 3), "data_root": "a"}) == config_sha256({"scale": [2, 3], "data_root": "b"})
 
 
+def test_of_a_function_in_a_file_the_folder_does_not_matter_and_of_other_text_it_does():
+    assert config_sha256({"factory": "a/b.py:f"}) == config_sha256({"factory": "/c/b.py:f"})
+    assert config_sha256({"factory": "a/b.py:f"}) != config_sha256({"factory": "a/b.py:g"})
+    assert config_sha256({"arch": "a/b"}) != config_sha256({"arch": "c/b"})
+
+
 @pytest.mark.parametrize("changed", [{"test_cfg": {"mode": "slide"}}, {"type": "Other"}, {"more": None}])
 def test_settings_do(changed):
     assert config_sha256(MODEL) != config_sha256(MODEL | changed)

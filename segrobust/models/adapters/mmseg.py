@@ -100,6 +100,10 @@ class MMSegSegmenter(Segmenter):
             LOGGER.warning(text, model.name, _last_head(module).threshold)
         return model
 
+    @property
+    def network(self) -> nn.Module:
+        return self.module
+
     def logits(self, images: Tensor) -> Tensor:
         pixels = self._preprocessed(images)
         height, width = images.shape[-2:]

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from segrobust.models.registry import register_segmenter
 from segrobust.models.segmenter import WrappedNet
 
 
+@register_segmenter
 class PaperSegmenter(WrappedNet):
     """A network of ``segrobust.models.papers`` with random weights, under the names that published files have.
 

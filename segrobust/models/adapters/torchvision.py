@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.models.registry import register_segmenter
 from segrobust.models.segmenter import WrappedNet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@register_segmenter
 class TorchvisionSegmenter(WrappedNet):
     """A model of ``torchvision.models.segmentation`` by its name there, with random weights.
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from segrobust.core.errors import UserError
+from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.files import replace_file
 from segrobust.models.checkpoint.averaged import EMA, RAW, WORDS, weights_in
 from segrobust.models.checkpoint.naming import prefixes_between, renamed, without_wrappers
@@ -23,21 +23,38 @@ __all__ = ["convert_checkpoint", "inspect_checkpoint", "load_from_strict", "load
 LOGGER = logging.getLogger(__name__)
 
 
-def load_state_dict(path: str | os.PathLike, trust: bool = False, weights: str | None = None) -> dict[str, Tensor]:
+def load_state_dict(
+    path: str | os.PathLike, trust: bool = False, weights: str | None = None, envelope: str | None = None
+) -> dict[str, Tensor]:
     """The weights in a file, on the CPU, without the entries and prefixes (``module.``, ``_orig_mod.``) around them.
 
     Args:
         path: safetensors, or a file of ``torch.save``.
         trust: read a pickle that needs arbitrary code after all, and log it. It can run any program.
         weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise logged; see ``averaged.py``.
+        envelope: the entry that holds the weights, such as ``"nets.student"``, where it cannot be told.
 
     Raises:
-        UserError: not a file, not a checkpoint, damaged, without (such) weights, or it wants to run code.
+        UserError: not a file, not a checkpoint, damaged, without (such) weights or entry, or it wants to run code.
     """
-    found = weights_in(read_checkpoint(path, trust), path, weights)
+    content = read_checkpoint(path, trust)
+    found = weights_in(content if envelope is None else _inside(content, envelope, path), path, weights)
     if weights is None and (text := found.describe(path)):
         LOGGER.warning("%s", text)
     return without_wrappers(found.weights)
+
+
+def _inside(content: Any, envelope: str, path: str | os.PathLike) -> Any:
+    """The entry ``a.b`` of what a file holds; UserError: there is none of this name."""
+    if isinstance(content, Mapping) and envelope in content:
+        return content[envelope]
+    for name in envelope.split("."):
+        known = list(map(str, content)) if isinstance(content, Mapping) else []
+        if name not in known:
+            error = unknown_name("envelope", name, known[:20])
+            raise UserError(f"{path}: {error}")
+        content = content[name]
+    return content
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | os.PathLike) -> None:

@@ -1,0 +1,144 @@
+"""What is told of a network of the user's own: on the command line beside FILE.py:FUNCTION, in Python beside a module.
+
+segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11
+evaluate(net, data, num_classes=11, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+Imports no torch, so that the command line can refuse a wrong value at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segrobust.core.errors import UserError
+from segrobust.core.options import Options, one_of, option, whole
+from segrobust.core.own_code import names_function
+from segrobust.datasets.folders import CLASSES_FILE, folder_data
+
+if TYPE_CHECKING:
+    from segrobust.commands.inputs import Inputs
+
+
+_RANGE = re.compile(r"(\d+)-(\d+)")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"expected a number, got {value!r}") from None
+
+
+def _channel(value: Any) -> int | str:
+    """A channel, or text such as ``0-10``, which stands for several."""
+    return value if isinstance(value, str) and _RANGE.fullmatch(value) else whole(0)(value)
+
+
+def _channels(value: int | str) -> Iterable[int]:
+    ends = _RANGE.fullmatch(str(value))
+    return range(int(ends[1]), int(ends[2]) + 1) if ends else [value]
+
+
+def _id(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d+", str(value)):
+        raise UserError(f"expected the id of void pixels, such as 255, got {value!r}")
+    return int(value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network(Options):
+    """The options of :meth:`segrobust.Segmenter.wrap`; those that are not given are at its defaults."""
+
+    num_classes: int | None = option(None, "how many classes the labels have", whole(2), metavar="K")
+    mean: tuple[float, ...] = option(
+        (), "subtracted from the input, per channel (default: nothing)", _number, metavar="M", many="[0.4, 0.4, 0.4]"
+    )
+    std: tuple[float, ...] = option(
+        (), "what it is then divided by, per channel (default: 1)", _number, metavar="S", many="[0.2, 0.2, 0.2]"
+    )
+    channel_order: str | None = option(
+        None, "of the network's input (default: rgb)", one_of("rgb", "bgr"), metavar="{rgb,bgr}"
+    )
+    input_range: int | None = option(
+        None, "largest value of the network's input, before mean and std (default: 1)", whole(1), metavar="{1,255}"
+    )
+    keep_classes: tuple[int, ...] = option(
+        (), "the outputs that are the classes, in their order, such as 0-10 (default: all)", _channel, metavar="N",
+        many="[0, 1, 2]",
+    )  # fmt: skip
+    size_divisor: int | None = option(
+        None, "pad images to multiples of this inside the model (default: 1)", whole(1), metavar="N"
+    )
+    threshold: float | None = option(
+        None, "of a network with one sigmoid output for two classes (default: 0.5)", _number, metavar="P"
+    )
+    ignore_index: int | None = option(None, "id of void pixels in the labels (default: 255)", _id, metavar="ID")
+    class_names: tuple[str, ...] = option(
+        (), "in the order of the ids, or a text file with one per line (default: classes.json of the data, or numbers)",
+        metavar="NAME", many='["road", "car"]',
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = [number for one in self.keep_classes for number in _channels(one)]
+        object.__setattr__(self, "keep_classes", tuple(channels))
+        if len(self.class_names) == 1 and Path(self.class_names[0]).is_file():
+            names = Path(self.class_names[0]).read_text(encoding="utf-8").splitlines()
+            object.__setattr__(self, "class_names", tuple(name.strip() for name in names if name.strip()))
+        if self.num_classes is None and self.class_names:
+            object.__setattr__(self, "num_classes", len(self.class_names))
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given, by name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def check_network(inputs: Inputs, network: Network) -> None:
+    """Refuse what is missing beside FILE.py:FUNCTION, and what has no place beside a config.
+
+    Raises:
+        UserError: told in one line.
+    """
+    if not names_function(inputs.config):
+        if told := [*network.given(), *(name for name in ("data", "split") if getattr(inputs, name) is not None)]:
+            flag = f"--{told[0].replace('_', '-')}"
+            advice = "in test_dataloader" if told[0] in ("data", "split") else "in its model=dict(...)"
+            raise UserError(f"{flag} goes with FILE.py:FUNCTION; the config {inputs.config} says it {advice}")
+        return
+    if inputs.data is None:
+        raise UserError(f"{inputs.config} needs --data FOLDER, with the folders images and labels in it")
+    names = network.class_names or _stored_names(inputs.data)
+    folder_data(inputs.data, inputs.split)
+    if network.num_classes is None and not names:
+        raise UserError(f"{inputs.config} needs --num-classes K (or --class-names, or {CLASSES_FILE} in the data)")
+    if names and network.num_classes not in (None, len(names)):
+        raise UserError(f"--num-classes {network.num_classes}, but there are {len(names)} class names")
+
+
+def network_config(inputs: Inputs, network: Network) -> dict[str, Any]:
+    """The config that FILE.py:FUNCTION and its options stand for; :func:`check_network` has looked at them."""
+    names = network.class_names or _stored_names(inputs.data)
+    count = network.num_classes or len(names)
+    told = {**network.given(), "num_classes": count}
+    names = tuple(names) or tuple(f"class_{index}" for index in range(count))
+    void = {} if network.ignore_index is None else {"ignore_index": network.ignore_index}
+    model = {"type": "PythonSegmenter", "factory": inputs.config, **told, "class_names": names}
+    return {"model": model, **folder_data(inputs.data, inputs.split, names, **void)}
+
+
+def _stored_names(folder: Path) -> tuple[str, ...]:
+    """The names in ``classes.json``, where there are any; ``ImageLabelFolder`` tells what is wrong in it."""
+    file = folder / CLASSES_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not JSON ({error})") from None
+    names = content.get("classes") if isinstance(content, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
