@@ -75,7 +75,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(shifted * sharpness).exp()", "shifted.exp()"),
         ("shifted if sharpness is None else shifted * sharpness", "shifted"),
         ("-factor.unsqueeze(1), 0.0", "factor.unsqueeze(1), 0.0"),
-        ("torch.where(_onehot(logits, labels), -math.inf, logits)", "logits"),
+        ("torch.where(onehot(labels, logits.shape[1]), -math.inf, logits)", "logits"),
         ("if out_of_memory(error) or of_the_machine(error):", "if of_the_machine(error):"),
         ("self.fails = True", "pass"),
         ("dynamic=True", "dynamic=False"),
@@ -84,8 +84,14 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("count * self.labels.numel()", "self.labels.numel()"),
         ("return -weights if self.targeted else weights", "return weights"),
     ],
-    ("attacks/weights.py", "attacks/test_fused.py"): [
-        ("classes) & valid.unsqueeze(1)", "classes)"),
+    ("attacks/per_class.py", "attacks/test_per_class.py"): [
+        ("if planes.is_cuda:", "if False:"),
+        ("if labels.is_cuda:", "if False:"),
+        (" & chosen.unsqueeze(1)", ""),
+        ("planes, out=planes)", "planes)"),
+    ],
+    ("core/threats.py", "attacks/test_per_class.py"): [
+        ("order.argsort(1)", "order"),
     ],
     ("attacks/inputs.py", "attacks/test_mask.py"): [
         ("ROUNDING = 1e-6", "ROUNDING = 1e-8"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.minimum_norm import Closest, MinNormAttack
+from segrobust.attacks.per_class import count, write
 from segrobust.attacks.registry import register_attack
 from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
@@ -80,8 +81,8 @@ def target_gradient(engine: Engine, points: Tensor) -> tuple[Tensor, tuple[Tenso
         top = logits == logits.amax(1, keepdim=True)
         reached = top.gather(1, targets).squeeze(1) & goal.valid
         iou = mean_iou(goal, top, reached)
-        missing = (goal.valid & ~reached).to(logits.dtype).unsqueeze(1)
-        return engine.memory(logits).zero_().scatter_(1, targets, missing), (reached, iou)
+        missing = (goal.valid & ~reached).to(logits.dtype)
+        return write(engine.memory(logits).zero_(), goal.labels, missing), (reached, iou)
 
     return engine.backward(points, logit_gradient)
 
@@ -93,11 +94,6 @@ def mean_iou(goal: Goal, predicted: Tensor, reached: Tensor) -> Tensor:
         predicted: ``[N, K, H, W]`` bool, one-hot.
         reached: ``[N, H, W]`` bool, valid pixels that are predicted as their target.
     """
-    none = torch.zeros(predicted.shape[:2], dtype=torch.long, device=reached.device)
-
-    def per_class(pixels: Tensor) -> Tensor:
-        return none.scatter_add(1, goal.labels.flatten(1), pixels.flatten(1).long())
-
-    both, wanted = per_class(reached), per_class(goal.valid)
+    both, wanted = (count(goal.labels, pixels, predicted.shape[1]) for pixels in (reached, goal.valid))
     union = (predicted & goal.valid.unsqueeze(1)).flatten(2).sum(2) + wanted - both
     return (both / union.clamp_min(1)).mean(1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from segrobust.attacks.per_class import onehot
 from segrobust.core.errors import first_line
 from segrobust.models.failures import of_the_machine, out_of_memory
 
@@ -64,24 +65,20 @@ def ascent(
     logits: Tensor, labels: Tensor, weights: Tensor, largest: Tensor, log_sum: Tensor, sharpness: Tensor | None
 ) -> Tensor:
     """``weights * (softmax - onehot)``, ``[N, K, H, W]``."""
-    own = torch.where(_onehot(logits, labels), weights.unsqueeze(1), 0.0)
+    own = torch.where(onehot(labels, logits.shape[1]), weights.unsqueeze(1), 0.0)
     return probabilities(logits, largest, log_sum, sharpness) * weights.unsqueeze(1) - own
 
 
 def own_and_rival(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logit of the label, and the largest other one, ``[N, H, W]``."""
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return own, torch.where(_onehot(logits, labels), -math.inf, logits).amax(1)
+    return own, torch.where(onehot(labels, logits.shape[1]), -math.inf, logits).amax(1)
 
 
 def margin_ascent(logits: Tensor, labels: Tensor, rival: Tensor, factor: Tensor) -> Tensor:
     """``factor (onehot(label) - onehot(rival))``, ``[N, K, H, W]``; equal rivals all take part."""
     rivals = torch.where(logits == rival.unsqueeze(1), -factor.unsqueeze(1), 0.0)
-    return torch.where(_onehot(logits, labels), factor.unsqueeze(1), rivals)
-
-
-def _onehot(logits: Tensor, labels: Tensor) -> Tensor:
-    return labels.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+    return torch.where(onehot(labels, logits.shape[1]), factor.unsqueeze(1), rivals)
 
 
 class Compiled:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segrobust.attacks import fused
 from segrobust.attacks.gradient import Engine
+from segrobust.attacks.per_class import write
 from segrobust.attacks.segmentation import Goal
 from segrobust.attacks.weights import ce, masked
 from segrobust.core.threats import per_image
@@ -120,7 +121,7 @@ def _write_gradient(planes: Tensor, goal: Goal, rival: Tensor, factor: Tensor) -
     for plane in planes.unbind(1):
         torch.eq(plane, rival, out=plane)
     planes.mul_(-factor.unsqueeze(1))
-    return planes.scatter_(1, goal.labels.unsqueeze(1), factor.unsqueeze(1))
+    return write(planes, goal.labels, factor)
 
 
 def unreached(margins: Margins) -> Tensor:
@@ -179,7 +180,7 @@ def published_gradient(
         if len(others) > 1:
             ascent = _through_normaliser(ascent, own, others, slope * (margin + tolerance) / normaliser)
         _write_ranks(planes, others, ascent[1:])
-        return planes.scatter_(1, labels, ascent[0].unsqueeze(1)), None
+        return write(planes, goal.labels, ascent[0]), None
 
     return engine.backward(points, logit_gradient)[0]
 

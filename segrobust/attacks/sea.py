@@ -11,6 +11,7 @@ from segrobust.attacks.bounded import JSPGD, SEA_SETTINGS, BalancedPGD, MaskedPG
 from segrobust.attacks.ensemble import BoundedEnsemble, PlannedSearch
 from segrobust.attacks.gradient import Engine, Measurement
 from segrobust.attacks.gradient_attack import GradientAttack
+from segrobust.attacks.per_class import write
 from segrobust.attacks.registry import register_attack
 from segrobust.core.errors import UserError, unknown_name
 
@@ -40,10 +41,9 @@ def spherical_gradient(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Gradient of ``-sum(mask * u_y / |u|)`` in the logits u, ``[N, K, H, W]``."""
     length = logits.norm(dim=1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
     unit = logits / length
-    labels = labels.unsqueeze(1)
-    own = unit.gather(1, labels)
+    own = unit.gather(1, labels.unsqueeze(1))
     ascent = unit * own
-    ascent.scatter_add_(1, labels, -torch.ones_like(own))
+    write(ascent, labels, own.square().sub_(1).squeeze(1))
     return ascent * (mask.unsqueeze(1) / length)
 
 

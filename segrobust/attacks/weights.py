@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from segrobust.attacks.per_class import count
 from segrobust.core.errors import UserError
 
 
@@ -77,7 +78,7 @@ def rarity(labels: Tensor, valid: Tensor, num_classes: int, class_counts: tuple[
         class_counts: of a whole data set; None: those of each image.
     """
     if class_counts is None:
-        counts = (_compared if labels.is_cuda else _added)(labels, valid, num_classes).clamp_min(1)
+        counts = count(labels, valid, num_classes).float().clamp_min(1)
         return counts.reciprocal().gather(1, labels.flatten(1)).view_as(labels)
     if len(class_counts) != num_classes:
         raise UserError(f"class_counts: expected one count per class ({num_classes}), got {len(class_counts)}")
@@ -89,20 +90,6 @@ def _inverse(class_counts: tuple[float, ...], device: torch.device) -> Tensor:
     """Inverse counts with a sum of 1, ``[K]``; made once, since a copy from the host waits for the device."""
     inverse = torch.tensor(class_counts).clamp_min(1).reciprocal()
     return (inverse / inverse.sum()).to(device)
-
-
-def _added(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """Valid pixels per image and class, ``[N, K]`` float32."""
-    slots = torch.where(valid, labels, num_classes).flatten(1)
-    counts = torch.zeros(len(slots), num_classes + 1, device=slots.device)
-    return counts.scatter_add_(1, slots, torch.ones_like(slots, dtype=counts.dtype))[:, :num_classes]
-
-
-def _compared(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """The same, as a sum of integers: additions to few places are slow on a GPU, in any order or in a fixed one."""
-    classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
-    found = (labels.unsqueeze(1) == classes) & valid.unsqueeze(1)
-    return found.flatten(2).sum(2).float()
 
 
 def tsallis(pixels: Pixels, q: float) -> Tensor:

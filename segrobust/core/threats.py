@@ -140,7 +140,18 @@ class L1:
         fixed = (sorted_room.double() * UNITS).round_().long()
         before = (fixed.cumsum(1) - fixed).double().div_(UNITS)
         spent = torch.minimum(sorted_room, (size.unsqueeze(1) - before).clamp_(min=0).to(sorted_room))
-        return torch.zeros_like(flat).scatter_(1, order, spent).mul_(flat.sign()).view_as(gradient)
+        return _in_order(spent, order).mul_(flat.sign()).view_as(gradient)
+
+
+def _in_order(values: Tensor, order: Tensor) -> Tensor:
+    """Sorted values ``[N, M]`` in their places before, ``order``; on a GPU a deterministic scatter waits for it."""
+    if values.is_cuda:
+        return _in_order_gathered(values, order)
+    return torch.zeros_like(values).scatter_(1, order, values)
+
+
+def _in_order_gathered(values: Tensor, order: Tensor) -> Tensor:
+    return values.gather(1, order.argsort(1))
 
 
 THREATS = {"Linf": Linf(), "L2": L2(), "L1": L1()}

@@ -31,6 +31,8 @@ WAITING = {  # a value, or the shape of a result, depends on the data
     aten.unique_consecutive,
 }
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
+# of a tensor, in torch's deterministic mode on a GPU: the strides of the target are copied there
+SCATTERING = {aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_}
 COPYING = {aten._to_copy, aten.copy_, aten.copy}
 READING = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}  # on a CPU these never reach the dispatcher
 MAKING = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
@@ -55,6 +57,8 @@ class Dispatched(TorchDispatchMode):
             return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
         if packet in COPYING:  # from one device to another
             return args[-1 if packet is not aten._to_copy else 0].device != result.device
+        if packet in SCATTERING:
+            return isinstance(args[3], Tensor) and args[0].device.type == "cuda"
         if packet is aten.repeat_interleave:
             return kwargs.get("output_size") is None
         return packet in WAITING
