@@ -70,6 +70,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("or model.checkpointing", ""),
         ("self._replayed.setdefault(model, Replayed(model))", "Replayed(model)"),
         ("if not (self.cuda_graphs and self._on_cuda)", "if not self._on_cuda"),
+        ("            model.release()\n", ""),
+        ("self.cuda_graphs = False", "pass"),
     ],
     ("attacks/fused.py", "attacks/test_fused.py"): [
         ("(shifted * sharpness).exp()", "shifted.exp()"),

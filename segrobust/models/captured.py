@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ class Passes:
     forward, backward: run them; without a forward since, a second backward is wrong.
     release: gives the memory back.
     kept: tensors of others that they read.
+    held: bytes of a GPU that they take beside the first four.
     """
 
     points: Tensor
@@ -37,6 +39,7 @@ class Passes:
     backward: Callable[[], None]
     release: Callable[[], None]
     kept: list[Tensor] = field(default_factory=list)
+    held: int = 0
 
 
 class Graph:
@@ -82,7 +85,7 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _stream(device)
 
     @staticmethod
     def serves(images: Tensor) -> bool:
@@ -135,15 +138,22 @@ class CudaCapture:
         """
         needed = torch.cuda.max_memory_allocated(self.device) - torch.cuda.memory_allocated(self.device)
         torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved(self.device)
+        reserved, allocated = torch.cuda.memory_reserved(self.device), torch.cuda.memory_allocated(self.device)
         passes = self._captured(model, points)
-        held = torch.cuda.memory_reserved(self.device) - before
+        held = torch.cuda.memory_reserved(self.device) - reserved
+        passes.held = max(0, held - (torch.cuda.memory_allocated(self.device) - allocated))
         torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(self.device)
+        free = self._free()
         if free < max(needed, held):
             passes.release()
             raise NotReplayed(f"a graph leaves {free // _MIB} MiB of memory, {max(needed, held) // _MIB} are needed")
         return passes
+
+    def _free(self) -> int:
+        """Bytes that the device has and this process may take: processes that share a GPU are kept to a part of it."""
+        free, whole = torch.cuda.mem_get_info(self.device)
+        allowed = int(whole * torch.cuda.get_per_process_memory_fraction(self.device))
+        return min(free, allowed - torch.cuda.memory_reserved(self.device))
 
     def _captured(self, model: nn.Module, points: Tensor) -> Passes:
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
@@ -177,6 +187,12 @@ class CudaCapture:
         options = {"stream": self.stream, "capture_error_mode": "thread_local"}
         with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), **options):
             torch.zeros(1, device=self.device)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: libraries keep workspaces for every stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 def layout_of(logits: Tensor) -> torch.memory_format:

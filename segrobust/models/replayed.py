@@ -72,6 +72,11 @@ class Replayed(nn.Module):
             return self._model(images)
         return _Replay.apply(images, graph) if _wants_gradient(images) else graph.logits(images)
 
+    @property
+    def held(self) -> int | None:
+        """Bytes that graphs take and no tensor does; None: there are no graphs."""
+        return sum(graph.passes.held for graph in self._graphs.values()) if self._graphs else None
+
     def release(self) -> None:
         """Give the memory of all graphs back; they are captured anew where they are needed again."""
         for key in list(self._graphs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ import torch
 from segrobust.core.errors import UserError
 from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import CLEAN, Condition, Row
+from segrobust.models.failures import out_of_memory
 from segrobust.runs.batch_size import clear_memory_errors
 from segrobust.runs.folder import RunFolder
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
 from segrobust.studies.rows import rows_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -69,17 +73,28 @@ class Executor:
         return not keys <= done or not all(file.is_file() for file in files)
 
     def _measured(self, study: Study, batch: range) -> tuple[list[Row], float, int | None]:
-        """The rows, the seconds they took, and the most memory of torch's tensors on the GPU, the model's included;
-        None on a CPU, whose peak is the whole process's, which later attacks cannot get below."""
+        """The rows, the seconds they took, and the most memory of torch's tensors and graphs on the GPU, the model's
+        included; None on a CPU, whose peak is the whole process's, which later attacks cannot get below."""
         began, device, peak = time.perf_counter(), self.bench.device, None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         with clear_memory_errors(self.batch_size):
-            rows = self.rows(study, batch)
+            rows = self._rows_in_memory(study, batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-            peak = torch.cuda.max_memory_allocated(device)
+            peak = torch.cuda.max_memory_allocated(device) + self.bench.held_by_graphs
         return rows, time.perf_counter() - began, peak
+
+    def _rows_in_memory(self, study: Study, batch: range) -> list[Row]:
+        """Rows of one batch; where memory is full and CUDA graphs are in it, once more without these."""
+        try:
+            return self.rows(study, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not self.bench.give_graphs_up():
+                raise
+        # only here, where no error holds its frames' tensors any more
+        _LOG.info("memory is full: from now on attacks do without CUDA graphs")
+        return self.rows(study, batch)
 
     def rows(self, study: Study, batch: range) -> list[Row]:
         """Rows of one batch; images of different sizes go in groups of equal size."""

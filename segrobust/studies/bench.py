@@ -119,6 +119,19 @@ class Bench:
             return model
         return self._replayed.setdefault(model, Replayed(model))
 
+    @property
+    def held_by_graphs(self) -> int:
+        """Bytes of the GPU that no tensor takes."""
+        return sum(model.held or 0 for model in self._replayed.values())
+
+    def give_graphs_up(self) -> bool:
+        """Attack with eager passes from now on; whether that gives memory back."""
+        replayed = [model for model in self._replayed.values() if model.held is not None]
+        for model in replayed:
+            model.release()
+        self.cuda_graphs = False
+        return bool(replayed)
+
     @contextmanager
     def attacking(self, seeds: Sequence[int]) -> Iterator[None]:
         """A context for attacks: known random numbers of the model's own, and the precision of the gradients."""

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segrobust import Segmenter
 from segrobust.attacks import build_attack
 from segrobust.models import replayed as module
-from segrobust.models.captured import CudaCapture
+from segrobust.models.captured import CudaCapture, NotReplayed, Passes
 from segrobust.models.replayed import EAGER_CALLS, MOST_CAPTURES, MOST_GRAPHS, Replayed
 from segrobust.models.segmenter import frozen_eval
 from tests.attacks.toys import SmallNet, batch
@@ -363,3 +363,39 @@ def test_tensors_that_a_module_forgets_are_kept_for_the_graph():
         kept = {tensor.data_ptr() for tensor in graph.passes.kept}
         assert net.grid.data_ptr() in kept and len(kept) == 2  # and the points of that pass
     assert module.EAGER_CALLS >= 2  # by then the module has it
+
+
+MEBI = 2**20
+
+
+@pytest.mark.parametrize(
+    ("free", "fraction", "kept"), [(1000, 1.0, True), (390, 1.0, False), (1000, 0.7, True), (1000, 0.68, False)]
+)
+def test_a_graph_leaves_memory_for_the_largest_need_so_far(monkeypatch, free, fraction, kept):
+    """1000 MiB in all; 10 are allocated, 410 were; a graph takes 300 of which 20 are its tensors."""
+    memory = {"reserved": 0, "allocated": 10}
+    numbers = {
+        "max_memory_allocated": lambda _: 410 * MEBI,
+        "memory_allocated": lambda _: memory["allocated"] * MEBI,
+        "memory_reserved": lambda _: memory["reserved"] * MEBI,
+        "mem_get_info": lambda _: (free * MEBI, 1000 * MEBI),
+        "get_per_process_memory_fraction": lambda _: fraction,
+        "empty_cache": lambda: None,
+    }
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, number)
+    capture, released = CudaCapture.__new__(CudaCapture), []
+    capture.device = torch.device("cuda")
+
+    def captured(model, points):
+        memory["reserved"] += 300
+        memory["allocated"] += 20
+        return Passes(*[points] * 4, None, None, lambda: released.append(1))
+
+    monkeypatch.setattr(capture, "_captured", captured)
+    if kept:
+        assert capture.passes(None, points()).held == 280 * MEBI and not released
+    else:
+        with pytest.raises(NotReplayed, match="MiB of memory, 400 are needed"):
+            capture.passes(None, points())
+        assert released

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from segrobust import Segmenter
 from segrobust.attacks import build_attack
+from segrobust.core.errors import UserError
 from segrobust.models import replayed
 from segrobust.models.replayed import Replayed
 from segrobust.runs import batch_size
+from segrobust.runs.executor import Executor
 from segrobust.runs.settings import Settings
 from segrobust.studies.attack import AttackStudy
 from segrobust.studies.bench import Bench
 from tests.models.replaying import stand_in
-from tests.runs.toy_run import ToySource, toy_model
+from tests.runs.toy_run import K, ToySource, toy_model
 
 
 @pytest.fixture
@@ -66,3 +71,47 @@ def test_trials_of_memory_are_eager(capture):
     bench = Bench(toy_model(), ToySource())
     assert batch_size._fits(bench, study(), 0, 2)
     assert capture.told == []
+
+
+class Full(torch.nn.Module):
+    """Has no memory for a forward that is reported while a graph is there."""
+
+    def __init__(self, told):
+        super().__init__()
+        self.net, self.told = toy_model().net, told
+
+    def forward(self, images):
+        graphs = self.told.count("captured") - self.told.count("released")
+        if graphs and not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.net(images)
+
+
+def test_graphs_make_room_where_memory_is_full(capture, caplog):
+    caplog.set_level("INFO")
+    rows, batch = {}, range(1, 3)
+    for on in (False, True):
+        model = Segmenter.wrap(Full(capture.told), num_classes=K).eval()
+        bench = Bench(model, ToySource(), cuda_graphs=on)
+        rows[on], *_ = Executor(bench, [study()], None, 2)._measured(study(), batch)
+        assert bench.cuda_graphs is False
+    assert rows[True] == rows[False]
+    assert capture.told.count("captured") == capture.told.count("released") == 1
+    assert caplog.text.count("attacks do without CUDA graphs") == 1
+
+
+def test_without_graphs_full_memory_is_told(capture):
+    capture.told.append("captured")
+    bench = Bench(Segmenter.wrap(Full(capture.told), num_classes=K).eval(), ToySource())
+    with pytest.raises(UserError, match="out of memory with batches of 2"):
+        Executor(bench, [study()], None, 2)._measured(study(), range(1, 3))
+
+
+def test_what_graphs_hold_counts_as_memory(capture):
+    bench = Bench(toy_model(), ToySource())
+    assert bench.held_by_graphs == 0 and not bench.give_graphs_up()
+    bench = Bench(toy_model(), ToySource())
+    bench.attacked([0])
+    (replayed_model,) = bench._replayed.values()
+    replayed_model._graphs = {n: SimpleNamespace(passes=SimpleNamespace(held=n)) for n in (3, 4)}
+    assert bench.held_by_graphs == 7
