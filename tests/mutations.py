@@ -74,8 +74,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.cuda_graphs = False", "pass"),
     ],
     ("attacks/fused.py", "attacks/test_fused.py"): [
-        ("(shifted * sharpness).exp()", "shifted.exp()"),
-        ("shifted if sharpness is None else shifted * sharpness", "shifted"),
+        ("(shifted * sharpness).exp_()", "shifted.exp()"),
+        ("shifted if sharpness is None else shifted.mul_(sharpness)", "shifted"),
+        ("return shifted.sub_(log_sum.unsqueeze(1)).exp_()", "return (shifted - log_sum.unsqueeze(1)).exp()"),
         ("-factor.unsqueeze(1), 0.0", "factor.unsqueeze(1), 0.0"),
         ("torch.where(onehot(labels, logits.shape[1]), -math.inf, logits)", "logits"),
         ("if out_of_memory(error) or of_the_machine(error):", "if of_the_machine(error):"),
@@ -406,11 +407,11 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("torch.maximum(inside, suffices)", "inside"),
         ("torch.where(delta > 0, high, -low)", "torch.ones_like(delta)"),
     ],
-    ("attacks/prox.py", "attacks/test_waiting.py"): [
+    ("attacks/prox.py", "attacks/test_no_waiting.py"): [
         ("    for _ in range(BISECTIONS):\n", "    for _ in range(BISECTIONS):\n        if enough(low).all():\n            break\n"),
         ("    for _ in range(rounds):\n", "    for _ in range(rounds):\n        if bool((low == high).all()):\n            break\n"),
     ],
-    ("attacks/penalty.py", "attacks/test_waiting.py"): [
+    ("attacks/penalty.py", "attacks/test_no_waiting.py"): [
         ("masked_fill_(spare == 0, torch.inf)", "masked_fill_(spare == 0, float((spare >= 0).all()) * torch.inf)"),
     ],
     ("attacks/margins.py", "attacks/test_alma_prox.py attacks/test_table.py::test_budget_box_and_books"): [

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segrobust.attacks.per_class import onehot
+from segrobust.attacks.per_class import onehot, write
 from segrobust.core.errors import first_line
 from segrobust.models.failures import of_the_machine, out_of_memory
 
@@ -48,17 +48,18 @@ def softmax(logits: Tensor, labels: Tensor, sharpness: Tensor | None) -> Softmax
     largest = logits.amax(1)
     shifted = logits - largest.unsqueeze(1)
     below = logits.gather(1, labels.unsqueeze(1)).squeeze(1) - largest
-    log_sum = shifted.exp().sum(1).log()
+    sharp_sum = None if sharpness is None else (shifted * sharpness).exp_().sum(1).log()
+    log_sum = shifted.exp_().sum(1).log()
     if sharpness is None:
         return Softmax(largest, below, below - log_sum, below - log_sum, log_sum)
-    sharp_sum = (shifted * sharpness).exp().sum(1).log()
     return Softmax(largest, below, below - log_sum, below * sharpness - sharp_sum, sharp_sum)
 
 
 def probabilities(logits: Tensor, largest: Tensor, log_sum: Tensor, sharpness: Tensor | None) -> Tensor:
     """All of them, ``[N, K, H, W]``."""
     shifted = logits - largest.unsqueeze(1)
-    return torch.exp((shifted if sharpness is None else shifted * sharpness) - log_sum.unsqueeze(1))
+    shifted = shifted if sharpness is None else shifted.mul_(sharpness)
+    return shifted.sub_(log_sum.unsqueeze(1)).exp_()
 
 
 def ascent(
@@ -69,6 +70,14 @@ def ascent(
     return probabilities(logits, largest, log_sum, sharpness) * weights.unsqueeze(1) - own
 
 
+def lean_ascent(
+    logits: Tensor, labels: Tensor, weights: Tensor, largest: Tensor, log_sum: Tensor, sharpness: Tensor | None
+) -> Tensor:
+    """The same in the memory of the probabilities, which a compiler does not need."""
+    made = probabilities(logits, largest, log_sum, sharpness).mul_(weights.unsqueeze(1))
+    return write(made, labels, made.gather(1, labels.unsqueeze(1)).squeeze(1) - weights)
+
+
 def own_and_rival(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logit of the label, and the largest other one, ``[N, H, W]``."""
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
@@ -77,8 +86,16 @@ def own_and_rival(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def margin_ascent(logits: Tensor, labels: Tensor, rival: Tensor, factor: Tensor) -> Tensor:
     """``factor (onehot(label) - onehot(rival))``, ``[N, K, H, W]``; equal rivals all take part."""
-    rivals = torch.where(logits == rival.unsqueeze(1), -factor.unsqueeze(1), 0.0)
-    return torch.where(onehot(labels, logits.shape[1]), factor.unsqueeze(1), rivals)
+    return torch.where(onehot(labels, logits.shape[1]), factor.unsqueeze(1), _at_rivals(logits, rival, factor))
+
+
+def lean_margin_ascent(logits: Tensor, labels: Tensor, rival: Tensor, factor: Tensor) -> Tensor:
+    """The same in memory for one map of that size."""
+    return write(_at_rivals(logits, rival, factor), labels, factor)
+
+
+def _at_rivals(logits: Tensor, rival: Tensor, factor: Tensor) -> Tensor:
+    return torch.where(logits == rival.unsqueeze(1), -factor.unsqueeze(1), 0.0)
 
 
 class Compiled:
@@ -127,8 +144,8 @@ class Functions(NamedTuple):
     margin_ascent: Callable[..., Tensor]
 
 
-EAGER = Functions(softmax, ascent, own_and_rival, margin_ascent)
-COMPILED = Functions(*map(Compiled, EAGER))
+EAGER = Functions(softmax, lean_ascent, own_and_rival, lean_margin_ascent)
+COMPILED = Functions(*map(Compiled, (softmax, ascent, own_and_rival, margin_ascent)))
 
 
 def functions(logits: Tensor, compiled: bool) -> Functions | None:

@@ -35,7 +35,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 _OWN = (F.interpolate, F.adaptive_avg_pool2d, F.cross_entropy)
 # modules that hold a reference of their own to F.interpolate
 _HOLDERS = ("torchvision.transforms._functional_tensor", "torchvision.transforms.v2.functional._geometry")
-_ALERT = re.compile(r"(\w+)( CUDA)? does not have a deterministic implementation")
+_ALERT = re.compile(r"(\w+)(\(\))?( CUDA)?( with .+)? does not have a deterministic implementation")
 
 
 @contextlib.contextmanager

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+import weakref
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from segrobust.attacks import build_attack, fused, margins
+from segrobust.attacks import build_attack, fused, margins, per_class
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.gradient_attack import GradientAttack
 from segrobust.attacks.registry import ATTACKS
@@ -39,7 +42,7 @@ def counting(monkeypatch):
     """All functions compiled, as on a GPU, by a backend that counts."""
     backend = Counting()
     torch._dynamo.reset()
-    compiled = fused.Functions(*(fused.Compiled(function, backend=backend) for function in fused.EAGER))
+    compiled = fused.Functions(*(fused.Compiled(one.function, backend=backend) for one in fused.COMPILED))
     monkeypatch.setattr(fused, "functions", lambda logits, on: compiled if on else fused.EAGER)
     return backend
 
@@ -243,3 +246,58 @@ def test_torchs_own_compiler_takes_it():
 
 def test_a_cpu_works_in_kept_memory():
     assert fused.functions(torch.zeros(1, 2, 3, 3), True) is None
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of results that were alive at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.now, self.most = set(), 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.alive:
+                storage = tensor.untyped_storage()
+                self.alive.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return made
+
+    def gone(self, place, size):
+        self.alive.discard(place)
+        self.now -= size
+
+
+def test_eager_forms_take_little_memory(monkeypatch):
+    """Beside the logits, as they are on a GPU, where a small network has few tensors that are larger."""
+    monkeypatch.setattr(per_class, "write", per_class._write_compared)
+    monkeypatch.setattr(fused, "write", per_class._write_compared)
+    logits, goal = problem(21, size=(40, 40))
+    softmax = fused.softmax(logits, goal.labels, torch.tensor(2.0))
+    weights, own = softmax.log_p.exp(), softmax.largest
+    runs = {
+        "softmax": lambda: fused.EAGER.softmax(logits, goal.labels, torch.tensor(2.0)),
+        "ascent": lambda: fused.EAGER.ascent(logits, goal.labels, weights, own, softmax.log_sum, torch.tensor(2.0)),
+        "margins": lambda: fused.EAGER.own_and_rival(logits, goal.labels),
+        "margin ascent": lambda: fused.EAGER.margin_ascent(logits, goal.labels, own, weights),
+    }
+    for name, run in runs.items():
+        with Largest() as largest:
+            run()
+        assert largest.most < (2.6 if name == "softmax" else 1.6) * logits.nbytes, name
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_what_is_compiled_and_what_is_not_are_equal(targeted):
+    logits, goal = problem(6, targeted)
+    for sharpness in (None, torch.tensor(1.5)):
+        softmax = fused.softmax(logits, goal.labels, sharpness)
+        given = (softmax.log_p.exp() * goal.valid, softmax.largest, softmax.log_sum, sharpness)
+        assert torch.equal(fused.ascent(logits, goal.labels, *given), fused.lean_ascent(logits, goal.labels, *given))
+    own, rival = fused.own_and_rival(logits, goal.labels)
+    forms = (fused.margin_ascent, fused.lean_margin_ascent)
+    one, other = (form(logits, goal.labels, rival, own * goal.valid) for form in forms)
+    assert torch.equal(one, other)

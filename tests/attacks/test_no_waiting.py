@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import operator
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from segrobust.attacks import ATTACKS, build_attack
+from segrobust.attacks.alma_prox import ProximalSplitting
 from segrobust.attacks.ball import BallSearch
 from segrobust.attacks.base import Problem
 from segrobust.attacks.gradient import Engine
+from segrobust.attacks.margins import Margins
 from segrobust.attacks.minimum_norm import Closest
-from segrobust.attacks.segmentation import Segmentation
+from segrobust.attacks.primal_dual import Adam, DualWeights
+from segrobust.attacks.prox import PROXES
+from segrobust.attacks.segmentation import Goal, Segmentation
 from segrobust.core.draws import Draws
 from segrobust.core.threats import THREATS
 from tests.attacks.test_table import call, make
@@ -25,6 +30,7 @@ from tests.attacks.toys import SmallNet, batch
 from tests.attacks.waiting import counted
 
 STEPS = 20  # enough for every phase of every attack
+SIZE = 40  # 4800 values of an image, more than few
 LEAVING = "an image that is done costs no further pass: every step asks which images go on"
 PER_STEP = {"DAG": (1, LEAVING), "Square": (1, LEAVING)}  # what is left, and why; 0 for every other attack
 
@@ -100,6 +106,85 @@ def test_nor_does_the_ball_search_of_alma_prox(norm):
     ball.run(1)  # the first gradient is looked at
     with counted() as seen:
         ball.run(2 * STEPS - 1)
+    assert not seen
+
+
+def draw(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def box(size=SIZE):
+    clean = draw(2, 3, size, size).sigmoid()
+    return -clean, 1 - clean
+
+
+@pytest.mark.parametrize("size", [4, SIZE])
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("norm", sorted(PROXES))
+def test_a_proximal_step_waits_for_nothing(norm, capped, size):
+    delta, metric = draw(2, 3, size, size), draw(2, 3, size, size).exp()
+    strength, cap = torch.tensor([0.5, 0.0]), torch.full((2,), 0.1) if capped else None
+    with counted() as seen:
+        PROXES[norm](delta, metric, strength, *box(size), cap)
+    assert not seen
+
+
+class Scripted:
+    """An engine that answers with a made-up gradient, after the derivative in made-up margins."""
+
+    def __init__(self):
+        valid = draw(2, SIZE, SIZE) > -1
+        self.goal = Goal(torch.zeros(valid.shape, dtype=torch.long), valid)
+        self.goal.pixels  # noqa: B018 - counted once, at the start
+
+    def gradient(self, engine, points, derivative, *_):
+        margin = draw(2, SIZE, SIZE) + points.mean(1) - 0.5
+        slope = derivative(Margins(margin, (margin < 0) & self.goal.valid, margin.square() + 0.5))
+        gradient = draw(2, 3, SIZE, SIZE) * slope.float().unsqueeze(1)
+        return gradient, Margins(margin, margin < 0, margin)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("ALMAProx", {}),
+        ("ALMAProx", {"norm": "L2"}),
+        ("ALMAProx", {"norm": "L1"}),
+        ("ALMAProx", {"eps_max": 0.05, "target_apsr": 0.5}),
+        ("ALMAProx:published", {}),
+    ],
+)
+def test_iterations_of_alma_prox_wait_for_nothing(monkeypatch, name, own):
+    engine, (low, _) = Scripted(), box()
+    monkeypatch.setattr("segrobust.attacks.alma_prox.margin_gradient", engine.gradient)
+    monkeypatch.setattr("segrobust.attacks.alma_prox.published_gradient", lambda *a: engine.gradient(*a)[0])
+    attack = build_attack(name, steps=40, apsr=0.4, **own)
+    problem = SimpleNamespace(clean=-low, engine=engine, budgets=())
+    search = ProximalSplitting(attack, problem, Closest(attack, problem), 40, warm=False)
+    search.iterate(0)
+    with counted() as seen:
+        for step in range(1, 40):
+            search.iterate(step)
+    assert not seen
+    assert search.closest.found.any() or "eps_max" in own
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [("PDPGD", "Linf"), ("PDPGD", "L2"), ("PDPGD:published", "Linf"), ("PDGD", "L2")]
+)
+def test_primal_dual_moves_wait_for_nothing(name, norm):
+    engine, (low, _) = Scripted(), box()
+    attack = build_attack(name, norm=norm)
+    duals, adam = DualWeights(SimpleNamespace(engine=engine), attack.least_ratio), Adam(low)
+    margin = draw(2, SIZE, SIZE)
+
+    delta = torch.zeros_like(low)
+    with counted() as seen:
+        for _ in range(3):
+            margins = Margins(margin, margin < 0, margin)
+            gradient = draw(2, 3, SIZE, SIZE) * duals.slope(margins).unsqueeze(1)
+            delta = attack.move(delta, gradient, duals, adam, 0.01, -low)
+            duals.ascend(margins, 0.1)
     assert not seen
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from segrobust.commands.data import source_from_config
+from segrobust.models.deterministic import deterministic
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.precision import computing_in
@@ -47,7 +48,7 @@ def test_gradients_in_another_precision(in_float32, scenes, tmp_path, device, ch
 
 @pytest.mark.parametrize("choice", [None, "bf16"])
 def test_what_is_reported_is_a_forward_in_float32(in_float32, scenes, tmp_path, device, choice):
-    """The stored images, seen once more without TF32 or autocast, give every stored number."""
+    """The stored images, seen once more in the forms of a run without TF32 or autocast, give every stored number."""
     folder = in_float32
     if choice:
         folder = scenes.evaluate(tmp_path / "run", *CHOICES[choice], "--save-adversarial", attacks=("tsallis-pgd",))
@@ -58,7 +59,7 @@ def test_what_is_reported_is_a_forward_in_float32(in_float32, scenes, tmp_path, 
     assert len(files) == len(source) == len(rows)
     for first in range(0, len(files), 2):  # as in the run: two at a time
         points = torch.from_numpy(np.stack([np.load(file) for file in files[first : first + 2]])).to(device)
-        with torch.no_grad(), computing_in("float32", device):
+        with torch.no_grad(), deterministic(device), computing_in("float32", device):
             predictions = model(points).argmax(1).cpu()
         for image, prediction in enumerate(predictions, first):
             label = source[image].label

@@ -127,6 +127,8 @@ def test_alerts_are_collected_and_other_warnings_shown():
         ("adaptive_max_pool2d_backward_cuda", "adaptive_max_pool2d_backward"),
         ("grid_sampler_2d_backward_cuda", "grid_sampler_2d_backward"),
         ("kthvalue CUDA", "kthvalue"),
+        ("median CUDA with indices output", "median"),
+        ("put_", "put_"),
     ],
 )
 def test_names_in_torchs_words(name, operation):
