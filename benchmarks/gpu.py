@@ -1,6 +1,6 @@
 """What attacks and adversarial training cost on a GPU, over bare passes of the same model, in under three minutes.
 
-    python benchmarks/gpu.py [--seconds 120] [--models camvid deeplabv3] [--json FILE] [--device cpu --tiny]
+    python benchmarks/gpu.py [--seconds 90] [--models camvid deeplabv3] [--json FILE] [--device cpu --tiny]
 
 A bare pass is one forward and the backward of a constant logit gradient to the images. A step is what one more step of
 an attack takes: two calls of the attack, with few and with more steps, and their difference over the difference of
@@ -9,7 +9,7 @@ graphs (``segrobust evaluate`` does, unless told not to), each over its own bare
 and repeat bit for bit, but for those called ``not deterministic``. An iteration of training is the hook's attack and
 the optimiser's step, over (K + 1) eager bare passes and one ordinary step. Times are medians over rounds in which bare
 pass, few and more steps follow each other; ``--seconds`` is spread over all measurements, which make at least
-three rounds each. Ratios are of one run on one machine; another card has others.
+two rounds each. Ratios are of one run on one machine; another card has others.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ MEBI = 2**20
 class Scale:
     """How much is measured: steps of the two calls, bare passes and rounds; ``tiny`` sizes show that it works."""
 
-    few: int = 4
-    more: int = 12
-    bare: int = 5
-    rounds: int = 3
+    few: int = 3
+    more: int = 9
+    bare: int = 3
+    rounds: int = 2  # of the larger model a round takes seconds
     tiny: bool = False
 
 
@@ -333,7 +333,7 @@ def device_of(text: str) -> torch.device:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120, metavar="N", help="for the rounds of all measurements")
+    parser.add_argument("--seconds", type=float, default=90, metavar="N", help="for the rounds of all measurements")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small images and one round, to see that it works")
