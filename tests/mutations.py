@@ -55,6 +55,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("graph.passes.kept = outside.tensors", "pass"),
     ],
     ("models/captured.py", "models/test_replayed.py"): [
+        ("needed = max(needed, self.needed())", "needed = needed"),
+        ("return min(free, allowed - torch.cuda.memory_reserved(self.device))", "return free"),
         ("self.passes.logits.clone()", "self.passes.logits"),
         ("self.passes.gradient.clone()", "self.passes.gradient"),
         ("if self.waits_for is None or self.waits_for() is not forward", "if False"),

@@ -129,14 +129,18 @@ class CudaCapture:
     def random_state(self) -> bytes:
         return torch.cuda.get_rng_state(self.device).numpy().tobytes()
 
-    def passes(self, model: nn.Module, points: Tensor) -> Passes:
-        """The captured ones, on the stream of :meth:`aside`; memory must then do for the largest need so far beside
-        them, and for one more pass.
+    def needed(self) -> int:
+        """The most bytes that tensors took beside the present ones, since somebody last began to measure that."""
+        return torch.cuda.max_memory_allocated(self.device) - torch.cuda.memory_allocated(self.device)
+
+    def passes(self, model: nn.Module, points: Tensor, needed: int = 0) -> Passes:
+        """The captured ones, on the stream of :meth:`aside`; memory must then do for ``needed`` bytes beside them, for
+        the largest need that is known here and for one more pass.
 
         Raises:
             NotReplayed: it would not. Any error of torch: they cannot be captured.
         """
-        needed = torch.cuda.max_memory_allocated(self.device) - torch.cuda.memory_allocated(self.device)
+        needed = max(needed, self.needed())
         torch.cuda.empty_cache()
         reserved, allocated = torch.cuda.memory_reserved(self.device), torch.cuda.memory_allocated(self.device)
         passes = self._captured(model, points)

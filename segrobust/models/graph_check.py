@@ -22,7 +22,9 @@ LIKE_EAGER = 4  # times the difference of two eager passes is that of a replay, 
 _LOG = logging.getLogger(__name__)
 
 
-def checked_graph(model: nn.Module, images: Tensor, addresses: list[int], capture: CudaCapture) -> Graph:
+def checked_graph(
+    model: nn.Module, images: Tensor, addresses: list[int], capture: CudaCapture, needed: int = 0
+) -> Graph:
     """A graph that repeats the eager passes bit for bit (where these do not repeat themselves: as well as they do), and
     faster.
 
@@ -46,7 +48,7 @@ def checked_graph(model: nn.Module, images: Tensor, addresses: list[int], captur
         noise = _difference(first, second)
         if noise > REPEATED:
             raise NotReplayed(f"two eager passes differ by {noise:.2g} of their largest value")
-        graph = Graph(capture.passes(model, images), addresses)
+        graph = Graph(capture.passes(model, images, needed), addresses)
         graph.passes.kept = outside.tensors
         try:
             replayed = _replayed(graph, other)

@@ -54,6 +54,7 @@ class Replayed(nn.Module):
         self._calls: Counter[Hashable] = Counter()
         self._captures: Counter[Hashable] = Counter()
         self._refused: set[Hashable] = set()
+        self._needed = 0  # bytes, of what else is done; mmengine's log begins to measure anew at every entry
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_model"], name)
@@ -104,6 +105,8 @@ class Replayed(nn.Module):
     def _captured(self, key: Hashable, images: Tensor, addresses: list[int]) -> Graph | None:
         """A new graph, where the shape has repeated often enough and everything speaks for it."""
         self._calls[key] += 1
+        capture = self._capture(images.device)
+        self._needed = max(self._needed, capture.needed())
         if self._calls[key] <= EAGER_CALLS or not self._has_place():
             return None
         try:
@@ -111,7 +114,7 @@ class Replayed(nn.Module):
                 raise NotReplayed(f"it was captured {MOST_CAPTURES} times and had to go again")
             self._make_place()
             self._captures[key] += 1
-            graph = checked_graph(self._model, images, addresses, self._capture(images.device))
+            graph = checked_graph(self._model, images, addresses, capture, self._needed)
             self._graphs[key] = graph
             return graph
         except NotReplayed as refusal:

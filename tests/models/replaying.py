@@ -21,12 +21,15 @@ class StandIn(CudaCapture):
     fails: raised by captures.
     wrong: added to replayed logits.
     times: of an eager pass and of a replayed one, in ms.
+    needs, told_needs: bytes that are measured call by call, and those that captures were told.
     """
 
     told: ClassVar[list[str]] = []
     fails: ClassVar[BaseException | None] = None
     wrong: ClassVar[float] = 0.0
     times: ClassVar[tuple[float, float]] = (EAGER_MS, REPLAYED_MS)
+    needs: ClassVar[list[int]] = []
+    told_needs: ClassVar[list[int]] = []
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -53,7 +56,11 @@ class StandIn(CudaCapture):
     def random_state(self) -> bytes:
         return b""
 
-    def passes(self, model: nn.Module, points: Tensor) -> Passes:
+    def needed(self) -> int:
+        return self.needs.pop(0) if self.needs else 0
+
+    def passes(self, model: nn.Module, points: Tensor, needed: int = 0) -> Passes:
+        self.told_needs.append(needed)
         if self.fails is not None:
             raise self.fails
         points, told, wrong = points.detach().clone(), self.told, self.wrong
@@ -79,7 +86,7 @@ class StandIn(CudaCapture):
 
 def stand_in(**changes: Any) -> type[StandIn]:
     """One of its own for a test, which tells what happened in ``told``."""
-    return type("StandIn", (StandIn,), {"told": [], **changes})
+    return type("StandIn", (StandIn,), {"told": [], "told_needs": [], **changes})
 
 
 FULL = NotReplayed("a graph leaves 10 MiB of memory, 20 are needed")

@@ -365,6 +365,16 @@ def test_tensors_that_a_module_forgets_are_kept_for_the_graph():
     assert module.EAGER_CALLS >= 2  # by then the module has it
 
 
+def test_the_largest_need_is_remembered_between_captures(net):
+    """Each log of mmengine forgets the peak so far."""
+    with frozen_eval(net):
+        model, capture = warmed(net, points(), needs=[70, 0, 0, 5, 0])
+        passes(model, points())
+        for _ in range(EAGER_CALLS + 1):
+            passes(model, points(7))
+    assert capture.told_needs == [70, 70]
+
+
 MEBI = 2**20
 
 
