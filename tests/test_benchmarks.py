@@ -14,11 +14,12 @@ from segrobust.attacks.segmentation import Goal
 from tests.attacks.toys import SmallNet, batch
 
 
-def test_a_benchmarked_iteration_of_alma_prox_is_one_forward_and_one_backward():
+@pytest.mark.parametrize("name", ["ALMAProx", "ALMAProx:published"])
+def test_a_benchmarked_iteration_of_alma_prox_is_one_forward_and_one_backward(name):
     net = SmallNet().eval()
     images, labels = batch(net, count=2)
     engine = Engine(net, Goal(labels.masked_fill(labels == 255, 0), labels != 255))
-    iterations = proximal_step(engine, images)
+    iterations = proximal_step(engine, images, name)
     for done in (1, 2):
         iterations()
         assert torch.equal(engine.forwards, torch.full((2,), done * PROXIMAL_STEPS))

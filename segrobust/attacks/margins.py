@@ -98,13 +98,16 @@ def _compared(own: Tensor, rival: Tensor, goal: Goal, normaliser: Tensor | None 
 
 
 def _largest(planes: Tensor, ranks: int) -> list[Tensor]:
-    """The largest, second largest, ... over dim 1, by insertion."""
-    sorted_so_far = [torch.full_like(planes[:, 0], -math.inf)] * ranks
+    """The largest, second largest, ... over dim 1, by insertion; fresh memory in every step would take four times as
+    long on a CPU."""
+    sorted_so_far = [torch.full_like(planes[:, 0], -math.inf) for _ in range(ranks)]
+    moved = [torch.empty_like(planes[:, 0]) for _ in range(2)]
     for logit in planes.unbind(1):
         for rank, larger in enumerate(sorted_so_far):
-            sorted_so_far[rank] = torch.maximum(larger, logit)
             if rank + 1 < ranks:
-                logit = torch.minimum(larger, logit)
+                torch.minimum(larger, logit, out=moved[rank % 2])
+            torch.maximum(larger, logit, out=larger)
+            logit = moved[rank % 2]
     return sorted_so_far
 
 
@@ -176,35 +179,40 @@ def published_gradient(
         normaliser = _normaliser(own, others) if len(others) > 1 else torch.ones_like(own)
         slope = derivative(Margins(margin, reached, normaliser)).clamp(max=LARGEST_DERIVATIVE).to(logits.dtype)
         slope = slope * goal.valid
-        ascent = [sign * slope, -sign * slope, *[torch.zeros_like(slope)] * (len(others) - 1)]
+        at_label, at_rival, places = sign * slope, -sign * slope, []
         if len(others) > 1:
-            ascent = _through_normaliser(ascent, own, others, slope * (margin + tolerance) / normaliser)
-        _write_ranks(planes, others, ascent[1:])
-        return write(planes, goal.labels, ascent[0]), None
+            through = slope * (margin + tolerance) / normaliser
+            at_label, at_rival, places = _through_normaliser(at_label, at_rival, own, others, through)
+        places = [(others[0], at_rival), *places]
+        _write_places(planes, places)
+        return write(planes, goal.labels, at_label), None
 
     return engine.backward(points, logit_gradient)[0]
 
 
-def _through_normaliser(ascent: list[Tensor], own: Tensor, others: list[Tensor], through: Tensor) -> list[Tensor]:
-    """The gradient at the label's logit and the largest others, with that of the normaliser: less at the largest of
-    all, more at the third (and fourth) of them, whichever of these the label is."""
-    label, *rest = ascent
+def _through_normaliser(
+    at_label: Tensor, at_rival: Tensor, own: Tensor, others: list[Tensor], through: Tensor
+) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """With the gradient of the normaliser: less at the largest of all logits, more at the third (and fourth) of them,
+    which may be the label's, or another's: then a pair of that logit and its gradient."""
     first = own > others[0]
-    label, rest[0] = torch.where(first, label - through, label), torch.where(first, rest[0], rest[0] - through)
-    share = through / (len(others) - 2)
+    at_label = torch.where(first, at_label - through, at_label)
+    at_rival = torch.where(first, at_rival, at_rival - through)
+    share, places = through / (len(others) - 2), []
     for rank in range(2, len(others)):
-        above, below = own > others[rank - 1], own < others[rank]
-        rest[rank - 1] = torch.where(above, rest[rank - 1] + share, rest[rank - 1])
-        rest[rank] = torch.where(below, rest[rank] + share, rest[rank])
-        label = torch.where(above | below, label, label + share)
-    return [label, *rest]
+        low = own.clamp(others[rank], others[rank - 1])
+        is_label = low == own
+        at_label = torch.where(is_label, at_label + share, at_label)
+        places.append((low, share.masked_fill(is_label, 0)))
+    return at_label, at_rival, places
 
 
-def _write_ranks(planes: Tensor, others: list[Tensor], ascent: list[Tensor]) -> None:
-    """The gradient at the largest logits in place of these, 0 in place of the rest; equal logits all take part."""
-    nothing, ((largest, at_largest), *rest) = planes.new_zeros(()), zip(others, ascent, strict=True)
+def _write_places(planes: Tensor, places: list[tuple[Tensor, Tensor]]) -> None:
+    """The gradient at these logits in place of the logits, 0 in place of the rest; equal logits all take part."""
+    found, is_there = torch.empty_like(planes[:, 0]), torch.empty_like(planes[:, 0], dtype=torch.bool)
+    nothing = planes.new_zeros(())
     for plane in planes.unbind(1):
-        found = nothing
-        for other, at_other in reversed(rest):
-            found = torch.where(plane == other, at_other, found)
-        torch.where(plane == largest, at_largest, found, out=plane)
+        so_far = nothing
+        for left, (logit, gradient) in zip(range(len(places))[::-1], places[::-1], strict=True):
+            torch.eq(plane, logit, out=is_there)
+            so_far = torch.where(is_there, gradient, so_far, out=found if left else plane)

@@ -74,6 +74,7 @@ def processes_of(model: Segmenter, settings: Settings) -> PartialState:
         model.to(own)
         if on_gpu:
             torch.cuda.set_device(own)
+    if torch.distributed.is_initialized():  # torchrun makes one for a single process, too
         _leave_group_at_exit()
     device = next(model.parameters()).device
     if settings.surrogate is not None:

@@ -168,7 +168,7 @@ def test_first_step_of_fmn_is_a_share_of_the_estimated_distance(norm, share):
     radius = gap.sum() / gradient.flatten().norm(p=order)
     even = torch.ones_like(images).flatten()
     size = share * radius * even.norm() / even.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm])
-    ideal = -size * gradient / gradient.norm()
+    ideal = -(size * gradient / gradient.norm()).detach()
     attack = build_attack("FMN", norm=norm, steps=1, apsr=1.0)
     expected = attack.threat.project(images + ideal, images, radius.detach().view(1))
     torch.testing.assert_close(attack(model, images, labels).images, expected.detach(), rtol=0, atol=1e-5)

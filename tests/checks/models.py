@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segrobust.attacks.base import Problem
+from segrobust.attacks.bounded import CEPGD
+from segrobust.attacks.gradient_attack import start_at_random
 from segrobust.models.segmenter import Segmenter
 from tests.attacks.toys import PixelLinear, SmallNet
 from tests.runs.toy_run import K, ToySource
@@ -173,3 +177,13 @@ if __name__ == "__main__":
     source = ToySource()
     source[4].image.fill_(1)  # of the second batch
     evaluate(segmenter(sys.argv[2]), source, ["CEPGD"], ["8/255"], work_dir=sys.argv[1], steps=3, batch_size=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetful(CEPGD):
+    """Searches, and returns where it began."""
+
+    def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        super().run(problem)
+        start = start_at_random(self, problem, 0, 1.0)
+        return start, problem.engine.measure(start).error

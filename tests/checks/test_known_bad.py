@@ -48,7 +48,7 @@ from tests.checks.looking import (
     look,
     verdicts,
 )
-from tests.checks.models import HONEST, Changed, segmenter
+from tests.checks.models import HONEST, Changed, Forgetful, segmenter
 from tests.runs.toy_run import K, ToySource
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +285,12 @@ def test_an_attack_that_hardly_moves(tmp_path):
 
 def test_an_attack_that_returns_its_last_image(tmp_path):
     wild = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.5, keep="last")
-    assert look(segmenter("small"), tmp_path, attacks=[wild], eps=["32/255"])[BEST]["verdict"] == "fail"
+    assert look(segmenter("small"), tmp_path, attacks=[wild], eps=["32/255"])[BEST]["verdict"] == "warn"
+
+
+def test_an_attack_that_returns_where_it_began(tmp_path):
+    found = look(segmenter("small"), tmp_path, attacks=[Forgetful()], eps=["32/255"])[BEST]
+    assert found["verdict"] == "fail" and found["numbers"]["missed"] > 10
 
 
 def test_a_run_of_single_steps(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segrobust.attacks.bounded import CEPGD
 from segrobust.checks import recomputed
 from segrobust.checks.again import Trace
 from segrobust.checks.attack import nothing_missed
@@ -16,7 +15,7 @@ from segrobust.checks.repeats import apart
 from segrobust.core.rows import Condition, Row
 from segrobust.models.segmenter import Segmenter
 from tests.checks.looking import BEST, PATHS, REPEATS, VOID, context, levels, look
-from tests.checks.models import INEXACT, K, NoisyGradient, segmenter
+from tests.checks.models import INEXACT, Forgetful, K, NoisyGradient, segmenter
 from tests.checks.test_known_bad import CountsVoid
 from tests.checks.test_tampered import change, of, rows_of
 
@@ -189,6 +188,5 @@ def test_the_best_image_is_missed_again_where_the_attack_misses_it(seen, again, 
     assert found.level == level and ("does not repeat" in found.evidence) == (again not in (None, seen))
 
 
-def test_an_attack_that_returns_its_last_image_fails_with_noise_too(tmp_path):
-    wild = CEPGD(optimiser="pgd", radius_reduction=False, step_size=0.5, keep="last")
-    assert look(inexact(1e-6), tmp_path, attacks=[wild], eps=["32/255"])[BEST]["verdict"] == "fail"
+def test_an_attack_that_returns_where_it_began_fails_with_noise_too(tmp_path):
+    assert look(inexact(1e-6), tmp_path, attacks=[Forgetful()], eps=["32/255"])[BEST]["verdict"] == "fail"

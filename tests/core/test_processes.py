@@ -266,11 +266,15 @@ def devices_differ(rank: int, folder: Path) -> None:
 
 
 def _cannot_be_attacked(rank: int, folder: Path, failing: int) -> None:
-    """The other process takes 3 s for each of its batches."""
+    """The other process takes 3 s for each of its batches, and has rows when this one fails."""
     model = toy_model()
+    own, others = (folder / "run" / "rows" / f"rank-{one}.jsonl" for one in (failing, 1 - failing))
 
     def spoil(_, __, logits: torch.Tensor) -> torch.Tensor:
         if rank == failing:
+            until = time.monotonic() + 60
+            while _has_rows(own) and not _has_rows(others) and time.monotonic() < until:
+                time.sleep(0.1)
             return logits * float("nan")
         time.sleep(0.1)
         return logits
@@ -280,6 +284,10 @@ def _cannot_be_attacked(rank: int, folder: Path, failing: int) -> None:
         _evaluate(folder, model=model, attacks=["TsallisPGD"], steps=30, checks=failing == 0)
     except ModelError as error:
         raise RunFailed(str(error)) from error
+
+
+def _has_rows(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def an_attack_fails(rank: int, folder: Path) -> None:
