@@ -116,7 +116,7 @@ COMMAND_LINE = [
     Case("report over a folder", lambda w, t: ["report", t, "--out", t], "--out", "folder"),
     Case("inspect nothing", lambda w, t: ["checkpoint", "inspect", t / "none.pth"], "none.pth"),
     Case("convert onto itself", lambda w, t: ["checkpoint", "convert", w.weights], "exists already"),
-    Case("convert to .pth", lambda w, t: ["checkpoint", "convert", w.weights, "--out", t / "x.pth"], ".safetensors"),
+    Case("convert to .pth", lambda w, t: ["checkpoint", "convert", w.weights, t / "x.pth"], ".safetensors"),
 ]
 ATTACKS = [
     Case("unknown attack", lambda w, t: w.evaluate(t / "run", "--attack", "tsalis-pgd"), "'tsalis-pgd'", "tsallis-pgd"),

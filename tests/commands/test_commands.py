@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -292,7 +293,8 @@ def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
     pickled = tmp_path / "tiny.pth"
     torch.save({"state_dict": weights, "meta": {"epoch": 3}}, pickled)
     assert main(["checkpoint", "convert", str(pickled)]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "tiny.safetensors")
+    digest = hashlib.sha256((tmp_path / "tiny.safetensors").read_bytes()).hexdigest()
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "tiny.safetensors"), f"sha256: {digest}"]
     converted = load_file(tmp_path / "tiny.safetensors")
     assert converted.keys() == weights.keys()
     assert all(torch.equal(converted[key], weights[key]) for key in weights)
@@ -302,7 +304,7 @@ def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
 
 def test_checkpoint_convert_to_half_precision(world, tmp_path, capsys):
     out = tmp_path / "half.safetensors"
-    assert main(["checkpoint", "convert", str(world.weights), "--out", str(out), "--half"]) == 0
+    assert main(["checkpoint", "convert", str(world.weights), str(out), "--half"]) == 0
     kinds = {value.dtype for value in load_file(out).values() if value.is_floating_point()}
     assert kinds == {torch.float16}
 
