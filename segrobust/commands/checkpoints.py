@@ -21,8 +21,9 @@ from segrobust.models.published import PUBLISHED
 
 MOST = 5  # rows of models that nobody asked for
 SHOWN = 12  # of many things of one kind
-OF_MMSEG = {"backbone", "decode_head"}  # parts of its segmentors
-SHAPES_CANNOT_TELL = "neither keys nor shapes tell which of them the file is; the numbers differ all the same"
+COUNTED = "match: keys of one shape in both; miss: the model's alone; extra: the file's alone; shape: of another shape"
+OF_MMSEG = "decode_head"  # a part of all its segmentors
+SHAPES_CANNOT_TELL = "neither keys nor shapes tell which of them the file is"
 
 
 class Step(NamedTuple):
@@ -39,7 +40,7 @@ def inspect_command(path: Path, models: Sequence[str], *, as_json: bool = False,
     known = [fit for fit in known_fits(path, weights, facts["sha256"]) if fit.name not in models]
     most = max(MOST, sum(fit.fits for fit in known))
     fits = best_first([*named, *known[:most]])
-    steps = next_steps(path, facts, fits)
+    steps = next_steps(path, facts, fits, " --trust-checkpoint" if trust else "")
     if as_json:
         rows = [{"name": fit.name, "fits": fit.fits, **asdict(fit)} for fit in fits]
         print(json.dumps({**facts, "models": rows, "next": [step._asdict() for step in steps]}, indent=1))
@@ -58,21 +59,21 @@ def convert_command(path: Path, target: Path, half: bool, weights: str | None, t
     print(f"{target}\nsha256: {sha256(target)}")
 
 
-def next_steps(path: Path, facts: dict[str, Any], fits: Sequence[Fit]) -> list[Step]:
+def next_steps(path: Path, facts: dict[str, Any], fits: Sequence[Fit], flags: str = "") -> list[Step]:
     """What to do with the file: attack it where a model takes it, else name a model; and make it safe to share."""
+    target = path.with_suffix(".safetensors")
     fitting = [fit for fit in fits if fit.fits]
     steps = []
     if "not finite" in facts:
         steps.append(Step("no model takes NaN or infinity; take an earlier checkpoint of the training and look into it",
                           "segrobust checkpoint inspect FILE"))  # fmt: skip
     elif fitting:
-        steps.append(Step(_why(fitting), _evaluate(path, facts, fitting[0])))
+        steps.append(Step(_why(fitting), _evaluate(path, facts, fitting[0], flags)))
     else:
-        steps.append(_name_a_model(path, facts))
-    if facts["format"] != "safetensors" and "not finite" not in facts:
-        target = path.with_suffix(".safetensors")
+        steps.append(_name_a_model(path, facts, flags))
+    if facts["format"] != "safetensors" and "not finite" not in facts and not target.exists():
         why = "to share it as a file that cannot hold code, its weights and class names alone"
-        steps.append(Step(why, _line("segrobust checkpoint convert", path, target)))
+        steps.append(Step(why, _line("segrobust checkpoint convert", path, target) + flags))
     return steps
 
 
@@ -89,10 +90,10 @@ def _why(fitting: Sequence[Fit]) -> str:
             "one that the file was published as (`segrobust models NAME` tells of each)")  # fmt: skip
 
 
-def _evaluate(path: Path, facts: dict[str, Any], fit: Fit) -> str:
+def _evaluate(path: Path, facts: dict[str, Any], fit: Fit, flags: str) -> str:
     if fit.kind == TORCHVISION:
         return fit.name
-    command = _line("segrobust evaluate", fit.name, path)
+    command = _line("segrobust evaluate", fit.name, path) + flags
     if names_function(fit.name):
         return f"{command} --data FOLDER --num-classes {len(facts.get('classes', ())) or 'K'}"
     if fit.kind == PUBLISHED_BY_OTHERS or fit.name in PUBLISHED:
@@ -100,15 +101,15 @@ def _evaluate(path: Path, facts: dict[str, Any], fit: Fit) -> str:
     return command
 
 
-def _name_a_model(path: Path, facts: dict[str, Any]) -> Step:
+def _name_a_model(path: Path, facts: dict[str, Any], flags: str) -> Step:
     command = _line("segrobust checkpoint inspect", path, "--model")
-    if facts["parts"].keys() >= OF_MMSEG:
+    if OF_MMSEG in facts["parts"]:
         told = facts.get("experiment_name", facts.get("exp_name"))
         trained = f" (its training was called {told})" if told else ""
         return Step(f"no model here takes it; its parts are those of an mmseg model, so name its config{trained}",
-                    f"{command} CONFIG.py")  # fmt: skip
+                    f"{command} CONFIG.py{flags}")  # fmt: skip
     return Step("no model here takes it; name the config or the function that makes its network",
-                f"{command} my_net.py:build")  # fmt: skip
+                f"{command} my_net.py:build{flags}")  # fmt: skip
 
 
 def _print_fits(fits: Sequence[Fit]) -> None:
@@ -116,8 +117,7 @@ def _print_fits(fits: Sequence[Fit]) -> None:
     if not fits:
         print("no shipped or published model shares a key with it")
         return
-    caption = "keys: of one shape in both; the model's alone; the file's alone; in both, of another shape"
-    table = Table(caption=caption, caption_justify="left")
+    table = Table()
     table.add_column("model", overflow="fold")
     for title in ("fits", "match", "miss", "extra", "shape"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -126,6 +126,7 @@ def _print_fits(fits: Sequence[Fit]) -> None:
         hint = f" ({fit.hint})" if fit.hint else ""
         table.add_row(Text(printable(f"{fit.name}{hint}")), "yes" if fit.fits else "no", *numbers)
     Console().print(table)
+    print(COUNTED)
     refused = [fit for fit in fits if fit.kind == GIVEN and not fit.fits]
     if not refused and not any(fit.fits for fit in fits):
         refused = list(fits[:1])

@@ -50,8 +50,9 @@ class Fit:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """The best first."""
-        return not self.fits, not self.hint, -self.match, self.missing + self.unexpected + self.other_shape
+        """The best first: of those that are refused, the one that shares most of all keys of both."""
+        keys = self.match + self.missing + self.unexpected + self.other_shape
+        return not self.fits, not self.hint, -self.match / max(keys, 1)
 
 
 def fit_of(name: str, kind: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], hint: str = "") -> Fit:

@@ -52,7 +52,7 @@ def inspect_checkpoint(path: str | os.PathLike, trust: bool = False) -> tuple[di
         "format": _format(path),
         "bytes": os.path.getsize(path),
         "sha256": (digest := sha256(path)),
-        "name": _promise(Path(path).name, digest),
+        "file name": _promise(Path(path).name, digest),
         **_choice(found),
         "prefixes": prefixes_of_wrappers(found.weights),
         "tensors": len(weights),
