@@ -86,6 +86,16 @@ def test_published_layouts_are_recognised_by_keys_and_shapes(name, file, alike, 
         assert (depth.match, depth.missing, depth.unexpected, depth.other_shape) == (272, 162, 0, 0)
 
 
+def test_a_name_does_not_make_a_file_fit(tmp_path):
+    name = "pirat-upernet-convnext-s-voc"
+    with torch.device("meta"):
+        state = build_network(PUBLISHED[name].arch, 21).state_dict()
+    path = write_as_published(name, one_number_per_key(state), tmp_path / "UperNet_ConvNext_T_VOC.pth")
+    first, second, *_ = known_fits(path, load_state_dict(path), "0" * 64)
+    assert (first.name, first.fits, first.hint) == (name, True, "")
+    assert (second.name, second.fits) == ("pirat-upernet-convnext-t-voc", False) and second.hint
+
+
 @pytest.mark.parametrize(
     ("arch", "options", "prefix"),
     [
