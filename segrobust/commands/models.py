@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from segrobust.core.errors import unknown_name
+from segrobust.models import shipped
 from segrobust.models.published import PUBLISHED, Published, Score
-from segrobust.models.shipped import ZooEntry, zoo
 
 NARROW = 70  # columns, below which a name may go on in the next line
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -53,8 +53,8 @@ class Facts:
 
 def known_models() -> dict[str, Facts]:
     """All shipped models, then the published ones, by name."""
-    shipped = {name: _of_shipped(entry) for name, entry in zoo().items()}
-    return shipped | {name: _of_published(one) for name, one in PUBLISHED.items()}
+    ours = {name: _of_shipped(entry) for name, entry in shipped.zoo().items()}
+    return ours | {name: _of_published(one) for name, one in PUBLISHED.items()}
 
 
 def print_models(name: str | None = None, as_json: bool = False) -> None:
@@ -70,10 +70,11 @@ def print_models(name: str | None = None, as_json: bool = False) -> None:
         _print_tables(known)
 
 
-def _of_shipped(entry: ZooEntry) -> Facts:
+def _of_shipped(entry: shipped.ZooEntry) -> Facts:
     config = json.loads(entry.config_path.read_text(encoding="utf-8"))
     model, data = config["model"], config["test_dataloader"]["dataset"]
-    width, height = data["pipeline"][0]["scale"]
+    scale = data["pipeline"][0].get("scale")
+    images = f"resized to {scale[0]}x{scale[1]}" if scale else "of their own size"
     declared, robust = config.get("declared", {}), config.get("robust", {})
     scores = {"clean": Score(None, declared["mIoU"])} if declared else {}
     scores |= {eps: Score(*score) for eps, score in robust.get("scores", {}).items()}
@@ -87,12 +88,12 @@ def _of_shipped(entry: ZooEntry) -> Facts:
         data=data["type"].removesuffix("Dataset"),
         classes=model["decode_head"]["num_classes"],
         parameters=_parameters(entry.weights_path),
-        images=f"resized to {width}x{height}",
-        protocol=f"at the network's input, {width}x{height}; void is ignored",
+        images=images,
+        protocol=f"images {images}, scores at that size; void is ignored",
         scores=_scores(scores),
         scores_from="; ".join(told + ([f"others: {robust['how']}"] if robust else [])),
         licence="Apache-2.0",
-        file=entry.weights_path.name,
+        file=f"{entry.weights_path.name} ({entry.weights_path.stat().st_size / 1e6:.1f} MB)",
         layout="safetensors, part of the package",
         command=f"segrobust evaluate {entry.name}",
     )

@@ -214,7 +214,7 @@ WEIGHTS = [
          "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
     Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "--weights", "'avg'",
          "ema, raw"),
-    Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
+    Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights,
          t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
     Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {
          f"student.{key}": value for key, value in tiny_weights(w.config).items()})), "w.pth", "'student.'"),

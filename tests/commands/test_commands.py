@@ -105,16 +105,22 @@ def test_attacks_lists_every_attack(capsys, monkeypatch):
         assert f" {cls().passes()[0]} / {cls().passes()[1]} " in line
 
 
-def test_models_lists_what_is_shipped(world, capsys, monkeypatch):
+def test_models_lists_what_is_shipped(world, tmp_path, capsys, monkeypatch):
     import segrobust.models.shipped
+    from segrobust.models.mm import load_config
 
-    entry = segrobust.models.shipped.ZooEntry("tiny-std", world.config, world.weights, "a tiny model, 33.3 mIoU")
+    config = tmp_path / "tiny-std.json"
+    config.write_text(json.dumps(load_config(world.config).to_dict()))
+    entry = segrobust.models.shipped.ZooEntry("tiny-std", config, world.weights, "a tiny model, 33.3 mIoU")
     monkeypatch.setattr(segrobust.models.shipped, "zoo", lambda: {"tiny-std": entry})
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     size = f"{world.weights.stat().st_size / 1e6:.1f} MB"
     assert all(word in out for word in ("tiny-std", size, "a tiny model, 33.3 mIoU"))
+    assert main(["models", "tiny-std"]) == 0
+    out = capsys.readouterr().out
+    assert "classes: 3\n" in out and "images: of their own size\n" in out and "scores from" not in out
 
 
 def test_a_shipped_name_brings_its_weights(world, tmp_path, monkeypatch, capsys):
