@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
-from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, WEIGHTS, Inputs
+from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, OR_FUNCTION, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.network import Network
 from segrobust.commands.parsing import Parser, cfg_option, checked, file, out_file, work_dir
@@ -213,7 +213,17 @@ def _attacks(commands) -> None:
 
 
 def _models(commands) -> None:
-    _command(commands, "models", "list the models whose weights come with segrobust", run.models, "segrobust models")
+    parser = _command(
+        commands,
+        "models",
+        "list the shipped and the published models, or all about one",
+        run.models,
+        "segrobust models",
+        "segrobust models pirat-upernet-convnext-t-voc",
+        "segrobust models --json",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a model")
+    _json(parser)
 
 
 def _checkpoint(commands) -> None:
@@ -223,30 +233,47 @@ def _checkpoint(commands) -> None:
         "look into a checkpoint or make it safe to share",
         None,
         "segrobust checkpoint inspect weights.pth",
-        "segrobust checkpoint convert weights.pth --half",
+        "segrobust checkpoint convert weights.pth weights.safetensors",
     )
     actions = parser.add_subparsers(metavar="action", required=True, parser_class=Parser)
     parser.commands = actions.choices
     inspect = _command(
         actions,
         "inspect",
-        "show a checkpoint's tensors, classes and sha256 without running its code",
+        "tell what a checkpoint holds and which model it fits, without running its code",
         run.inspect,
         "segrobust checkpoint inspect weights.pth",
+        "segrobust checkpoint inspect weights.pth --model configs/NAME.py my_net.py:build",
+        "segrobust checkpoint inspect weights.pth --json",
     )
     inspect.add_argument("file", metavar="FILE", type=file)
+    compare = f"compare with these too: {OR_FUNCTION}"
+    inspect.add_argument("--model", metavar="MODEL", nargs="+", action="extend", default=[], help=compare)
+    _json(inspect)
+    _trust(inspect)
     convert = _command(
         actions,
         "convert",
-        "turn a checkpoint into safetensors, which cannot hold code",
+        "turn a checkpoint's weights into safetensors, which cannot hold code",
         run.convert,
         "segrobust checkpoint convert weights.pth",
-        "segrobust checkpoint convert weights.pth --out small.safetensors --half",
+        "segrobust checkpoint convert weights.pth small.safetensors --half",
+        "segrobust checkpoint convert weights.pth averaged.safetensors --weights ema",
     )
     convert.add_argument("file", metavar="FILE", type=file)
-    convert.add_argument("--out", type=out_file, metavar="FILE", help="default: FILE with the ending .safetensors")
+    what = "a file that is not there yet (default: FILE with the ending .safetensors)"
+    convert.add_argument("out", metavar="OUT", type=out_file, nargs="?", help=what)
     convert.add_argument("--weights", type=checked(one_of("ema", "raw")), metavar="{ema,raw}", help=WEIGHTS)
     convert.add_argument("--half", action="store_true", help="half precision: half the size")
+    _trust(convert)
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs: the same as JSON")
+
+
+def _trust(parser: Parser) -> None:
+    parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
 
 
 def _config(parser: Parser) -> None:

@@ -18,6 +18,58 @@ class Mutation(NamedTuple):
 
 
 GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
+    ("models/checkpoint/inspection.py", "models/checkpoint/test_inspection.py"): [
+        ("LONGEST = 200", "LONGEST = 400"),
+        ("len(value.splitlines()) == 1", "True"),
+        ("if digest.startswith(promised[1])", "if digest"),
+        ("kind = EMA if found.kind == RAW else RAW", "kind = found.kind"),
+        ("not math.isfinite(value)", "False"),
+        ("else \"torch.save before torch 1.6\"", "else \"torch.save\""),
+    ],
+    ("models/checkpoint/inspection.py", "models/checkpoint/test_checkpoint.py::test_inspection_tells_what_is_inside"): [
+        ("\"running_mean\", \"running_var\", ", "\"running_mean\", "),
+        ("- taken)", ")"),
+    ],
+    ("models/checkpoint/reading.py", "models/checkpoint/test_inspection.py"): [
+        ("contextlib.suppress(ValueError, RecursionError)", "contextlib.suppress(ValueError)"),
+        ("all(isinstance(name, str) for name in names)", "True"),
+    ],
+    ("models/checkpoint/loading.py", "models/checkpoint/test_inspection.py"): [
+        ("class_names_in(safetensors_notes(src) or content)", "class_names_in(content)"),
+    ],
+    ("models/checkpoint/loading.py", "models/test_fitting.py"): [
+        (' and not key.endswith("num_batches_tracked")]', "]"),
+        ("if given[key].shape != own[key].shape]", "if given[key].ndim != own[key].ndim]"),
+    ],
+    ("models/fitting.py", "models/test_fitting.py"): [
+        ("-self.match / max(keys, 1)", "-self.match"),
+        ("not self.fits, not self.hint, ", "not self.hint, "),
+        ("len(given) - len(unexpected) - len(other)", "len(given) - len(unexpected)"),
+        ("if digest == sha256(entry.weights_path)", "if digest"),
+        ("Path(one.file).name == Path(path).name", "True"),
+        ("if auxiliary and not", "if not"),
+        ("if fit.match)", "if fit)"),
+        ("if built.envelope is not None:", "if False:"),
+    ],
+    ("commands/checkpoints.py", "commands/test_checkpoints.py"): [
+        ("MOST = 5", "MOST = 4"),
+        ("one if one.isprintable() else", "one if one else"),
+        ("elif fitting:", "if fitting:"),
+        (" and bool(fit.hint) == bool(best.hint)]", "]"),
+        ("and not target.exists()", ""),
+        ("*map(shlex.quote, rest)", "*rest"),
+    ],
+    ("commands/models.py", "commands/test_models.py::test_the_tables_fit_the_terminal_and_name_every_model"): [
+        ("console.width >= NARROW", "True"),
+    ],
+    ("commands/models.py", "commands/test_models.py::test_all_about_a_published_one"): [
+        ('{"aAcc": score.aacc, "mIoU": score.miou}', '{"aAcc": score.aacc, "mIoU": score.aacc}'),
+        ("if mean is None else", "if mean is not None else"),
+        ('if one.kind == "published" else ""\n', 'if one.kind == "shipped" else ""\n'),
+    ],
+    ("commands/models.py", "commands/test_catalogue.py"): [
+        ('".running_mean", ".running_var"', '".running_mean"'),
+    ],
     ("models/failures.py", "runs/test_batch_size.py::test_libraries_that_find_no_memory_make_batches_smaller"): [
         (', "CUDA error: out of memory"', ""),
         (', "_STATUS_ALLOC_FAILED"', ""),

@@ -12,6 +12,7 @@ from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
 from segrobust.core.own_code import import_own
 from segrobust.core.units import parse_eps
+from segrobust.models.shipped import config_file
 from segrobust.runs.settings import Settings
 
 
@@ -101,27 +102,28 @@ def attacks(options: Namespace) -> None:
 
 
 def models(options: Namespace) -> None:
-    """List the shipped models."""
-    from segrobust.commands.listing import print_models
+    """List the shipped and the published models, or all about one."""
+    from segrobust.commands.models import print_models
 
-    print_models()
+    print_models(options.name, options.json)
 
 
 def inspect(options: Namespace) -> None:
-    """Show what a checkpoint holds."""
-    from segrobust.commands.listing import print_checkpoint
+    """Tell what a checkpoint holds and which model it fits."""
+    for model in options.model:
+        config_file(model)
+    from segrobust.commands.checkpoints import inspect_command
 
-    print_checkpoint(options.file)
+    inspect_command(options.file, options.model, as_json=options.json, trust=options.trust_checkpoint)
 
 
 def convert(options: Namespace) -> None:
     """Write a checkpoint as safetensors."""
     target = options.out or options.file.with_suffix(".safetensors")
     if target.suffix != ".safetensors":
-        raise UserError(f"expected a name that ends in .safetensors for --out, got {str(target)!r}")
+        raise UserError(f"expected a name that ends in .safetensors for OUT, got {str(target)!r}")
     if target.exists():
-        raise UserError(f"{str(target)!r} exists already; remove it or name another with --out")
-    from segrobust.models.checkpoint.loading import convert_checkpoint
+        raise UserError(f"{str(target)!r} exists already; remove it or name another file as OUT")
+    from segrobust.commands.checkpoints import convert_command
 
-    convert_checkpoint(options.file, target, half=options.half, weights=options.weights)
-    print(target)
+    convert_command(options.file, target, options.half, options.weights, options.trust_checkpoint)

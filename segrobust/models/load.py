@@ -69,7 +69,7 @@ def load_segmenter(
         config = load_config(config)
     elif not isinstance(config, Config):
         config = Config(dict(config))
-    model = _build(config)
+    model = build_segmenter(config)
     model.checkpointing = checkpointing
     model.config_sha256 = config_sha256({name: config.get(name) for name in ("model", "data_preprocessor")})
     if checkpoint is None:
@@ -83,8 +83,12 @@ def load_segmenter(
     return in_channels_last(model) if channels_last else model
 
 
-def _build(config: Config) -> Segmenter:
-    """The segmenter that a config describes, with random weights; a type that is not registered is one of mmseg's."""
+def build_segmenter(config: Config) -> Segmenter:
+    """The segmenter that a config describes, with random weights; a type that is not registered is one of mmseg's.
+
+    Raises:
+        UserError: the config describes no model, or one that cannot be built.
+    """
     import_mmseg()  # the data set's classes are looked up in mmseg's registry
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:

@@ -116,7 +116,7 @@ COMMAND_LINE = [
     Case("report over a folder", lambda w, t: ["report", t, "--out", t], "--out", "folder"),
     Case("inspect nothing", lambda w, t: ["checkpoint", "inspect", t / "none.pth"], "none.pth"),
     Case("convert onto itself", lambda w, t: ["checkpoint", "convert", w.weights], "exists already"),
-    Case("convert to .pth", lambda w, t: ["checkpoint", "convert", w.weights, "--out", t / "x.pth"], ".safetensors"),
+    Case("convert to .pth", lambda w, t: ["checkpoint", "convert", w.weights, t / "x.pth"], ".safetensors"),
 ]
 ATTACKS = [
     Case("unknown attack", lambda w, t: w.evaluate(t / "run", "--attack", "tsalis-pgd"), "'tsalis-pgd'", "tsallis-pgd"),
@@ -214,7 +214,7 @@ WEIGHTS = [
          "tiny.safetensors", "no averaged (EMA) weights", "--weights ema"),
     Case("an unknown kind of weights", lambda w, t: w.evaluate(t, "--weights", "avg"), "--weights", "'avg'",
          "ema, raw"),
-    Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights, "--out",
+    Case("converting weights that are not there", lambda w, t: ["checkpoint", "convert", w.weights,
          t / "o.safetensors", "--weights", "ema"], "no averaged (EMA) weights"),
     Case("a prefix that is no wrapper's", lambda w, t: w.evaluate(t / "run", weights=saved(t / "w.pth", {
          f"student.{key}": value for key, value in tiny_weights(w.config).items()})), "w.pth", "'student.'"),

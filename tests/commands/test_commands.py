@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -104,16 +105,22 @@ def test_attacks_lists_every_attack(capsys, monkeypatch):
         assert f" {cls().passes()[0]} / {cls().passes()[1]} " in line
 
 
-def test_models_lists_what_is_shipped(world, capsys, monkeypatch):
+def test_models_lists_what_is_shipped(world, tmp_path, capsys, monkeypatch):
     import segrobust.models.shipped
+    from segrobust.models.mm import load_config
 
-    entry = segrobust.models.shipped.ZooEntry("tiny-std", world.config, world.weights, "a tiny model, 33.3 mIoU")
+    config = tmp_path / "tiny-std.json"
+    config.write_text(json.dumps(load_config(world.config).to_dict()))
+    entry = segrobust.models.shipped.ZooEntry("tiny-std", config, world.weights, "a tiny model, 33.3 mIoU")
     monkeypatch.setattr(segrobust.models.shipped, "zoo", lambda: {"tiny-std": entry})
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     size = f"{world.weights.stat().st_size / 1e6:.1f} MB"
     assert all(word in out for word in ("tiny-std", size, "a tiny model, 33.3 mIoU"))
+    assert main(["models", "tiny-std"]) == 0
+    out = capsys.readouterr().out
+    assert "classes: 3\n" in out and "images: of their own size\n" in out and "scores from" not in out
 
 
 def test_a_shipped_name_brings_its_weights(world, tmp_path, monkeypatch, capsys):
@@ -292,7 +299,8 @@ def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
     pickled = tmp_path / "tiny.pth"
     torch.save({"state_dict": weights, "meta": {"epoch": 3}}, pickled)
     assert main(["checkpoint", "convert", str(pickled)]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "tiny.safetensors")
+    digest = hashlib.sha256((tmp_path / "tiny.safetensors").read_bytes()).hexdigest()
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "tiny.safetensors"), f"sha256: {digest}"]
     converted = load_file(tmp_path / "tiny.safetensors")
     assert converted.keys() == weights.keys()
     assert all(torch.equal(converted[key], weights[key]) for key in weights)
@@ -302,7 +310,7 @@ def test_checkpoint_convert_and_inspect(world, tmp_path, capsys):
 
 def test_checkpoint_convert_to_half_precision(world, tmp_path, capsys):
     out = tmp_path / "half.safetensors"
-    assert main(["checkpoint", "convert", str(world.weights), "--out", str(out), "--half"]) == 0
+    assert main(["checkpoint", "convert", str(world.weights), str(out), "--half"]) == 0
     kinds = {value.dtype for value in load_file(out).values() if value.is_floating_point()}
     assert kinds == {torch.float16}
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from segrobust.core.errors import UserError
+from segrobust.models.checkpoint.inspection import inspect_checkpoint
 from segrobust.models.checkpoint.loading import (
     convert_checkpoint,
-    inspect_checkpoint,
     load_from_strict,
     load_state_dict,
 )

@@ -1,13 +1,13 @@
-"""Checkpoints: weights out of any training wrapper, loaded only where every key fits; inspection and conversion."""
+"""Checkpoints: weights out of any training wrapper, loaded only where every key fits, and conversion to safetensors."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.files import replace_file
-from segrobust.models.checkpoint.averaged import EMA, RAW, WORDS, weights_in
+from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.naming import prefixes_between, renamed, without_wrappers
-from segrobust.models.checkpoint.reading import file_kind, read_checkpoint, sha256
+from segrobust.models.checkpoint.reading import CLASSES, class_names_in, read_checkpoint, safetensors_notes, sha256
 
-__all__ = ["convert_checkpoint", "inspect_checkpoint", "load_from_strict", "load_state_dict", "load_strict", "sha256"]
+__all__ = ["convert_checkpoint", "load_from_strict", "load_state_dict", "load_strict", "sha256"]
 LOGGER = logging.getLogger(__name__)
 
 
@@ -38,7 +38,12 @@ def load_state_dict(
         UserError: not a file, not a checkpoint, damaged, without (such) weights or entry, or it wants to run code.
     """
     content = read_checkpoint(path, trust)
-    found = weights_in(content if envelope is None else _inside(content, envelope, path), path, weights)
+    return _taken(content if envelope is None else _inside(content, envelope, path), path, weights)
+
+
+def _taken(content: Any, path: str | os.PathLike, weights: str | None) -> dict[str, Tensor]:
+    """The weights of this kind, without prefixes; where the file leaves a choice and none was made, it is logged."""
+    found = weights_in(content, path, weights)
     if weights is None and (text := found.describe(path)):
         LOGGER.warning("%s", text)
     return without_wrappers(found.weights)
@@ -69,7 +74,7 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
     """
     own = module.state_dict()
     state_dict = renamed(own, state_dict)
-    if misfit := _misfit(own, state_dict):
+    if misfit := misfit_of(own, state_dict):
         raise UserError(f"{source}: {misfit}")
     if broken := not_finite(state_dict):
         raise UserError(f"{source}: {_several(broken)} holds NaN or infinity; the training that wrote it diverged")
@@ -83,10 +88,29 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
     return [name for name, finite in zip(floats, whole, strict=True) if not finite]
 
 
-def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+class Comparison(NamedTuple):
+    """What of some weights does not fit a model: names of either alone, of other shapes, of other kinds of numbers."""
+
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[str]
+    kinds: list[str]
+
+
+def compared(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Comparison:
+    """``given`` beside the state dict of a model; BatchNorm's step counters are not missed."""
+    both = [key for key in given if key in own]
+    return Comparison(
+        missing=[key for key in own if key not in given and not key.endswith("num_batches_tracked")],
+        unexpected=[key for key in given if key not in own],
+        shapes=[key for key in both if given[key].shape != own[key].shape],
+        kinds=[key for key in both if given[key].dtype.is_floating_point != own[key].dtype.is_floating_point],
+    )
+
+
+def misfit_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """The one line about what does not fit, or nothing."""
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in own]
+    missing, unexpected, shapes, kinds = compared(own, given)
     if missing and (prefixes := prefixes_between(own, unexpected)):
         before = " and ".join(map(repr, prefixes))
         return f"{before} before the names of weights is in the way; save the state_dict() of the network inside"
@@ -96,12 +120,8 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         parts = [f"the file lacks {_several(missing)}"] if missing else []
         parts += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
         return f"the weights do not fit this model: {', '.join(parts)}; is it the right config?"
-    shapes = [
-        (key, tuple(given[key].shape), tuple(own[key].shape)) for key in given if given[key].shape != own[key].shape
-    ]
     if shapes:
-        return _shape_misfit(shapes)
-    kinds = [key for key in given if given[key].dtype.is_floating_point != own[key].dtype.is_floating_point]
+        return _shape_misfit([(key, tuple(given[key].shape), tuple(own[key].shape)) for key in shapes])
     return f"{_several(kinds)}: integers and floating point numbers are mixed up" if kinds else ""
 
 
@@ -122,55 +142,23 @@ def _several(keys: list[str]) -> str:
     return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
-def inspect_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """What a checkpoint holds, without any model: kind, size, hash, keys, numbers, and what its trainer noted.
-
-    Raises:
-        UserError: as :func:`load_state_dict`.
-    """
-    content = read_checkpoint(path)
-    found = weights_in(content, path)
-    weights = without_wrappers(found.weights)
-    keys = list(weights)
-    facts = {
-        "file": str(path),
-        "kind": file_kind(path),
-        "bytes": os.path.getsize(path),
-        "sha256": sha256(path),
-        "tensors": len(weights),
-        "numbers": sum(value.numel() for value in weights.values()),
-        "dtypes": {str(key): count for key, count in Counter(value.dtype for value in weights.values()).items()},
-        "first": _shown(keys[0], weights),
-        "last": _shown(keys[-1], weights),
-    }
-    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
-    facts |= {key: meta[key] for key in ("iter", "epoch", "time", "mmengine_version", "experiment_name") if key in meta}
-    if classes := (meta.get("dataset_meta") or {}).get("classes"):
-        facts["classes"] = ", ".join(map(str, classes))
-    if found.others or found.kind == EMA:
-        facts["weights"] = f"{WORDS[found.kind]}, {found.entry}"
-    if found.others:
-        facts["other weights"] = f"{WORDS[EMA if found.kind == RAW else RAW]}, {found.others}"
-    taken = {"meta", found.entry.split(".")[0], str(found.others).split(".")[0]}
-    besides = sorted(map(str, set(content) - taken)) if content.keys() != found.weights.keys() else []
-    return facts | ({"besides": ", ".join(besides)} if besides else {})
-
-
-def _shown(key: str, weights: Mapping[str, Tensor]) -> str:
-    return f"{key} {list(weights[key].shape)}"
-
-
 def convert_checkpoint(
-    src: str | os.PathLike, dst: str | os.PathLike, half: bool = False, weights: str | None = None
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    half: bool = False,
+    weights: str | None = None,
+    trust: bool = False,
 ) -> None:
-    """Write the weights in ``src`` as safetensors, whole or not at all; ``half`` stores float tensors in 16 bits.
+    """Write the weights in ``src`` and the class names beside them as safetensors, whole or not at all.
 
-    ``weights`` chooses as in :func:`load_state_dict`.
+    ``half`` stores float tensors in 16 bits; ``weights`` and ``trust`` are those of :func:`load_state_dict`.
 
     Raises:
         UserError: as :func:`load_state_dict`, or a value does not fit in half precision.
     """
-    taken = load_state_dict(src, weights=weights)
+    content = read_checkpoint(src, trust)
+    names = class_names_in(safetensors_notes(src) or content)
+    taken = _taken(content, src, weights)
     stored = {key: value.detach().clone().contiguous() for key, value in taken.items()}
     if half:
         stored = {key: value.half() if value.is_floating_point() else value for key, value in stored.items()}
@@ -179,7 +167,8 @@ def convert_checkpoint(
             raise UserError(f"{src}: {_several(over)} does not fit in half precision; convert without --half")
     dst = Path(dst)
     dst.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(dst, save(stored, metadata={"format": "pt"}))
+    notes = {"format": "pt"} | ({CLASSES: json.dumps(names)} if names else {})
+    replace_file(dst, save(stored, metadata=notes))
 
 
 class _NoTraining(dict):

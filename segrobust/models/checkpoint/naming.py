@@ -30,11 +30,25 @@ def renamed(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str,
 
 def without_wrappers(given: Mapping[str, Tensor], prefixes: tuple[str, ...] = OF_TRAINING) -> dict[str, Tensor]:
     """Weights without the prefixes that all of them have, in any nesting; a wrapper's own counters go with it."""
-    counters = {key for key, value in given.items() if "." not in key and not value.ndim and not _is_real(value)}
-    short = _short_names(given.keys() - counters, prefixes)
+    short = _short_names(_without_counters(given), prefixes)
     if all(OF_TORCH.sub("", key) == name for key, name in short.items()):
         short = _short_names(given, prefixes)
     return {short[key]: value for key, value in given.items() if key in short}
+
+
+def prefixes_of_wrappers(given: Mapping[str, Tensor]) -> list[str]:
+    """What wrappers put before all names, the outermost first, after torch's own, which stand anywhere in them."""
+    keys = _without_counters(given)
+    found = list(dict.fromkeys(one for key in keys for one in OF_TORCH.findall(key)))
+    short = {OF_TORCH.sub("", key) for key in keys}
+    while short and (one := next((p for p in OF_TRAINERS if all(name.startswith(p) for name in short)), None)):
+        found.append(one)
+        short = {name.removeprefix(one) for name in short}
+    return found
+
+
+def _without_counters(given: Mapping[str, Tensor]) -> list[str]:
+    return [key for key, value in given.items() if "." in key or value.ndim or _is_real(value)]
 
 
 def _short_names(keys: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, str]:

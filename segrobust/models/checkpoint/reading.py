@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.models.checkpoint.unpickle import only_stand_ins, resolved
 
 LOGGER = logging.getLogger(__name__)
+CLASSES = "classes"  # among the notes of a safetensors file, which are texts: a JSON list of class names
 URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # one slash: a URL that went through Path has lost one
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")  # OpenMMLab and torch hub put the sha256's first 8 digits here
 MORE_THAN_DATA = re.compile(
@@ -118,15 +122,35 @@ def _read_pickle(path: Path, trust: bool) -> Any:
 
 
 def stored_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """The class names, in order, that mmengine (``meta.dataset_meta.classes``) or mmseg 0.x (``meta.CLASSES``) stored.
+    """The class names, in order, that a file holds beside its weights; empty where there are none.
 
-    Empty where there are none. UserError: as :func:`read_checkpoint`.
+    UserError: as :func:`read_checkpoint`.
     """
-    content = read_checkpoint(path) if file_kind(path) == "pickle" else None
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    if not isinstance(meta, Mapping):
+    return class_names_in(safetensors_notes(path) if file_kind(path) == "safetensors" else read_checkpoint(path))
+
+
+def safetensors_notes(path: str | os.PathLike) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; empty for a file of torch.save."""
+    if file_kind(path) != "safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def class_names_in(content: Any) -> tuple[str, ...]:
+    """The names that mmengine (``meta.dataset_meta.classes``), mmseg 0.x (``meta.CLASSES``) or our conversion stored.
+
+    Args:
+        content: of a file of torch.save, or the notes of a safetensors file.
+    """
+    if not isinstance(content, Mapping):
         return ()
-    data = meta.get("dataset_meta")
-    names = data.get("classes") if isinstance(data, Mapping) else meta.get("CLASSES")
+    meta, names = content.get("meta"), None
+    if isinstance(meta, Mapping):
+        data = meta.get("dataset_meta")
+        names = data.get("classes") if isinstance(data, Mapping) else meta.get("CLASSES")
+    elif isinstance(stored := content.get(CLASSES), str):
+        with contextlib.suppress(ValueError, RecursionError):
+            names = json.loads(stored)
     known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if known else ()

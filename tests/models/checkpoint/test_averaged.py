@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from segrobust.core.errors import UserError
 from segrobust.models.checkpoint.averaged import weights_in
-from segrobust.models.checkpoint.loading import convert_checkpoint, inspect_checkpoint, load_state_dict
+from segrobust.models.checkpoint.inspection import inspect_checkpoint
+from segrobust.models.checkpoint.loading import convert_checkpoint, load_state_dict
 from segrobust.models.load import load_segmenter
 from tests.models.checkpoint.test_checkpoint import equal
 from tests.models.tiny import mmseg_config, tiny_mmseg
@@ -67,8 +68,9 @@ def test_raw_ones_are_taken_and_told_unless_asked(style, tmp_path, caplog):
         ema = load_state_dict(path, weights="ema")
         assert head_of(ema) == 2 and ema.keys() == EMA.keys()
         assert len(caplog.messages) == 1  # who asks need not be told
-    facts = inspect_checkpoint(path)
-    assert facts["weights"].startswith("raw, ") and facts["other weights"] == f"averaged (EMA), {place}"
+    facts, weights = inspect_checkpoint(path)
+    assert facts["weights"] == "raw" and head_of(weights) == 1
+    assert facts["other weights"] == f"averaged (EMA), in {place}; --weights ema takes them"
 
 
 @pytest.mark.parametrize("average, place", [
@@ -144,7 +146,8 @@ def test_files_with_one_kind_say_nothing_and_refuse_the_other(style, tmp_path, c
     assert equal(load_state_dict(path, weights="raw"), RAW)
     with pytest.raises(UserError, match=r"w\.pth: it holds no averaged \(EMA\) weights, only raw ones"):
         load_state_dict(path, weights="ema")
-    assert not inspect_checkpoint(path).keys() & {"weights", "other weights"}
+    facts, weights = inspect_checkpoint(path)
+    assert facts["weights"] == "raw" and "other weights" not in facts and equal(weights, RAW)
 
 
 def test_a_networks_own_part_of_that_name_is_not_an_average():

@@ -15,9 +15,9 @@ from torch import nn
 
 from segrobust.core.errors import UserError
 from segrobust.models.checkpoint import loading as checkpoint_module
+from segrobust.models.checkpoint.inspection import inspect_checkpoint
 from segrobust.models.checkpoint.loading import (
     convert_checkpoint,
-    inspect_checkpoint,
     load_state_dict,
     load_strict,
     sha256,
@@ -165,17 +165,21 @@ def test_inspection_tells_what_is_inside(net, tmp_path):
     path = tmp_path / "model.pth"
     meta = {"iter": 400, "dataset_meta": {"classes": ("sky", "road")}, "cfg": "secret = 1"}
     torch.save({"meta": meta, "state_dict": net.state_dict(), "optimizer": {}}, path)
-    facts = inspect_checkpoint(path)
+    facts, weights = inspect_checkpoint(path)
+    assert equal(weights, net.state_dict())
     assert facts["sha256"] == sha256(path)
-    assert (facts["kind"], facts["bytes"], facts["tensors"]) == ("pickle", path.stat().st_size, 9)
-    assert facts["numbers"] == 8 * 27 + 8 + 4 * 8 + 1 + 5 * 8 + 5
-    assert facts["dtypes"] == {"torch.float32": 8, "torch.int64": 1}
+    assert (facts["format"], facts["bytes"], facts["tensors"]) == ("torch.save", path.stat().st_size, 9)
+    assert facts["parameters"] == 8 * 27 + 8 + 2 * 8 + 5 * 8 + 5 == sum(one.numel() for one in net.parameters())
+    assert facts["parts"] == {"first": 8 * 27 + 8, "norm": 2 * 8, "last": 5 * 8 + 5}
+    assert facts["dtypes"] == {"float32": 8, "int64": 1}
     assert (facts["first"], facts["last"]) == ("first.weight [8, 3, 3, 3]", "last.bias [5]")
-    assert (facts["iter"], facts["classes"], facts["besides"]) == (400, "sky, road", "optimizer")
+    assert (facts["iter"], facts["classes"], facts["besides"]) == (400, ["sky", "road"], ["optimizer"])
+    assert (facts["envelope"], facts["weights"]) == ("state_dict", "raw")
     convert_checkpoint(path, tmp_path / "model.safetensors")
-    facts = inspect_checkpoint(tmp_path / "model.safetensors")
-    assert (facts["kind"], facts["tensors"]) == ("safetensors", 9)
-    assert not facts.keys() & {"besides", "iter", "classes"}
+    facts, stored = inspect_checkpoint(tmp_path / "model.safetensors")
+    assert (facts["format"], facts["envelope"], facts["tensors"]) == ("safetensors", "the whole file", 9)
+    assert facts["classes"] == ["sky", "road"] and equal(stored, weights)
+    assert not facts.keys() & {"besides", "iter"}
 
 
 @pytest.mark.parametrize("dtype", ["b1", "i1", "u2", "i8", "f2", "f4", "f8", ">f4", ">i2"])
