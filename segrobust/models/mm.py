@@ -62,6 +62,9 @@ def _point_to_installed_mmseg() -> None:
 
     with contextlib.suppress(metadata.PackageNotFoundError):
         MODULE2PACKAGE["mmseg"] = metadata.distribution("onedl-mmsegmentation").name
+    import mmengine.config.config as config  # would read every metafile of mmseg's, a second for each base
+
+    config._get_external_cfg_path = config._get_external_cfg_base_path
 
 
 def load_config(
