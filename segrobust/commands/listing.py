@@ -88,8 +88,9 @@ def _print_published() -> None:
         Console().print(table)
     print(
         "segrobust evaluate NAME FILE attacks a published one; weights: bring your own FILE. Scores are quoted: "
-        "published, not reproduced. Data: --cfg-options test_dataloader.dataset.data_root=DIR, in the official "
-        "archive's layout (Cityscapes with *_labelTrainIds.png); they are whole images with void ignored."
+        "published, not reproduced. Data: --data-root DIR, in the official archive's layout (Cityscapes with "
+        "*_labelTrainIds.png); PIR-AT's are prepared by their paper's protocol, DDC-AT's are whole images with void "
+        "ignored (their tiles with averaged answers are not attacked here) unless a --protocol says otherwise."
     )
 
 

@@ -117,7 +117,9 @@ def check_network(inputs: Inputs, network: Network) -> None:
         _check_protocol(inputs, network)
         return
     if inputs.data_root is not None:
-        raise UserError("--data-root goes with --protocol or a config; beside FILE.py:FUNCTION alone, say --data FOLDER")
+        raise UserError(
+            "--data-root goes with --protocol or a config; beside FILE.py:FUNCTION alone, say --data FOLDER"
+        )
     if inputs.data is None:
         raise UserError(f"{inputs.config} needs --data FOLDER, with the folders images and labels in it")
     names = network.class_names or _stored_names(inputs.data)

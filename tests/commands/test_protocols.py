@@ -1,4 +1,4 @@
-"""``--protocol`` and ``--data-root`` on the command line: what is measured, what the run says of it, what is refused."""
+"""``--protocol`` and ``--data-root`` on the command line: what is measured, what the run says, what is refused."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_the_protocol_decides_what_void_counts_for(archive, net, capsys):
     assert run["identity"]["protocol"] == NAME
     assert run["about"]["sizes"].startswith("attacked and measured at 473x473")
     assert "network's input" in run["about"]["eps_in"] and "network's input" in run["about"]["measured_at"]
-    for words in ("Protocol", NAME, "eps lives in", "Measured at"):
-        assert words in page
+    for shown in ("Protocol", NAME, "eps lives in", "Measured at"):
+        assert shown in page
     capsys.readouterr()
     assert started(*words[:3], NAME, *words[4:], "--work-dir", "ignored") == 2  # another protocol is another run
     assert "protocol" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_a_model_of_other_classes_and_another_metric_size_are_refused():
     protocol.check_fits(150, INPUT)
     with pytest.raises(UserError, match="150 classes, but the model 151; ade512-151 has as many"):
         protocol.check_fits(151, INPUT)
-    with pytest.raises(UserError, match="21 classes, but the model 20$"):
+    with pytest.raises(UserError, match=r"21 classes, but the model 20$"):
         PROTOCOLS["voc473-ignore255"].check_fits(20, INPUT)
     with pytest.raises(UserError, match="measures at metric size input, not original"):
         protocol.check_fits(150, ORIGINAL)

@@ -1,4 +1,4 @@
-"""Every shipped config: built with random weights it takes one attack step on a miniature image, and needs no network."""
+"""Every shipped config: with random weights it takes one attack step on a miniature image, and needs no network."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def test_an_adversarial_one_trains(tmp_path):
     root = write_archive(tmp_path / "ade", "ADE20K", np.array([0, 1, 7, 150]))
     small = {"train_dataloader.batch_size": 2, "train_dataloader.num_workers": 0, "val_dataloader.num_workers": 0}
     small |= {f"{one}_dataloader.persistent_workers": False for one in ("train", "val")}
-    small |= {"train_dataloader.dataset.pipeline.2.scale": (80, 40), "val_dataloader.dataset.pipeline.1.scale": (80, 40)}
+    small |= {"train_dataloader.dataset.pipeline.2.scale": (160, 80)}  # at half of which a crop is still one
+    small |= {"val_dataloader.dataset.pipeline.1.scale": (80, 40)}
     small |= {"train_dataloader.dataset.pipeline.3.crop_size": (32, 32), "model.data_preprocessor.size": (32, 32)}
     small |= {"custom_hooks.0.eps_warmup": 0, "custom_hooks.1.attack.steps": 1, "train_cfg.max_iters": 1}
     small |= {"train_cfg.val_interval": 1, **roots(root)}

@@ -1,5 +1,5 @@
-# UPerNet on ConvNeXt-T: timm's backbone in mmseg's decoder, which needs no mmpretrain. Weights are random: to start from
-# others, name a local file in model.backbone.checkpoint_path (the backbone's) or load_from (all of them).
+# UPerNet on ConvNeXt-T: timm's backbone in mmseg's decoder, which needs no mmpretrain. Weights are random: to start
+# from others, name a local file in model.backbone.checkpoint_path (the backbone's) or load_from (all of them).
 _base_ = "mmseg::_base_/models/upernet_r50.py"
 widths = [96, 192, 384, 768]
 model = dict(

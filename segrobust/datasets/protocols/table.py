@@ -64,8 +64,8 @@ class Protocol:
     def check_fits(self, num_classes: int, metric_size: str) -> None:
         """Raise a UserError where a model has other classes, or it is to be measured elsewhere."""
         if metric_size != self.metric_size:
-            raise UserError(f"protocol {self.name} measures at metric size {self.metric_size}, not {metric_size}; leave "
-                            "--metric-size out")  # fmt: skip
+            raise UserError(f"protocol {self.name} measures at metric size {self.metric_size}, not {metric_size}; "
+                            "leave --metric-size out")  # fmt: skip
         if num_classes != self.num_classes:
             others = [one.name for one in PROTOCOLS.values()
                       if (one.layout.name, one.num_classes) == (self.layout.name, num_classes)]  # fmt: skip
@@ -111,8 +111,8 @@ def at_root(config: Any, root: Path) -> None:
     """Let a config's own data sets, however wrapped, lie in ``root``; UserError: none of them names a data root."""
     found = [_set_root(config.get(f"{split}_dataloader"), str(root)) for split in ("train", "val", "test")]
     if not found[-1]:
-        raise UserError(f"--data-root {root}: the config's test_dataloader names no data_root to replace; give --protocol "
-                        "NAME beside it")  # fmt: skip
+        raise UserError(f"--data-root {root}: the config's test_dataloader names no data_root to replace; give "
+                        "--protocol NAME beside it")  # fmt: skip
 
 
 def _set_root(node: Any, root: str) -> bool:
