@@ -165,6 +165,8 @@ def _evaluate(commands) -> None:
         "segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11 --mean 0.4 0.4 0.4",
         "segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11 --channel-order bgr "
         "--input-range 255",
+        "segrobust evaluate mmseg::pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512 weights.pth "
+        "--protocol voc473-void-as-background-21 --data-root DIR",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --target class:road",
         "segrobust evaluate NAME --attack cospgd --eps 4/255 --surrogate OTHER    images attacked on another model",
         'segrobust evaluate NAME --attack "tsallis-pgd(q_start=-3)" ddn --norm L2 --eps 0.5    any field of an attack',

@@ -869,6 +869,30 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(88.6, 64.9)", "(88.6, 65.9)"),
         ("_bim(76.0, 75.6, 47.9, 33.8)", "_bim(76.0, 75.6, 47.9, 38.3)"),
     ],
+    ("datasets/protocols/table.py", "datasets/test_protocols.py"): [
+        ("crop=473, void_class=0", "crop=473"),
+        ("resize=((1024, 512), 449)", "resize=(449,)"),
+        ("layout=ADE20K_OTHER", "layout=ADE20K"),
+        ("if metric_size != self.metric_size", "if False"),
+        ("if num_classes != self.num_classes", "if False"),
+    ],
+    ("datasets/protocols/steps.py", "datasets/test_protocols.py"): [
+        ("Image.Resampling.BILINEAR", "Image.Resampling.BICUBIC"),
+        ("Image.Resampling.NEAREST", "Image.Resampling.BILINEAR"),
+        ("self.size * width // short", "-(-self.size * width // short)"),
+        ("label == self.ignore_index", "label != self.ignore_index"),
+    ],
+    ("datasets/protocols/layouts.py", "datasets/test_protocols.py"): [
+        ("reduce_zero_label=True, **_ADE", "reduce_zero_label=False, **_ADE"),
+        ('{"test": "val", "val": "train"', '{"test": "train", "val": "train"'),
+        ("if not self.plain:", "if False:"),
+    ],
+    ("commands/inputs.py", "commands/test_protocols.py"): [(' and not key.endswith(".data_root")', "")],
+    ("commands/evaluate.py", "commands/test_protocols.py"): [
+        ('{"protocol": inputs.protocol} if inputs.protocol else {}', "{}"),
+        ("at_root(cfg, inputs.data_root)", "pass"),
+    ],
+    ("models/published.py", "commands/test_protocols.py"): [("if self.paper is PIRAT else None", "")],
     ("datasets/mm.py", "commands/test_published.py"): [
         ('seg_map_suffix=".png", reduce_zero_label=False', 'seg_map_suffix=".png", reduce_zero_label=True'),
     ],

@@ -25,11 +25,12 @@ from segrobust.commands.pictures import write_map
 from segrobust.core.errors import RunFailed
 from segrobust.core.own_code import names_function
 from segrobust.datasets.classes import check_class_order
+from segrobust.datasets.protocols import PROTOCOLS, at_root
 from segrobust.datasets.targets import build_target
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
 from segrobust.models.load import load_segmenter
-from segrobust.models.mm import config_of, load_config
+from segrobust.models.mm import config_of, import_mmseg, load_config
 from segrobust.models.precision import check_precision
 from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_checks
@@ -63,6 +64,8 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     majority = majority or functools.partial(majority_of_config, cfg, source)
     target = target and build_target(target, source, majority)
     model = _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, device)
+    if inputs.protocol:
+        PROTOCOLS[inputs.protocol].check_fits(model.num_classes, settings.metric_size)
     if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
     settings = dataclasses.replace(
@@ -85,9 +88,14 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
 
 
 def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Config:
-    """The config that is named, or the one that FILE.py:FUNCTION with its options stands for."""
+    """The config that is named, or the one that FILE.py:FUNCTION with its options stands for, on the data asked for."""
+    import_mmseg()
     if not names_function(inputs.config):
-        return load_config(inputs.config, cfg_options)
+        data = PROTOCOLS[inputs.protocol].loaders(inputs.data_root) if inputs.protocol else {}
+        cfg = load_config(inputs.config, cfg_options, data)
+        if inputs.data_root and not inputs.protocol:
+            at_root(cfg, inputs.data_root)
+        return cfg
     return config_of(network_config(inputs, network), inputs.config, cfg_options)
 
 
@@ -98,6 +106,7 @@ def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:
         "checkpoint": weights.name,
         "checkpoint_sha256": sha256(weights),
         "checkpoint_trusted": inputs.trust_checkpoint,
+        **({"protocol": inputs.protocol} if inputs.protocol else {}),
     }
     return Origin(identity=identity, about={"options": _options()}, files={"checkpoint_sha256": weights})
 

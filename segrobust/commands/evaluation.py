@@ -36,7 +36,7 @@ from segrobust.commands.results import Results, print_results, results_of
 from segrobust.core.errors import UserError
 from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
-from segrobust.core.rows import Condition, check_complete
+from segrobust.core.rows import INPUT, ORIGINAL, Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
@@ -78,6 +78,8 @@ class Origin:
 
 
 NOT_TOLD = Origin()
+EPS_IN = "pixels of the network's input, after the test pipeline and before normalisation, in [0, 1]"
+MEASURED_AT = {INPUT: "the network's input, to which labels are resized", ORIGINAL: "the labels' own size"}
 
 
 @takes(Settings, Network)
@@ -185,7 +187,8 @@ def _opened(
     order = [None]
     if PartialState().is_main_process:
         stored = {**origin.identity, **identity_of(bench, studies, settings)}
-        about = {**about_this_run(bench.device), "sizes": sizes, **origin.about}
+        places = {"eps_in": EPS_IN, "measured_at": MEASURED_AT[settings.metric_size]}
+        about = {**about_this_run(bench.device), "sizes": sizes, **places, **origin.about}
         conditions = [condition for study in studies for condition in study.conditions]
         entries = entries_of(bench.source)
         if settings.universal:

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from segrobust.commands.parsing import cfg_option, work_dir
 from segrobust.core.errors import UserError
-from segrobust.core.options import Options, existing_file, one_of, option, whole
+from segrobust.core.options import Options, existing_file, existing_folder, one_of, option, whole
 from segrobust.core.own_code import names_function
+from segrobust.datasets.protocols import PROTOCOLS
 from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import config_file, shipped_model
 
 CONFIG = "a config file, or a name from `segrobust models`"
 OR_FUNCTION = f"{CONFIG}, or FILE.py:FUNCTION, which makes a network"
 CFG_OPTIONS = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
+PROTOCOL = (
+    "how a paper prepares images and labels, in place of the config's test_dataloader: " + ", ".join(PROTOCOLS) + " "
+    "(default: the config's own; of a published model of PIR-AT's, its paper's)"
+)
+ROOT = "where the data lie: the official archive of the --protocol, or what the config's data sets call data_root"
 WEIGHTS = "the averaged (EMA) or the raw weights of a file with both (default: its main entry's, which is told)"
 IMPORT = "a Python file or module of your own, which registers attacks, models or data; looked for in this folder too"
 
@@ -37,6 +43,8 @@ class Inputs(Options):
     split: str | None = option(
         None, "the sub-folder of images and of labels to measure (default: test, val, or the only one)", metavar="NAME"
     )
+    protocol: str | None = option(None, PROTOCOL, one_of(*PROTOCOLS), metavar="NAME")
+    data_root: Path | None = option(None, ROOT, existing_folder, metavar="DIR")
     num_images: int | None = option(None, "evenly spaced images (default: all)", whole(1), metavar="N")
     surrogate: str | None = option(
         None, "attack this model instead, and measure the images on CONFIG (transfer)", metavar="CONFIG"
@@ -60,8 +68,20 @@ class Inputs(Options):
             raise UserError("--surrogate-checkpoint needs the --surrogate config that it belongs to")
         if self.surrogate:
             weights_of(self.surrogate, self.surrogate_checkpoint, "a --surrogate-checkpoint")
+        object.__setattr__(self, "protocol", self.protocol or self._papers_protocol())
+        if self.protocol and (own := self._own_data()):
+            raise UserError(f"--cfg-options {own}: --protocol {self.protocol} says it; leave one of the two out")
         folder = self.work_dir or Path("work_dirs") / model_name(self.config) / "evaluation"
         object.__setattr__(self, "work_dir", folder)
+
+    def _papers_protocol(self) -> str | None:
+        """What a published model was measured under by its authors, unless its data are changed."""
+        return PUBLISHED[self.config].protocol if self.config in PUBLISHED and not self._own_data() else None
+
+    def _own_data(self) -> str | None:
+        """What ``--cfg-options`` change of the test data besides their place."""
+        keys = (text.partition("=")[0] for text in self.cfg_options)
+        return next((key for key in keys if key.startswith("test_dataloader") and not key.endswith(".data_root")), None)
 
 
 def shipped_name(config: str) -> str | None:

@@ -19,8 +19,9 @@ NARROW = 70  # columns, below which a name may go on in the next line
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 BRING_YOUR_OWN = (
     "segrobust evaluate NAME FILE attacks a published one; weights: bring your own FILE. Scores are quoted: published, "
-    "not reproduced. Data: --cfg-options test_dataloader.dataset.data_root=DIR, in the official archive's layout "
-    "(Cityscapes with *_labelTrainIds.png); they are whole images with void ignored. `segrobust models NAME` tells all "
+    "not reproduced. Data: --data-root DIR, in the official archive's layout (Cityscapes with *_labelTrainIds.png); "
+    "PIR-AT's are prepared by their paper's protocol, DDC-AT's are whole images with void ignored (their tiles with "
+    "averaged answers are not attacked here) unless a --protocol says otherwise. `segrobust models NAME` tells all "
     "about one."
 )
 
@@ -130,7 +131,7 @@ def _of_published(one: Published) -> Facts:
         licence=paper.licence,
         file=one.file or "no file published",
         layout=paper.layout,
-        command=f"segrobust evaluate {one.name} FILE --cfg-options test_dataloader.dataset.data_root=DIR",
+        command=f"segrobust evaluate {one.name} FILE --data-root DIR",
     )
 
 

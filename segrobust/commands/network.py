@@ -20,6 +20,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.options import Options, one_of, option, whole
 from segrobust.core.own_code import names_function
 from segrobust.datasets.folders import CLASSES_FILE, folder_data
+from segrobust.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from segrobust.commands.inputs import Inputs
@@ -112,6 +113,13 @@ def check_network(inputs: Inputs, network: Network) -> None:
             advice = "in test_dataloader" if told[0] in ("data", "split") else "in its model=dict(...)"
             raise UserError(f"{flag} goes with FILE.py:FUNCTION; the config {inputs.config} says it {advice}")
         return
+    if inputs.protocol is not None:
+        _check_protocol(inputs, network)
+        return
+    if inputs.data_root is not None:
+        raise UserError(
+            "--data-root goes with --protocol or a config; beside FILE.py:FUNCTION alone, say --data FOLDER"
+        )
     if inputs.data is None:
         raise UserError(f"{inputs.config} needs --data FOLDER, with the folders images and labels in it")
     names = network.class_names or _stored_names(inputs.data)
@@ -122,8 +130,22 @@ def check_network(inputs: Inputs, network: Network) -> None:
         raise UserError(f"--num-classes {network.num_classes}, but there are {len(names)} class names")
 
 
+def _check_protocol(inputs: Inputs, network: Network) -> None:
+    """Refuse what a protocol says itself, and one without its data."""
+    for name, value in (("data", inputs.data), ("split", inputs.split), ("ignore-index", network.ignore_index)):
+        if value is not None:
+            raise UserError(f"--{name}: --protocol {inputs.protocol} says it; leave it out, and give --data-root DIR")
+    if inputs.data_root is None:
+        raise UserError(f"--protocol {inputs.protocol} needs --data-root DIR beside {inputs.config}")
+
+
 def network_config(inputs: Inputs, network: Network) -> dict[str, Any]:
     """The config that FILE.py:FUNCTION and its options stand for; :func:`check_network` has looked at them."""
+    if inputs.protocol is not None:  # whose data name the classes
+        protocol = PROTOCOLS[inputs.protocol]
+        told = {"num_classes": protocol.num_classes, **network.given()}
+        model = {"type": "PythonSegmenter", "factory": inputs.config, **told}
+        return {"model": model, **protocol.loaders(inputs.data_root)}
     names = network.class_names or _stored_names(inputs.data)
     count = network.num_classes or len(names)
     told = {**network.given(), "num_classes": count}

@@ -131,6 +131,14 @@ def one_of(*names: str) -> Callable[[Any], str]:
     return check
 
 
+def existing_folder(value: str | Path) -> Path:
+    """The path of a folder that is there."""
+    path = Path(value)
+    if not path.is_dir():
+        raise UserError(f"no such folder: {str(value)!r}")
+    return path
+
+
 def existing_file(value: str | Path) -> Path:
     """The path of a file that is there."""
     path = Path(value)

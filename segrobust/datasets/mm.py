@@ -10,7 +10,8 @@ from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from mmseg.registry import DATASETS
 
 import segrobust.datasets.loading
-import segrobust.datasets.seeded  # noqa: F401  (both register what configs name)
+import segrobust.datasets.protocols.steps
+import segrobust.datasets.seeded  # noqa: F401  (all register what configs name)
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order

@@ -62,13 +62,20 @@ def _point_to_installed_mmseg() -> None:
 
     with contextlib.suppress(metadata.PackageNotFoundError):
         MODULE2PACKAGE["mmseg"] = metadata.distribution("onedl-mmsegmentation").name
+    import mmengine.config.config as config  # would read every metafile of mmseg's, a second for each base
+
+    config._get_external_cfg_path = config._get_external_cfg_base_path
 
 
-def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | os.PathLike,
+    cfg_options: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
+) -> Config:
     """Read a config: a file (.py, .json, .yaml), a name of a model, or ``mmseg::<path in mmseg's configs>``.
 
     A ``.py`` config is a program and runs, and its ``custom_imports`` see the current folder; JSON and YAML are data
-    only. ``cfg_options`` are dotted keys and values.
+    only. ``cfg_options`` are dotted keys and values; before them, ``entries`` replace those of the config.
 
     Raises:
         UserError: no such file, a syntax or other error in it, or a file that is not a config.
@@ -79,6 +86,8 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     config = _parsed(str(path), lambda: _read(file))
     if published:
         config.merge_from_dict(published.settings())
+    for name, value in (entries or {}).items():
+        config[name] = value
     return _merged(config, str(path), cfg_options)
 
 

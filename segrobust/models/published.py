@@ -51,6 +51,7 @@ class Data:
 
     Args:
         kind: the type of data set in place of the base's, where that has other classes.
+        protocol: of ``segrobust.datasets.protocols``, under which PIR-AT's authors measure on it.
         scale: (long side at most, short side) of an image at the network's input, in pixels.
     """
 
@@ -59,6 +60,7 @@ class Data:
     num_classes: int
     scale: tuple[int, int]
     kind: str | None = None
+    protocol: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """What differs from the base: labels are resized with their images, and no split augments."""
@@ -96,8 +98,10 @@ DDCAT = Paper(
     envelope="state_dict",
     prefix="module.",
 )
-VOC = Data(name="VOC 2012", base="pascal_voc12", num_classes=21, scale=(2048, 473))
-ADE20K = Data(name="ADE20K", base="ade20k", num_classes=151, scale=(2048, 512), kind="ADE20K151Dataset")
+VOC = Data(name="VOC 2012", base="pascal_voc12", num_classes=21, scale=(2048, 473),
+           protocol="voc473-void-as-background-21")  # fmt: skip
+ADE20K = Data(name="ADE20K", base="ade20k", num_classes=151, scale=(2048, 512), kind="ADE20K151Dataset",
+              protocol="ade512-151")  # fmt: skip
 CITYSCAPES = Data(name="Cityscapes", base="cityscapes", num_classes=19, scale=(1024, 512))
 
 
@@ -131,6 +135,11 @@ class Published:
     def base(self) -> str:
         """The config of mmseg's that names the data."""
         return f"mmseg::_base_/datasets/{self.data.base}.py"
+
+    @property
+    def protocol(self) -> str | None:
+        """The authors' own, by its name; None for DDC-AT's tiles, whose averaged answers are not attacked here."""
+        return self.data.protocol if self.paper is PIRAT else None
 
     def settings(self) -> dict[str, Any]:
         """What a config holds beside the base: the model, and what differs in the data."""

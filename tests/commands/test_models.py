@@ -49,8 +49,7 @@ def test_all_about_a_published_one(capsys):
         "licence: none stated",
         "file: UperNet_ConvNext_T_VOC.pth",
         "layout: a bare state dict",
-        "command: segrobust evaluate pirat-upernet-convnext-t-voc FILE --cfg-options "
-        "test_dataloader.dataset.data_root=DIR",
+        "command: segrobust evaluate pirat-upernet-convnext-t-voc FILE --data-root DIR",
     ]
 
 

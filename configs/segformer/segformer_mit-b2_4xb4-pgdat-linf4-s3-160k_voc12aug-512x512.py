@@ -1,0 +1,1 @@
+_base_ = ["./segformer_mit-b2_4xb4-160k_voc12aug-512x512.py", "../_base_/schedules/pgdat_linf4_s3.py"]

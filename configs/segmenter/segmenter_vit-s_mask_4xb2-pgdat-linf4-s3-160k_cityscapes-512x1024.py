@@ -1,0 +1,1 @@
+_base_ = ["./segmenter_vit-s_mask_4xb2-160k_cityscapes-512x1024.py", "../_base_/schedules/pgdat_linf4_s3.py"]

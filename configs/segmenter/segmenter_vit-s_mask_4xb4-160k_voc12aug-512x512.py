@@ -1,0 +1,10 @@
+_base_ = [
+    "../_base_/models/segmenter_vit-s_mask.py",
+    "mmseg::_base_/datasets/pascal_voc12_aug.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=21),
+)

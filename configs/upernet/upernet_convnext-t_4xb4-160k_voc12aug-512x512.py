@@ -1,0 +1,11 @@
+_base_ = [
+    "../_base_/models/upernet_convnext-t.py",
+    "mmseg::_base_/datasets/pascal_voc12_aug.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=21),
+    auxiliary_head=dict(num_classes=21),
+)
