@@ -41,10 +41,12 @@ def run_checks(context: Context, checks: tuple[Check, ...] = CHECKS) -> dict[str
     if content := _stored(context, about):
         return content
     made = []
-    with ImageProgress(len(checks), 0, len(checks), True) as progress:
+    with ImageProgress(len(checks), unit="checks") as progress:
+        progress.begin("trust checks", len(checks))
         for check in checks:
+            progress.running(f"trust checks, {check.name}")
             made.append(_made(check, context))
-            progress.advance(1, 1, f"trust checks, {check.name}")
+            progress.advance(1, 1)
     failed = None if context.error is None else str(context.error)
     content = {**about, "trust": trust_of(made), "images": context.ids, "failed": failed, "checks": made}
     content = with_digest(content)

@@ -39,10 +39,11 @@ def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence
     if wanted == [(one["attack"], one["eps"], one["image"]) for one in shown]:
         return
     entries = []
-    with ImageProgress(len(chosen), done=0, work=len(chosen)) as progress:
+    with ImageProgress(len(chosen)) as progress:
+        progress.begin(f"pictures for the report, {condition.title}", len(chosen))
         for rule, image in chosen.items():
             entries.append(_entry(executor.bench, study, condition, rule, image))
-            progress.advance(1, 1, f"pictures for the report, {condition.title}")
+            progress.advance(1, 1)
     write_grid(folder.path / "images", entries, executor.bench.source.palette, executor.bench.source.ignore_index)
 
 

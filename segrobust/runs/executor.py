@@ -45,16 +45,19 @@ class Executor:
             study.fit(self.bench)
         own = range(rank, len(batches), world)
         todo = [(study, batches[n]) for study, n in missing if n in own]
-        total = sum(len(batches[n]) for n in own) * len(self.studies)
-        left = sum(len(batch) for _, batch in todo)
+        images = sum(len(batches[n]) for n in own)
         work = sum(study.passes * len(batch) for study, batch in todo)
-        with self.folder.writer(rank) as writer, ImageProgress(total, total - left, work, rank == 0) as progress:
-            for study, batch in todo:
-                if stopped():
-                    return
-                rows, seconds, peak_bytes = self._measured(study, batch)
-                writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
-                progress.advance(len(batch), study.passes * len(batch), study.title)
+        with self.folder.writer(rank) as writer, ImageProgress(work, rank == 0) as progress:
+            for study in dict.fromkeys(study for study, _ in todo):
+                left = [batch for one, batch in todo if one == study]
+                name = f"{study.title} ({self.studies.index(study) + 1} of {len(self.studies)})"
+                progress.begin(name, images, images - sum(map(len, left)))
+                for batch in left:
+                    if stopped():
+                        return
+                    rows, seconds, peak_bytes = self._measured(study, batch)
+                    writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
+                    progress.advance(len(batch), study.passes * len(batch))
 
     def missing(self) -> list[tuple[Study, int]]:
         """The studies with the numbers of the batches that they are to be made on still."""
