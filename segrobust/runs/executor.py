@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import CLEAN, Condition, Row
 from segrobust.runs.batch_size import clear_memory_errors
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.memory import check_memory
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
@@ -34,6 +35,7 @@ class Executor:
     folder: RunFolder
     batch_size: int
     save_adversarial: bool = False
+    _fitted: set[tuple] = field(default_factory=set, init=False, repr=False)
 
     def batches(self) -> list[range]:
         return self.folder.images().batches(self.batch_size)
@@ -88,6 +90,10 @@ class Executor:
         """Rows of one batch; images of different sizes go in groups of equal size."""
         rows: list[Row] = []
         for group in self.bench.groups({i: self.bench.source[i] for i in batch}):
+            fitting = study.title, len(group.ids), group.labels.shape[1:]
+            if fitting not in self._fitted:  # memory that was given back may stay with this process
+                check_memory(self.bench, study, group)
+                self._fitted.add(fitting)
             shown = []
             for made in study.perturbed(self.bench, group):
                 shown.append(made.condition)
