@@ -37,7 +37,7 @@ def run_checks(context: Context, checks: tuple[Check, ...] = CHECKS) -> dict[str
     that were looked at, ``failed`` says what the run's attack failed with (null: it did not); a check is ``{name,
     verdict, evidence, numbers, remedy, open, seconds}``.
     """
-    about = {"format": FORMAT, "basis": basis_of(context.folder), "settings": _settings(context, checks)}
+    about = _about(context, checks)
     if content := _stored(context, about):
         return content
     made = []
@@ -90,6 +90,15 @@ def _settings(context: Context, checks: tuple[Check, ...]) -> str:
     error = context.error and str(context.error)
     code = [__version__, code_sha256(HERE, leave_out=()), *(check.name for check in checks)]
     return digest_of([*code, context.run.get("about"), dict(context.declared or {}), error])
+
+
+def _about(context: Context, checks: tuple[Check, ...]) -> dict[str, Any]:
+    return {"format": FORMAT, "basis": basis_of(context.folder), "settings": _settings(context, checks)}
+
+
+def checked_before(context: Context) -> bool:
+    """Whether an earlier start has left the verdicts, so that this one need not look again."""
+    return _stored(context, _about(context, CHECKS)) is not None
 
 
 def _stored(context: Context, about: Mapping[str, Any]) -> dict[str, Any] | None:

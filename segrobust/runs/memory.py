@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench, Group
 
 BYTES = 4  # of a logit, in float32
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, PROCESS = Path("/proc/meminfo"), Path("/proc/self")
 GIB = 2**30
 
 
@@ -47,7 +48,28 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if not MEMINFO.is_file():
+    return _of_the_system(MEMINFO, "MemAvailable:")
+
+
+def reset_peak(device: torch.device) -> None:
+    """The memory in use now becomes the most so far, where the system can forget it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most so far, of torch's tensors on a GPU or of the whole process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _of_the_system(PROCESS / "status", "VmHWM:")
+
+
+def _of_the_system(file: Path, name: str) -> int | None:
+    """An entry of one of Linux's files, in bytes."""
+    if not file.is_file():
         return None
-    lines = (line.split() for line in MEMINFO.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+    lines = (line.split() for line in file.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words and words[0] == name), None)

@@ -73,6 +73,10 @@ class UniversalStudy(Study):
     def made_of(self) -> tuple[Any, ...]:
         return (self.universal,)
 
+    @property
+    def fit_passes(self) -> int:
+        return 2 * self.universal.epochs * len(self.source)
+
     def fit(self, bench: Bench) -> None:
         """Fit it on the source's images, by their order in batches of one size.
 
