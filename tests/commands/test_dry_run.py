@@ -147,6 +147,7 @@ def test_every_draw_and_every_fit_counts(model, tmp_path):
     draws = run(model, tmp_path, attacks=["CEPGD"], eps=["1/255"], steps=20, eot=3, dry_run=True)
     reported = 2 * 7
     assert draws.passes - reported == 3 * (plain.passes - reported)
+    assert draws.seconds / draws.passes == pytest.approx(plain.seconds / plain.passes)
     fit_on = of_one_size(4)
     fitted = {"attacks": [], "universal": ["perturbation(epochs=5)"], "fit_on": fit_on, "eps": ["8/255"]}
     dry = run(model, tmp_path, ToySource(9, salt=1), dry_run=True, **fitted)
