@@ -15,7 +15,7 @@ from segrobust.models.segmenter import Segmenter
 from segrobust.runs.memory import peak_bytes, reset_peak
 from segrobust.studies.bench import Bench
 
-WARM = {"cpu": 1, "cuda": 6}  # calls of the model that are not timed: a GPU captures its graph after three
+WARM, WARM_ON_GPU = 1, 6  # calls of the model that are not timed: a GPU captures its graph after three
 CALLS = 8  # that are timed, at most
 ENOUGH = 3.0  # seconds of them
 
@@ -49,7 +49,7 @@ class _Clock:
     """Times of the calls of a model, and the passes of images before each."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._warm = device, WARM[device.type]
+        self._device, self._warm = device, WARM_ON_GPU if device.type == "cuda" else WARM
         self.passes, self.marks = 0, []
         self.began = self.now()
 

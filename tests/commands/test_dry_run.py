@@ -11,10 +11,12 @@ from torch import nn
 from segrobust.cli import main
 from segrobust.commands.evaluation import evaluate
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition
 from segrobust.models.segmenter import Segmenter
 from segrobust.runs import memory, trial
 from segrobust.runs.estimate import Part, seconds_on
 from segrobust.runs.folder import RunFolder
+from segrobust.studies.base import Perturbed, Study
 from tests.commands.conftest import World
 from tests.runs.toy_run import RUN, K, ToySource, toy_model
 
@@ -153,6 +155,30 @@ def test_every_draw_and_every_fit_counts(model, tmp_path):
     dry = run(model, tmp_path, ToySource(9, salt=1), dry_run=True, **fitted)
     assert [(one["images"], one["passes"]) for one in dry.table()] == [(9, 9), (0, 2 * 5 * 4), (9, 2 * 9)]
     assert dry.table()[1]["seconds"] == pytest.approx(2 * 5 * 4)
+
+
+class OwnStudy(Study):
+    """Shows the images at a brightness that it must know before."""
+
+    conditions, passes = (Condition("brightness", "half"),), 1
+
+    def __init__(self, clock) -> None:
+        self.clock, self.factor = clock, None
+
+    def fit(self, bench) -> None:
+        self.clock[0] += 50
+        self.factor = 0.5
+
+    def perturbed(self, bench, group):
+        yield Perturbed(self.conditions[0], group.images * self.factor, [{}] * len(group.ids))
+
+
+def test_studies_that_ask_the_model_nothing_else(model, tmp_path):
+    own = OwnStudy(model.net.clock)
+    dry = run(model, tmp_path, of_one_size(4), attacks=[], studies=[own], checks=True, dry_run=True)
+    parts = [(one["name"], one["passes"], one["seconds"]) for one in dry.table()]
+    checks = 6 * 4 + 4 + 6 * 4 + 10
+    assert parts == [("clean", 4, 4), ("fit of half", 0, 50), ("half", 4, 4), ("trust checks", checks, checks)]
 
 
 def test_processes_take_every_so_manieth_batch_and_all_fit():
