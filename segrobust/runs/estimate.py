@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from accelerate import PartialState
+
 from segrobust.datasets.source import evenly_spaced
 from segrobust.runs.batch_size import clear_memory_errors
 from segrobust.runs.executor import Executor
 from segrobust.runs.memory import check_memory
+from segrobust.runs.progress import ImageProgress
 from segrobust.runs.trial import Timed, timed
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench, Group
@@ -49,7 +52,14 @@ class Estimate:
 
     def parts(self) -> list[Part]:
         """Per study what must be fitted before, and its rows."""
-        return [part for study in self.missing for part in (*self._fit(study), self._rows(study))]
+        parts, show = [], PartialState().is_main_process
+        with ImageProgress(len(self.missing), show, unit="studies") as progress:
+            progress.begin("dry run", len(self.missing))
+            for study in self.missing:
+                progress.running(f"dry run, {study.title}")
+                parts += [*self._fit(study), self._rows(study)]
+                progress.advance(1, 1)
+        return parts
 
     def passes_of(self, study: Study) -> int:
         """Of one image, those of every draw of a randomised model and those that are reported included."""
