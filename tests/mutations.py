@@ -75,6 +75,46 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         (', "_STATUS_ALLOC_FAILED"', ""),
         (', "_ALLOCATION_FAILED"', ""),
     ],
+    ("runs/progress.py", "runs/test_progress.py"): [
+        ("(self._done - self._resumed) /", "self._done /"),
+        ("(self._work - self._worked) *", "self._work *"),
+        ("self._tell(True)", "self._tell(self._is_time())"),
+        ("if self._done > self._resumed:", "if True:"),
+    ],
+    ("runs/memory.py", "runs/test_memory.py"): [
+        ("study.logits_kept * len(group.ids)", "len(group.ids)"),
+        ("logits_bytes(bench, study, group) <= free", "logits_bytes(bench, study, group) < free"),
+        ("free + torch.cuda.memory_reserved(device)", "free"),
+    ],
+    ("attacks/sharp.py", "runs/test_memory.py"): [
+        ("logits_kept: ClassVar[int] = 3", "logits_kept: ClassVar[int] = 2"),
+    ],
+    ("runs/executor.py", "runs/test_memory.py"): [
+        ("if fitting not in self._fitted:", "if True:"),
+    ],
+    ("runs/batch_size.py", "runs/test_memory.py"): [
+        ("if not logits_fit(bench, study, group):", "if False:"),
+    ],
+    ("runs/trial.py", "commands/test_dry_run.py"): [
+        ("len(images) * self._draws", "len(images)"),
+        ("logits.register_hook(add)", "pass"),
+        ("if timed == CALLS or", "if False and"),
+    ],
+    ("runs/estimate.py", "commands/test_dry_run.py"): [
+        ("reported + (study.passes - reported) * self.bench.eot", "study.passes * self.bench.eot"),
+        ("self._share * images / count", "images / count"),
+        ("n % processes == rank", "True"),
+    ],
+    ("runs/folder.py", "commands/test_dry_run.py"): [
+        ("super().rows() if self.goes_on else []", "super().rows()"),
+    ],
+    ("studies/universal.py", "commands/test_dry_run.py"): [
+        ("2 * self.universal.epochs * len(self.source)", "2 * self.universal.epochs"),
+    ],
+    ("checks/cost.py", "commands/test_dry_run.py"): [
+        ("PROBE = 6", "PROBE = 60"),
+        ("sum(2 * _passes(shortened(attack, 3))", "sum(2 * _passes(attack)"),
+    ],
     ("attacks/gradient.py", "attacks/test_mask.py"): [
         ("gradient * self.goal.mask", "gradient"),
     ],

@@ -113,6 +113,7 @@ class Attack(Configured):
     norms: ClassVar[tuple[str, ...]] = tuple(THREATS)
     minimum_norm: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any] | None] = None
+    logits_kept: ClassVar[int] = 2  # tensors of their size at a time, at least: they and what is computed from them
     defaults_of: ClassVar[str] = ""  # the attack whose defaults for a data set serve this one too
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ class SharpPGD(GradientAttack):
     beta_start: float = 1.0
     beta_end: float = 3.0
     can_target: ClassVar[bool] = True
+    logits_kept: ClassVar[int] = 3  # two kinds of probabilities, sharpened and not
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -80,9 +80,7 @@ class Context:
     @cached_property
     def batches(self) -> list[range]:
         """The run's own batches that the checks use."""
-        batches = self.executor.batches()
-        count = math.ceil(IMAGES / self.executor.batch_size)
-        return [batches[at][:MOST_IMAGES] for at in evenly_spaced(len(batches), count)]
+        return chosen_batches(self.executor)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -207,6 +205,13 @@ class Context:
             unknown = "the run's attacks are those of an earlier start, and not known here: name them again"
             raise Skip(unknown if self.attempts else "the run has no attack that tries")
         return real[0]
+
+
+def chosen_batches(executor: Executor) -> list[range]:
+    """Whole batches of a run, evenly spaced, for checks to look at."""
+    batches = executor.batches()
+    count = math.ceil(IMAGES / executor.batch_size)
+    return [batches[at][:MOST_IMAGES] for at in evenly_spaced(len(batches), count)]
 
 
 def _described(condition: Condition) -> AttackStudy | None:

@@ -37,14 +37,16 @@ def run_checks(context: Context, checks: tuple[Check, ...] = CHECKS) -> dict[str
     that were looked at, ``failed`` says what the run's attack failed with (null: it did not); a check is ``{name,
     verdict, evidence, numbers, remedy, open, seconds}``.
     """
-    about = {"format": FORMAT, "basis": basis_of(context.folder), "settings": _settings(context, checks)}
+    about = _about(context, checks)
     if content := _stored(context, about):
         return content
     made = []
-    with ImageProgress(len(checks), 0, len(checks), True) as progress:
+    with ImageProgress(len(checks), unit="checks") as progress:
+        progress.begin("trust checks", len(checks))
         for check in checks:
+            progress.running(f"trust checks, {check.name}")
             made.append(_made(check, context))
-            progress.advance(1, 1, f"trust checks, {check.name}")
+            progress.advance(1, 1)
     failed = None if context.error is None else str(context.error)
     content = {**about, "trust": trust_of(made), "images": context.ids, "failed": failed, "checks": made}
     content = with_digest(content)
@@ -88,6 +90,15 @@ def _settings(context: Context, checks: tuple[Check, ...]) -> str:
     error = context.error and str(context.error)
     code = [__version__, code_sha256(HERE, leave_out=()), *(check.name for check in checks)]
     return digest_of([*code, context.run.get("about"), dict(context.declared or {}), error])
+
+
+def _about(context: Context, checks: tuple[Check, ...]) -> dict[str, Any]:
+    return {"format": FORMAT, "basis": basis_of(context.folder), "settings": _settings(context, checks)}
+
+
+def checked_before(context: Context) -> bool:
+    """Whether an earlier start has left the verdicts, so that this one need not look again."""
+    return _stored(context, _about(context, CHECKS)) is not None
 
 
 def _stored(context: Context, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -50,9 +50,8 @@ def enough_steps(context: Context) -> Verdict:
     if own < FEWEST:
         text = f"{own} steps of {attack.name} are too few to come to rest on any model (at least {FEWEST})"
         return verdict(WARN, text, remedy, steps=own)
-    longer = own <= TENS
-    other = dataclasses.replace(attack, steps=max(LONG[kind], 2 * own) if longer else min(SHORT[kind], own // 2))
-    groups = context.singles(min(max(STEP_IMAGES[0], PASSES // sum(other.passes())), STEP_IMAGES[1]), judged=True)
+    longer, other = own <= TENS, compared_with(attack)
+    groups = context.singles(images_for(other), judged=True)
     pairs = [(_stored(context, one), _reached(context, other, one)) for one in groups]
     if not any(math.isfinite(own_result) for own_result, _ in pairs):
         text = f"{own} steps of {attack.name} find nothing on {len(groups)} image{'s' * (len(groups) > 1)}"
@@ -73,6 +72,19 @@ def enough_steps(context: Context) -> Verdict:
         expected_gain=expected,
         images=len(groups),
     )
+
+
+def compared_with(attack: Attack) -> Attack | None:
+    """The same attack with the steps that it is compared with; None where it has no such number, or too few."""
+    own, kind = getattr(attack, "steps", None), attack.minimum_norm
+    if own is None or own < FEWEST:
+        return None
+    return dataclasses.replace(attack, steps=max(LONG[kind], 2 * own) if own <= TENS else min(SHORT[kind], own // 2))
+
+
+def images_for(other: Attack) -> int:
+    """How many images the comparison takes, at most."""
+    return min(max(STEP_IMAGES[0], PASSES // sum(other.passes())), STEP_IMAGES[1])
 
 
 def _stored(context: Context, group: Group) -> float:
@@ -148,13 +160,16 @@ def _relatives(context: Context) -> dict[str, Segmenter]:
     """The shipped models that know the data's classes, but for the run's own."""
     own, found = context.identity["weights_sha256"], {}
     names = plain_names(context.source.class_names)
-    for name in zoo():
-        if load_config(name).model.decode_head.num_classes != context.source.num_classes:
-            continue
+    for name in shipped_with(context.source.num_classes):
         model = load_segmenter(name, device=context.bench.device)
         if plain_names(model.class_names) == names and weights_sha256(model) != own:
             found[name] = model
     return found
+
+
+def shipped_with(num_classes: int) -> list[str]:
+    """Names of the shipped models with so many classes."""
+    return [name for name in zoo() if load_config(name).model.decode_head.num_classes == num_classes]
 
 
 CHECKS = (

@@ -83,6 +83,8 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
         if main and settings.checks and (trust := load_trust(folder.path)):
             print_checks(trust, Console())
         raise RunFailed(f"the run failed: {error}") from error
+    if settings.dry_run:
+        return
     if main and results.trust and results.trust.failed:
         raise RunFailed(f"the results are not trustworthy: {results.trust.failed}; see {folder.path / 'report.html'}")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from rich.console import Console
 from torch import nn
 
 from segrobust.analysis.summary import summarise
@@ -29,6 +30,7 @@ from segrobust.checks.context import Context
 from segrobust.checks.runner import run_checks
 from segrobust.commands.arguments import check_fit, check_in_memory, check_segmenter, check_work_dir, checked_source
 from segrobust.commands.devices import processes_of
+from segrobust.commands.dry_run import DryRun, dry_run, print_dry_run
 from segrobust.commands.given import as_segmenter, as_source
 from segrobust.commands.network import Network
 from segrobust.commands.pictures import write_map, write_pictures
@@ -94,7 +96,7 @@ def evaluate(
     origin: Origin = NOT_TOLD,
     quiet: bool = False,
     **options: Any,
-) -> Results:
+) -> Results | DryRun:
     """Attack every image of ``dataset`` and leave rows, summary, pictures and report in ``work_dir``.
 
     Args:
@@ -113,7 +115,7 @@ def evaluate(
 
     Returns:
         The list of the records of ``summary.json``, with ``table()``, ``worst_case``, ``trust`` and ``folder``; on
-        processes other than the main one as well.
+        processes other than the main one as well. With ``dry_run`` what the run would cost, and nothing is written.
 
     Raises:
         UserError: model and data set do not fit, all labels are void, an attack does not exist or cannot be targeted,
@@ -136,7 +138,10 @@ def evaluate(
             check_in_memory(settings)
             work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="segrobust-"))
             settings = dataclasses.replace(settings, pictures=False)
-        _evaluate(model, dataset, settings, work_dir, origin)
+        if found := _evaluate(model, dataset, settings, work_dir, origin):
+            if not quiet and PartialState().is_main_process:
+                print_dry_run(found, Console(), PartialState().num_processes)
+            return found
         folder = RunFolder(work_dir)
         results = results_of(folder, model.name, kept)
         if not quiet and PartialState().is_main_process:
@@ -144,8 +149,10 @@ def evaluate(
     return results
 
 
-def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str | Path, origin: Origin) -> None:
-    """The whole of an evaluation in its folder."""
+def _evaluate(
+    model: Segmenter, dataset: Any, settings: Settings, work_dir: str | Path, origin: Origin
+) -> DryRun | None:
+    """The whole of an evaluation in its folder, or what it would cost."""
     check_work_dir(work_dir)
     dataset = checked_source(dataset)
     check_fit(model, dataset, settings.surrogate)
@@ -158,6 +165,9 @@ def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str 
     bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
         stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves
+        facts = {"declared": settings.declared, "files": origin.files}
+        if settings.dry_run:
+            return dry_run(_opened(bench, studies, folder, settings, origin, found.sizes), settings, facts)
         if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
             stack.enter_context(folder.held(0))
             for warning in found.warnings:
@@ -170,21 +180,24 @@ def _evaluate(model: Segmenter, dataset: Any, settings: Settings, work_dir: str 
         error = _run(executor, state)
         altered = any(gather_object([_digest(bench, settings) != before]))
         if state.is_main_process:
-            facts = {"declared": settings.declared, "files": origin.files, "altered": altered, "error": error}
-            _finish(executor, settings, facts)
+            _finish(executor, settings, {**facts, "altered": altered, "error": error})
         gather_object([None])  # all wait here: a process that leaves takes the others with it
     if error:
         raise error
+    return None
 
 
 def _opened(
     bench: Bench, studies: list[Study], folder: RunFolder, settings: Settings, origin: Origin, sizes: str
 ) -> Executor:
-    """The folder opened for this run by the main process, and all processes' source in the order of its images."""
+    """The folder opened for this run by the main process, and all processes' source in the order of its images.
+
+    For a dry run it is only looked at.
+    """
     if settings.batch_size == AUTO:
         batch_size = settle_batch_size(bench, studies, folder, settings.fresh)
         settings = dataclasses.replace(settings, batch_size=batch_size)
-    order = [None]
+    opened = [None]
     if PartialState().is_main_process:
         stored = {**origin.identity, **identity_of(bench, studies, settings)}
         places = {"eps_in": EPS_IN, "measured_at": MEASURED_AT[settings.metric_size]}
@@ -194,11 +207,15 @@ def _opened(
         if settings.universal:
             _refuse_fitted_on(entries, entries_of(settings.fit_on))
         options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
-        order = [folder.open(stored, conditions, entries, **options)]
-        if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
-            write_map(folder.path / "target.png", settings.target.map, bench.source)
-    bench.source = Ordered(bench.source, broadcast_object_list(order)[0])
-    return Executor(bench, studies, folder, settings.batch_size, settings.save_adversarial)
+        if settings.dry_run:
+            opened = [folder.planned(stored, entries, **options)]
+        else:
+            opened = [(None, folder.open(stored, conditions, entries, **options))]
+            if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
+                write_map(folder.path / "target.png", settings.target.map, bench.source)
+    planned, order = broadcast_object_list(opened)[0]
+    bench.source = Ordered(bench.source, order)
+    return Executor(bench, studies, planned or folder, settings.batch_size, settings.save_adversarial)
 
 
 def _refuse_fitted_on(measured: Sequence[Mapping[str, Any]], fitted_on: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from segrobust.runs.progress import ImageProgress
 from segrobust.studies.attack import AttackStudy, strongest
 from segrobust.studies.bench import Bench
 
-_GRID = "images/grid.json"
+GRID = "images/grid.json"
 
 
 def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence[Row]) -> None:
@@ -34,15 +34,16 @@ def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence
         return
     study, condition = found
     chosen = choose([row for row in rows if row.condition == condition], by_distance=condition.eps is None)
-    shown = folder.read_json(_GRID) if (folder.path / _GRID).exists() else []
+    shown = folder.read_json(GRID) if (folder.path / GRID).exists() else []
     wanted = [(condition.name, condition.eps, image) for image in chosen.values()]
     if wanted == [(one["attack"], one["eps"], one["image"]) for one in shown]:
         return
     entries = []
-    with ImageProgress(len(chosen), done=0, work=len(chosen)) as progress:
+    with ImageProgress(len(chosen)) as progress:
+        progress.begin(f"pictures for the report, {condition.title}", len(chosen))
         for rule, image in chosen.items():
             entries.append(_entry(executor.bench, study, condition, rule, image))
-            progress.advance(1, 1, f"pictures for the report, {condition.title}")
+            progress.advance(1, 1)
     write_grid(folder.path / "images", entries, executor.bench.source.palette, executor.bench.source.ignore_index)
 
 

@@ -19,6 +19,7 @@ from segrobust.core.errors import UserError
 from segrobust.datasets.source import Source
 from segrobust.models.failures import out_of_memory
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.memory import logits_fit
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench
 
@@ -98,6 +99,8 @@ def _fits(bench: Bench, study: Study, image: int, size: int) -> bool:
     with contextlib.ExitStack() as stack, contextlib.suppress(_Enough):
         try:
             group = bench.group([image] * size, [bench.source[image]] * size)
+            if not logits_fit(bench, study, group):
+                return False
             for network in networks:
                 stack.callback(network.register_forward_pre_hook(count).remove)
             for made in study.perturbed(bench, group):

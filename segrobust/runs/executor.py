@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from segrobust.core.rows import CLEAN, Condition, Row
 from segrobust.models.failures import out_of_memory
 from segrobust.runs.batch_size import clear_memory_errors
 from segrobust.runs.folder import RunFolder
+from segrobust.runs.memory import check_memory
 from segrobust.runs.progress import ImageProgress
 from segrobust.studies.base import Perturbed, Study
 from segrobust.studies.bench import Bench, Group
@@ -38,6 +39,7 @@ class Executor:
     folder: RunFolder
     batch_size: int
     save_adversarial: bool = False
+    _fitted: set[tuple] = field(default_factory=set, init=False, repr=False)
 
     def batches(self) -> list[range]:
         return self.folder.images().batches(self.batch_size)
@@ -49,16 +51,19 @@ class Executor:
             study.fit(self.bench)
         own = range(rank, len(batches), world)
         todo = [(study, batches[n]) for study, n in missing if n in own]
-        total = sum(len(batches[n]) for n in own) * len(self.studies)
-        left = sum(len(batch) for _, batch in todo)
+        images = sum(len(batches[n]) for n in own)
         work = sum(study.passes * len(batch) for study, batch in todo)
-        with self.folder.writer(rank) as writer, ImageProgress(total, total - left, work, rank == 0) as progress:
-            for study, batch in todo:
-                if stopped():
-                    return
-                rows, seconds, peak_bytes = self._measured(study, batch)
-                writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
-                progress.advance(len(batch), study.passes * len(batch), study.title)
+        with self.folder.writer(rank) as writer, ImageProgress(work, rank == 0) as progress:
+            for study in dict.fromkeys(study for study, _ in todo):
+                left = [batch for one, batch in todo if one == study]
+                name = f"{study.title} ({self.studies.index(study) + 1} of {len(self.studies)})"
+                progress.begin(name, images, images - sum(map(len, left)))
+                for batch in left:
+                    if stopped():
+                        return
+                    rows, seconds, peak_bytes = self._measured(study, batch)
+                    writer.append(rows, [seconds / len(batch)] * len(rows), peak_bytes)
+                    progress.advance(len(batch), study.passes * len(batch))
 
     def missing(self) -> list[tuple[Study, int]]:
         """The studies with the numbers of the batches that they are to be made on still."""
@@ -100,6 +105,10 @@ class Executor:
         """Rows of one batch; images of different sizes go in groups of equal size."""
         rows: list[Row] = []
         for group in self.bench.groups({i: self.bench.source[i] for i in batch}):
+            fitting = study.title, len(group.ids), group.labels.shape[1:]
+            if fitting not in self._fitted:  # memory that was given back may stay with this process
+                check_memory(self.bench, study, group)
+                self._fitted.add(fitting)
             shown = []
             for made in study.perturbed(self.bench, group):
                 shown.append(made.condition)

@@ -85,13 +85,9 @@ class RunFolder:
             # a process of an earlier run may have outlived its main one, and go on writing
             for lock in sorted({*self._rows.glob(".lock-*")} - self._held):
                 stack.enter_context(only_process(lock))
-            stored = None if fresh else self._stored()
-            if stored and self._has_rows() and not len(self.images()):
-                raise UserError(f"{self.path} has rows but no images.json; start anew with --fresh")
-            if stored and self.has_results():
-                changed = continued(stored, identity, accept_different, about or {}, self.path)
-            else:
-                if stored or fresh:
+            goes_on, changed = self._continued(identity, fresh, about or {}, accept_different)
+            if not goes_on:
+                if fresh or (self.path / "run.json").exists():
                     self._discard()
                 changed = {"format": FORMAT, "identity": identity, "about": about or {}}
             known, order = self.images().grown(images, self.path)
@@ -101,6 +97,33 @@ class RunFolder:
             if changed:
                 self.write_json("run.json", changed)
         return order
+
+    def planned(
+        self,
+        identity: dict[str, Any],
+        images: Sequence[Mapping[str, Any]],
+        fresh: bool = False,
+        about: dict[str, Any] | None = None,
+        accept_different: Sequence[str] = (),
+    ) -> tuple[PlannedFolder, list[int]]:
+        """What ``open`` would leave, and what it would return and raise; nothing is written, nothing locked."""
+        identity = json.loads(json.dumps(identity, allow_nan=False))
+        goes_on, _ = self._continued(identity, fresh, about or {}, accept_different)
+        known = self.images() if goes_on else RunImages()
+        known, order = known.grown(images, self.path)
+        return PlannedFolder(self.path, known, goes_on), order
+
+    def _continued(
+        self, identity: dict[str, Any], fresh: bool, about: dict[str, Any], accept_different: Sequence[str]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Whether the run in the folder goes on under this identity, and what ``run.json`` is to hold where it does
+        not stay as it is."""
+        stored = None if fresh else self._stored()
+        if stored and self._has_rows() and not len(self.images()):
+            raise UserError(f"{self.path} has rows but no images.json; start anew with --fresh")
+        if not stored or not self.has_results():
+            return False, None
+        return True, continued(stored, identity, accept_different, about, self.path)
 
     def conditions(self) -> list[Condition]:
         """Those of the run, sorted; none where there is no run."""
@@ -189,6 +212,23 @@ class RunFolder:
                 return json.loads(path.read_bytes())
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+class PlannedFolder(RunFolder):
+    """A run folder as a start would find it after opening it; to be read alone.
+
+    images: of the run. goes_on: what is stored belongs to it.
+    """
+
+    def __init__(self, path: Path, images: RunImages, goes_on: bool) -> None:
+        super().__init__(path)
+        self._images, self.goes_on = images, goes_on
+
+    def images(self) -> RunImages:
+        return self._images
+
+    def rows(self) -> list[Row]:
+        return super().rows() if self.goes_on else []
 
 
 def _order(condition: Condition) -> tuple:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with images/s and remaining time on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with remaining time on a terminal, a line at once and then now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import time
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 EVERY = 20.0  # seconds between two lines where there is no terminal
 
 
 class ImageProgress:
-    """Counts images, and the passes they take: an attack of 300 steps weighs more than a clean image.
+    """Names what is running now with its images, and tells the time left by passes: an attack of 300 steps weighs more
+    than a clean image.
 
-    Resumed images are ``done`` from the start; ``work`` is the number of passes still to do.
+    work: passes to do in all. unit: what is counted.
     """
 
-    def __init__(self, total: int, done: int, work: int, show: bool = True) -> None:
-        self._work = work
-        self._worked = 0
-        self.total, self.done, self._resumed = total, done, done
-        self._show = show and total > done
+    def __init__(self, work: int, show: bool = True, unit: str = "images") -> None:
+        self._work, self._worked, self._unit = work, 0, unit
+        self._what, self._total, self._done, self._resumed = "", 0, 0, 0
+        self._show = show and work > 0
         self._console = Console(stderr=True)
-        self._started = self._last_line = time.monotonic()
+        self._started = self._began = self._last_line = time.monotonic()
         self._bar = None
         if self._show and self._console.is_terminal:
-            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+            columns = ("{task.description}", BarColumn(), TextColumn("{task.fields[counted]}"))
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("", total=total, completed=done, speed="")
+            self._task = self._bar.add_task("", total=work, counted="")
 
     def __enter__(self) -> ImageProgress:
         if self._bar:
@@ -40,18 +40,40 @@ class ImageProgress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, images: int, work: int, what: str) -> None:
-        """``images`` more are done with ``work`` passes; ``what`` names the attack and radius."""
-        self.done += images
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """``what`` is running from now on, on ``total`` images of which some were ``done`` before; told at once."""
+        self._what, self._total, self._done, self._resumed = what, total, done, done
+        self._began = time.monotonic()
+        self._tell(True)
+
+    def running(self, what: str) -> None:
+        """Another name for what is running now."""
+        self._what = what
+        self._tell(self._is_time())
+
+    def advance(self, count: int, work: int) -> None:
+        """So many more are done, with ``work`` passes."""
+        self._done += count
         self._worked += work
+        self._tell(self._is_time() or self._worked == self._work)
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._last_line > EVERY
+
+    def _tell(self, in_a_line: bool) -> None:
         if not self._show:
             return
-        now = time.monotonic()
-        speed = (self.done - self._resumed) / max(now - self._started, 1e-9)
-        left = (self._work - self._worked) * (now - self._started) / max(self._worked, 1)
-        text = f"{speed:.2f} images/s, {timedelta(seconds=round(left))} left"
         if self._bar:
-            self._bar.update(self._task, completed=self.done, description=what, speed=text)
-        elif now - self._last_line > EVERY or self.done == self.total:
-            self._last_line = now
-            print(f"{what}: {self.done}/{self.total} images, {text}", file=sys.stderr, flush=True)
+            self._bar.update(self._task, completed=self._worked, description=self._what, counted=self._counted())
+        elif in_a_line:
+            self._last_line = time.monotonic()
+            print(f"{self._what}: {self._counted()}", file=sys.stderr, flush=True)
+
+    def _counted(self) -> str:
+        now, counted = time.monotonic(), f"{self._done}/{self._total} {self._unit}"
+        if not self._worked:
+            return counted
+        if self._done > self._resumed:
+            counted += f", {(self._done - self._resumed) / max(now - self._began, 1e-9):.2f} {self._unit}/s"
+        left = (self._work - self._worked) * (now - self._started) / self._worked
+        return f"{counted}, {timedelta(seconds=round(left))} left"

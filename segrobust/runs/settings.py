@@ -217,6 +217,11 @@ class Settings(Options):
     )
     pictures: bool = option(True, "the report's pictures, for which three images are attacked once more")
     save_adversarial: bool = option(False, "keep the attacked images, as adversarial/<attack>_<eps>/<image>.npy")
+    dry_run: bool = option(
+        False,
+        "time a few passes of what is missing, tell passes, time and memory of the whole run, and leave the work dir "
+        "as it is",
+    )
     fresh: bool = option(False, "discard what an earlier run left in the work dir instead of going on with it")
     accept_different: tuple[str, ...] = option(
         (),

@@ -65,6 +65,10 @@ class AttackStudy(Study):
         return len(self.conditions) + sum(self.attack.passes())
 
     @property
+    def logits_kept(self) -> int:
+        return max(attack.logits_kept for attack in _with_members(self.attack))
+
+    @property
     def made_of(self) -> tuple[Any, ...]:
         return (*_with_members(self.attack), *([self.surrogate] if self.surrogate else []))
 

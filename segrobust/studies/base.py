@@ -66,6 +66,16 @@ class Study(ABC):
         return self.conditions[0].title
 
     @property
+    def fit_passes(self) -> int:
+        """Forwards and backwards of :meth:`fit` in all, over its images; for estimates."""
+        return 0
+
+    @property
+    def logits_kept(self) -> int:
+        """Tensors of the logits' size that are there at the same time, at least; those inside the model left out."""
+        return 1
+
+    @property
     def made_of(self) -> tuple[Any, ...]:
         """Objects (attacks, networks) whose classes a user may have written: their code decides rows too."""
         return (self,)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrobust.attacks.base import Attack
 from segrobust.attacks.patch import UniversalPatch
 from segrobust.attacks.universal import Universal, UniversalPerturbation
 from segrobust.core.attack_specs import parse_spec
@@ -49,6 +50,7 @@ class UniversalStudy(Study):
     batch_size: int = 8
     name: str = ""
     passes = 2
+    logits_kept = Attack.logits_kept
     _fitted: Tensor | None = field(default=None, init=False, repr=False)
 
     @cached_property
@@ -70,6 +72,10 @@ class UniversalStudy(Study):
     @property
     def made_of(self) -> tuple[Any, ...]:
         return (self.universal,)
+
+    @property
+    def fit_passes(self) -> int:
+        return 2 * self.universal.epochs * len(self.source)
 
     def fit(self, bench: Bench) -> None:
         """Fit it on the source's images, by their order in batches of one size.

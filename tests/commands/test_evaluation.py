@@ -181,19 +181,6 @@ def test_the_package_exports_it():
     assert segrobust.evaluate is evaluate and all(getattr(segrobust, name) for name in segrobust.__all__)
 
 
-def test_remaining_time_is_counted_in_passes(monkeypatch):
-    from segrobust.runs import progress
-
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    lines = []
-    monkeypatch.setattr("builtins.print", lambda text, **_: lines.append(text))
-    bar = progress.ImageProgress(total=20, done=0, work=10 + 10 * 99)
-    clock[0] = 30.0
-    bar.advance(10, 10, "clean")
-    assert lines == ["clean: 10/20 images, 0.33 images/s, 0:49:30 left"]
-
-
 @pytest.mark.parametrize(("amp", "name"), [(True, "bf16"), ("bf16", "bf16"), ("fp16", "fp16")])
 def test_half_precision_gradients_with_float32_verification(tmp_path, amp, name):
     settings = {"attacks": ["TsallisPGD", "FMN"], "eps": ["8/255"], "save_adversarial": True}
