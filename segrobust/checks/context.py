@@ -79,8 +79,11 @@ class Context:
 
     @cached_property
     def batches(self) -> list[range]:
-        """The run's own batches that the checks use."""
+        """The run's own batches that the checks use: of a finished run those with an image that is judged, if any."""
         batches = self.executor.batches()
+        if not self.error:
+            judged = self.shares.get(self.clean, {}).keys()
+            batches = [batch for batch in batches if not judged.isdisjoint(batch)] or batches
         count = math.ceil(IMAGES / self.executor.batch_size)
         return [batches[at][:MOST_IMAGES] for at in evenly_spaced(len(batches), count)]
 
@@ -97,7 +100,7 @@ class Context:
         """``count`` of the images, one in each group: recordings then belong to one image, whatever the attack does.
 
         Args:
-            judged: only images with a labelled pixel, which a run that failed cannot tell.
+            judged: only images with a pixel that counts, which a run that failed cannot tell.
         """
         ids = self.judged_ids if judged else self.ids
         return [_single(self, ids[at]) for at in evenly_spaced(len(ids), count)]
@@ -164,10 +167,10 @@ class Context:
 
     @cached_property
     def judged_ids(self) -> list[int]:
-        """The images of the subset that have a labelled pixel."""
+        """The images of the subset that have a labelled pixel and, in a targeted run, one with a target."""
         judged = self.shares.get(self.clean, {})
         if not judged.keys() & set(self.ids):
-            raise Skip("no image of the subset has a labelled pixel")
+            raise Skip("no image of the subset has a labelled pixel" + " with a target" * bool(self.bench.target))
         return [image for image in self.ids if image in judged]
 
     def at_radius(self) -> dict[Condition, dict[int, float]]:
