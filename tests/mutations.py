@@ -874,7 +874,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("datasets/where.py", "studies/test_where.py"): [
         ("read_label(file) != 0", "read_label(file) > 1"),
         ("& (sample.label != source.ignore_index)", ""),
-        ("check_size(read[name].numpy()", "len(read[name].numpy()"),
+        ("check_size(read[name].numpy(), tuple(sample.label.shape)", "check_size(read[name].numpy(), read[name].shape"),
     ],
     ("datasets/targets.py", "studies/test_where.py"): [
         ("outside = ~torch.stack([pixels(sample)", "outside = torch.stack([pixels(sample)"),

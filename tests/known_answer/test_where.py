@@ -139,6 +139,20 @@ def test_every_attack_counts_the_selected_pixels_and_leaves_other_images_alone(n
     assert share[0] > before or name in TIMID
 
 
+def test_the_share_of_the_pixels_not_yet_at_their_target_leaves_the_rest_out():
+    model = SmallNet().eval()
+    images, labels = batch(model)
+    targets = torch.full_like(labels, V)
+    targets[:, 3:6, 3:6] = 2
+    kept = torch.ones_like(labels)  # not what is predicted
+    result = make("FMN", targeted=True)(model, images, labels, targets=targets, kept=kept)
+    with torch.no_grad():
+        clean, prediction = model(images).argmax(1), model(result.images).argmax(1)
+    missing = (targets != V) & (labels != V) & (clean != 2)
+    share = ((prediction == 2) & missing).flatten(1).sum(1) / missing.flatten(1).sum(1)
+    torch.testing.assert_close(result.error_of_correct, share)
+
+
 def test_kept_pixels_need_targets():
     model = PixelLinear()
     images, labels = batch(model)

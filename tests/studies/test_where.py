@@ -16,11 +16,11 @@ from segrobust.attacks import build_attack
 from segrobust.commands.evaluation import evaluate
 from segrobust.commands.pictures import choose
 from segrobust.core.errors import UserError
+from segrobust.core.rows import Condition, Row
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample
 from segrobust.datasets.targets import build_target, selected
 from segrobust.report.table import print_table
-from segrobust.runs.folder import RunFolder
 from tests.checks.looking import verdicts
 from tests.runs.toy_run import ToySource, flat_rows, toy_model, without_costs
 from tests.studies.sign_bisection import register
@@ -248,16 +248,24 @@ def test_masks_of_another_size_and_selections_of_nothing_are_refused(tmp_path):
             run(tmp_path / "run", source, where=spec)
     for sample in source.samples:
         sample.label[chosen(sample.label)] = V
+        sample.label[:2, :2] = V
+    corner = np.zeros((16, 16))
+    corner[:2, :2] = 1
+    with pytest.raises(UserError, match=r"void\.png: none of 4 images"):
+        run(tmp_path / "run", source, where=f"mask:{write(tmp_path / 'void.png', corner)}")
     for changes in ({}, {"target": "map:a=b", "where": None}):
         with pytest.raises(UserError, match="none of 4 images has such a pixel with a label"):
             run(tmp_path / "run", source, **changes)
 
 
-def test_pictures_are_of_judged_images(tmp_path):
-    run(tmp_path, attacks=["SignBisection"])
-    rows = [row for row in RunFolder(tmp_path).rows() if row.condition.name == "SignBisection"]
-    search = [row for row in rows if row.condition.eps is None]
-    assert not set(choose(search, by_distance=True).values()) & set(WITHOUT)
+def test_pictures_are_of_judged_images():
+    counts = {"classes": [0], "tp": [5], "fp": [0], "fn": [5]}
+    search = Condition("attack", "SignBisection", norm="Linf")
+    judged = [Row(i, search, counts, {"distance": 0.1 * i, "found": True, "at_target": 3, "target_pixels": 3})
+              for i in range(1, 4)]  # fmt: skip
+    others = [Row(i, search, counts, {"distance": 0.0, "found": False, "at_target": 0, "target_pixels": 0})
+              for i in (0, 4)]  # fmt: skip
+    assert choose([*judged, *others], by_distance=True) == {"worst": 1, "median": 2, "best": 3}
 
 
 def test_the_checks_look_at_judged_images(tmp_path):
