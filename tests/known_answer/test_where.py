@@ -145,7 +145,7 @@ def test_the_share_of_the_pixels_not_yet_at_their_target_leaves_the_rest_out():
     targets = torch.full_like(labels, V)
     targets[:, 3:6, 3:6] = 2
     kept = torch.ones_like(labels)  # not what is predicted
-    result = make("FMN", targeted=True)(model, images, labels, targets=targets, kept=kept)
+    result = make("PGDBisection", targeted=True)(model, images, labels, targets=targets, kept=kept)
     with torch.no_grad():
         clean, prediction = model(images).argmax(1), model(result.images).argmax(1)
     missing = (targets != V) & (labels != V) & (clean != 2)
