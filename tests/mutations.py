@@ -428,9 +428,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('not fields.endswith(")") or not closed', "not closed"),
     ],
     ("attacks/segmentation.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
-        ("weights = weight(pixels).mul(self.valid)", "weights = weight(pixels)"),
+        ("weights = weight(pixels).mul(self.valid if self.rest is None else self.balance)", "weights = weight(pixels)"),
         ("below + plain.amax(1).log_()", "below + plain.amin(1).log_()"),
-        ("ce = -log_p.masked_fill(~self.valid, 0)", "ce = -log_p"),
+        ("log_p, pixels = log_p.masked_fill(~self.valid, 0), self.pixels", "pixels = self.pixels"),
     ],
     ("attacks/segmentation.py", "attacks/test_task.py known_answer/test_rules.py"): [
         ("valid if targets is None else valid & (targets != self.ignore_index)", "valid"),
@@ -979,6 +979,51 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("models/papers/deeplab.py", "models/papers/test_heads.py"): [
         ("RATES = (6, 12, 18)", "RATES = (6, 12, 24)"),
         ("resized(self.cls1(", "resized(self.cls2("),
+    ],
+    ("attacks/segmentation.py", "known_answer/test_where.py"): [
+        ("self.valid & ~self.rest", "self.valid"),
+        ("self.valid if self.rest is None else self.balance", "self.valid"),
+        ("log_p * self.balance, self.balance.flatten(1).sum(1)", "log_p, self.balance.flatten(1).sum(1)"),
+        ("ratio.clamp(max=1).view(-1, 1, 1)", "1.0"),
+        ("None if self.rest is None else self.rest[rows]", "None if self.rest is None else self.rest[: len(rows)]"),
+        ("reached if self.rest is None else reached & self.judged", "reached"),
+        ("self._valid(labels, kept) & ~valid", "self._valid(labels, kept)"),
+    ],
+    ("attacks/penalty.py", "known_answer/test_where.py"): [
+        ("~self.goal.judged, -torch.inf", "~self.goal.valid, -torch.inf"),
+    ],
+    ("attacks/primal_dual.py", "known_answer/test_where.py"): [
+        ("if goal.rest is not None:", "if False:"),
+    ],
+    ("attacks/minimum_norm.py", "known_answer/test_where.py"): [
+        ("engine.goal.judged & ~before", "engine.goal.valid & ~before"),
+    ],
+    ("datasets/where.py", "studies/test_where.py"): [
+        ("read_label(file) != 0", "read_label(file) > 1"),
+        ("& (sample.label != source.ignore_index)", ""),
+        ("check_size(read[name].numpy(), tuple(sample.label.shape)", "check_size(read[name].numpy(), read[name].shape"),
+    ],
+    ("datasets/targets.py", "studies/test_where.py"): [
+        ("outside = ~torch.stack([pixels(sample)", "outside = torch.stack([pixels(sample)"),
+        ("if len(wanted) < len(pairs):", "if False:"),
+    ],
+    ("studies/bench.py", "studies/test_where.py"): [
+        ("outside = (labels != void) & (targets == void)", "outside = labels != void"),
+        ("and self.rest == KEPT", ""),
+    ],
+    ("analysis/summary.py", "studies/test_where.py"): [
+        ("row.goal_counts[1] > 0 for row in rows", "True for row in rows"),
+        ("finite(100 * share(kept, rest))", "finite(100 * share(rest, rest))"),
+    ],
+    ("commands/pictures.py", "studies/test_where.py"): [
+        ("if rows[i].goal_counts[1]", ""),
+    ],
+    ("checks/context.py", "studies/test_where.py"): [
+        ("if any(image in judged for image in batch)", ""),
+    ],
+    ("runs/settings.py", "studies/test_where.py"): [
+        ('**({"rest": self.rest} if self.rest != FREE else {}),', ""),
+        ("if self.where is not None and self.target is None:", "if False:"),
     ],
 }  # fmt: skip
 

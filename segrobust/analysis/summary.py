@@ -43,9 +43,10 @@ def summarise(
     batch (null on a CPU). Conditions without a row for each of the run's ``images`` are left out, with a warning.
 
     Clean images, bounded attacks and worst cases have ``broken``, the percent of images broken (see ``broken_shares``)
-    within that radius by that attack. In a targeted run ``apsr`` is the percent of pixels at their target, and being
-    broken means that 99 % are. Conditions that tell regions of the image apart have ``regions``
-    (:func:`pooled_regions`); corruptions and their means ``degradation``
+    within that radius by that attack. In a targeted run ``apsr`` is the percent of pixels at their target, of those
+    that have one, being broken means that 99 % are, and ``judged`` counts the images with such a pixel. ``kept``, where
+    the other pixels are to keep the clean prediction, is the percent of them that do. Conditions that tell regions of
+    the image apart have ``regions`` (:func:`pooled_regions`); corruptions and their means ``degradation``
     (:mod:`segrobust.analysis.corruption`).
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
@@ -120,6 +121,11 @@ def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: 
         "iou": [finite(value) for value in class_iou(*summed)],
         **_cost(rows, len(rows), costs),
     }
+    if "target_pixels" in rows[0].extra:
+        record["judged"] = sum(row.goal_counts[1] > 0 for row in rows)
+    if "rest_pixels" in rows[0].extra:
+        kept, rest = np.sum([(row.extra["kept"], row.extra["rest_pixels"]) for row in rows], axis=0)
+        record["kept"] = finite(100 * share(kept, rest))
     if condition.study == ATTACK and condition.eps is None:
         fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
         return record | fields

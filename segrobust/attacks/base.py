@@ -164,6 +164,7 @@ class Attack(Configured):
         budgets: Sequence[float] = (),
         mask: Tensor | None = None,
         task: Task | None = None,
+        kept: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
@@ -172,22 +173,25 @@ class Attack(Configured):
             images: ``[N, 3, H, W]`` float, RGB in [0, 1], a tensor or an array; what rounding (1e-6) has left outside
                 is clipped.
             labels: ``[N, H, W]`` integers, a tensor or an array; pixels equal to ``ignore_index`` have no influence.
-            targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class.
+            targets: ``[N, H, W]`` long, wanted classes, for ``targeted=True``; ``ignore_index`` means any class: such
+                pixels count neither in the goal nor in its success.
             seeds: one integer per image; an image's result depends on its seed, never on its neighbours.
             budgets: radii in image units at which a minimum-norm attack also keeps its worst iterate; see
                 ``AttackResult.candidates``. Others have their own radius and take no notice.
             mask: where the attacker may write, ``[H, W]``, ``[N, H, W]`` or ``[N, 1, H, W]``, bool or 0 and 1; every
                 pixel counts as before, and the rest of the image stays as it is. None: everywhere.
             task: what labels and logits mean; None: segmentation, with that ``ignore_index``.
+            kept: ``[N, H, W]`` long, beside targets: classes that pixels without a target are to keep, which has a part
+                in the loss and none in success; ``ignore_index`` means any class.
 
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
         """
         if not isinstance(model, torch.nn.Module):
             raise UserError(f"model: expected a segrobust.Segmenter, got {type(model).__name__}; see Segmenter.wrap")
-        images, labels, targets = as_batch(images, labels, targets)
+        images, labels, targets, kept = as_batch(images, labels, targets, kept)
         task = task or Segmentation(ignore_index=ignore_index)
-        goal = task.goal(images, labels, targets, self.targeted, mask)
+        goal = task.goal(images, labels, targets, self.targeted, mask, **({} if kept is None else {"kept": kept}))
         if isinstance(goal, Goal):
             goal = goal.for_gradients(self._gradients())
         seeds = (self.seed,) * len(images) if seeds is None else tuple(int(seed) for seed in seeds)

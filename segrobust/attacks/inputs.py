@@ -15,15 +15,17 @@ ROUNDING = 1e-6  # beyond [0, 1], as undoing a normalisation leaves behind
 OVERSHOOT = 0.05  # beyond [0, 1], as resizing with cubic splines leaves behind
 
 
-def as_batch(images: Any, labels: Any, targets: Any = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images as a tensor; labels and targets as long tensors on the images' device, those of another kind as they are.
+def as_batch(
+    images: Any, labels: Any, targets: Any = None, kept: Any = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Images as a tensor; class ids as long tensors on the images' device, those of another kind as they are.
 
     Raises:
         UserError: neither a tensor nor an array of numbers.
     """
     images = as_tensor("images", images)
-    labels = _ids("labels", labels, images)
-    return images, labels, None if targets is None else _ids("targets", targets, images)
+    labels, given = _ids("labels", labels, images), {"targets": targets, "kept": kept}
+    return images, labels, *(None if ids is None else _ids(what, ids, images) for what, ids in given.items())
 
 
 def _ids(what: str, given: Any, images: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class MinNormAttack(Attack):
                 rounded = on_grid(points)
                 lost = (engine.measure(rounded).error < required) | ~judged
                 distance_8bit = self.threat.distance(rounded - clean).masked_fill(lost, math.inf)
-        attacked = (engine.goal.valid & ~before).flatten(1)
+        attacked = (engine.goal.judged & ~before).flatten(1)
         of_correct = (attacked & after.reached.flatten(1)).sum(1) / attacked.sum(1).clamp_min(1)
         return AttackResult(
             points,

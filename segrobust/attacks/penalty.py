@@ -84,10 +84,11 @@ class PenaltyLagrangian:
         self.scale = adapted(self.scale, succeeds, LEAST_SCALE, 1)
 
     def mask(self, constraint: Tensor, required: Tensor, step: int) -> Tensor:
-        """All pixels but the hardest ones, more and more of which may stay: none at first, 1 - required at the end."""
+        """All pixels but the hardest judged ones, more and more of which may stay: none at first, 1 - required at the
+        end."""
         progress = step / max(self.steps - 1, 1)
         spare = ((1 - required) * self.goal.pixels * progress * (1 + ROUNDING)).long().unsqueeze(1)
-        flat = constraint.masked_fill(~self.goal.valid, -torch.inf).flatten(1)
+        flat = constraint.masked_fill(~self.goal.judged, -torch.inf).flatten(1)
         most = int((1 - self.least_required) * flat.shape[1] * progress) + 2  # its own count the device alone knows
         hardest = flat.topk(min(most, flat.shape[1])).values
         limit = hardest.gather(1, (spare - 1).clamp_(0, hardest.shape[1] - 1)).masked_fill_(spare == 0, torch.inf)

@@ -32,8 +32,10 @@ class DualWeights:
     def __init__(self, problem: Problem, least_ratio: float) -> None:
         goal = problem.engine.goal
         self.bound, self.void = -math.log(least_ratio), ~goal.valid
-        share = -goal.pixels.clamp_min(1).float().log()
-        self.logits = share.view(-1, 1, 1).expand(goal.valid.shape).masked_fill(self.void, -math.inf)
+        share = -goal.pixels.clamp_min(1).float().log().view(-1, 1, 1)
+        if goal.rest is not None:
+            share = goal.balance.log() - goal.balance.flatten(1).sum(1).clamp_min(1).log().view(-1, 1, 1)
+        self.logits = share.expand(goal.valid.shape).masked_fill(self.void, -math.inf)
         self.norm, self.pixels = self._weights()
 
     def _weights(self) -> tuple[Tensor, Tensor]:

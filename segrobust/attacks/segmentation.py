@@ -25,6 +25,8 @@ class Goal:
 
     labels: ``[N, H, W]`` long, the classes to leave (or, targeted, to reach); void pixels hold 0.
     valid: ``[N, H, W]`` bool.
+    rest: ``[N, H, W]`` bool, valid pixels that are only to stay at their class: together they weigh at most as much
+        as all others, and success is not counted over them; None: none.
     highest: the largest class among all valid labels and targets, which must be one of the model's.
     mask: ``[N, 1, H, W]`` bool, where the attacker may write; None: everywhere.
     compiled: on a GPU, what goes over all logits is compiled.
@@ -36,11 +38,23 @@ class Goal:
     highest: int = 0
     mask: Tensor | None = None
     compiled: bool = False
+    rest: Tensor | None = None
+
+    @cached_property
+    def judged(self) -> Tensor:
+        """The pixels that success is counted over, ``[N, H, W]`` bool: the valid ones without the rest."""
+        return self.valid if self.rest is None else self.valid & ~self.rest
 
     @cached_property
     def pixels(self) -> Tensor:
-        """Number of valid pixels per image, ``[N]``."""
-        return self.valid.flatten(1).sum(1)
+        """Number of judged pixels per image, ``[N]``."""
+        return self.judged.flatten(1).sum(1)
+
+    @cached_property
+    def balance(self) -> Tensor:
+        """Weight of every pixel where there is a rest, ``[N, H, W]``: 1, and of the rest less the more they are."""
+        ratio = self.pixels / self.rest.flatten(1).sum(1).clamp_min(1)
+        return torch.where(self.rest, ratio.clamp(max=1).view(-1, 1, 1), self.valid.float())
 
     def for_gradients(self, count: int) -> Goal:
         """That of a call with so many gradients per image, which with the images alone decides whether to compile."""
@@ -49,10 +63,12 @@ class Goal:
     def subset(self, rows: Tensor) -> Goal:
         """That of some images, by long indices ``[M]``."""
         mask = None if self.mask is None else self.mask[rows]
-        return replace(self, labels=self.labels[rows], valid=self.valid[rows], mask=mask)
+        rest = None if self.rest is None else self.rest[rows]
+        return replace(self, labels=self.labels[rows], valid=self.valid[rows], mask=mask, rest=rest)
 
     def share(self, reached: Tensor) -> Tensor:
-        """Share ``[N]`` of the valid pixels that are at their goal, ``[N, H, W]`` bool, valid ones alone."""
+        """Share ``[N]`` of the judged pixels that are at their goal, ``[N, H, W]`` bool, valid ones alone."""
+        reached = reached if self.rest is None else reached & self.judged
         return reached.flatten(1).sum(1) / self.pixels.clamp_min(1)
 
     def restrict(self, points: Tensor, clean: Tensor) -> Tensor:
@@ -111,7 +127,7 @@ class Goal:
     ) -> Tensor:
         """Of the valid pixels; negative where the targets are to be reached."""
         pixels = Pixels(log_p, correct, softmax, num_classes, self.labels, self.valid, progress, self.targeted)
-        weights = weight(pixels).mul(self.valid)
+        weights = weight(pixels).mul(self.valid if self.rest is None else self.balance)
         return -weights if self.targeted else weights
 
     def _softmax(self, logits: Tensor, sharpness: float, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +150,10 @@ class Goal:
         return below, log_p, (below * sharpness).add_(probabilities.amax(1).log_()), probabilities
 
     def _statistics(self, log_p: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        ce = -log_p.masked_fill(~self.valid, 0).flatten(1).sum(1) / self.pixels.clamp_min(1)
+        log_p, pixels = log_p.masked_fill(~self.valid, 0), self.pixels
+        if self.rest is not None:
+            log_p, pixels = log_p * self.balance, self.balance.flatten(1).sum(1)
+        ce = -log_p.flatten(1).sum(1) / pixels.clamp_min(1)
         return ce, (correct if self.targeted else ~correct) & self.valid
 
 
@@ -148,7 +167,9 @@ class Task(Protocol):
 
     def goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, mask: Any = None) -> Goal:
         """What the attack of a batch is after: which pixels count, the logit gradient towards the goal, and which
-        pixels are there. The public methods of :class:`Goal` are all that the engine calls."""
+        pixels are there. The public methods of :class:`Goal` are all that the engine calls.
+
+        A call that is to keep pixels gives ``kept`` as well, of :meth:`Segmentation.goal`."""
 
     def counts(self, prediction: Tensor, labels: Tensor) -> list[dict[str, list[int]]]:
         """Per image the integers that its row stores and every score is computed from."""
@@ -168,8 +189,19 @@ class Segmentation:
     num_classes: int | None = None
     ignore_index: int = 255
 
-    def goal(self, images: Tensor, labels: Tensor, targets: Tensor | None, targeted: bool, mask: Any = None) -> Goal:
+    def goal(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        targeted: bool,
+        mask: Any = None,
+        kept: Tensor | None = None,
+    ) -> Goal:
         """Every valid pixel is to leave its label or, ``targeted``, to reach its target.
+
+        Args:
+            kept: ``[N, H, W]`` classes that pixels with a label and without a target are to keep; void: no matter.
 
         Raises:
             UserError: wrong shapes or types, values outside [0, 1], classes below 0, or targets where none are wanted.
@@ -177,14 +209,21 @@ class Segmentation:
         check_images(images)
         if targeted != (targets is not None):
             raise UserError(f"targets: expected {'targets' if targeted else 'none'} for targeted={targeted}")
-        given = {"labels": labels} | ({} if targets is None else {"targets": targets})
+        if kept is not None and targets is None:
+            raise UserError("kept: expected targets beside it, which the other pixels are to reach")
+        every = {"labels": labels, "targets": targets, "kept": kept}
+        given = {what: classes for what, classes in every.items() if classes is not None}
         highest = 0
         for what, classes in given.items():
             check_classes(classes, what, images, self.ignore_index)
             highest = max(highest, int(classes.masked_fill(classes == self.ignore_index, 0).max()))
         valid = self._valid(labels, targets)
         wanted = (labels if targets is None else targets).long()
-        return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, writable(mask, images))
+        rest = None
+        if kept is not None:
+            rest = self._valid(labels, kept) & ~valid
+            wanted, valid = torch.where(rest, kept.long(), wanted), valid | rest
+        return Goal(wanted.masked_fill(~valid, 0), valid, targeted, highest, writable(mask, images), rest=rest)
 
     def counts(self, prediction: Tensor, labels: Tensor) -> list[dict[str, list[int]]]:
         """Per image the classes that occur, with their true positives, false positives and false negatives.

@@ -49,6 +49,7 @@ def call(
             group.labels,
             task=bench.task,
             targets=group.targets if attack.targeted else None,
+            kept=group.kept if attack.targeted else None,
             seeds=seeds,
             mask=bench.mask if masked else None,
         )

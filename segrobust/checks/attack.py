@@ -117,7 +117,8 @@ def void_ignored(context: Context) -> Verdict:
     model_void = getattr(context.model, "ignore_index", context.void)
     kinds = {type(study.attack): study.attack for study in context.attacks if not study.attack.control}
     attacks = [shortened(attack, 3) for attack in kinds.values() or [context.own]]
-    groups = [one for one in context.singles(2 * FEW) if (one.labels == context.void).any()][:VOID_IMAGES]
+    singles = context.singles(2 * FEW, judged=context.bench.target is not None)
+    groups = [one for one in singles if (one.labels == context.void).any()][:VOID_IMAGES]
     seen = [(attack.name, _apart_by_void(context, attack, group)) for attack in attacks for group in groups]
     moved = list(dict.fromkeys(name for name, one in seen if one.differs))
     numbers = {"attacks": [attack.name for attack in attacks], "moved": moved, "images": len(groups)}

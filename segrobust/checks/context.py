@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,9 @@ class Context:
 
     @cached_property
     def batches(self) -> list[range]:
-        """The run's own batches that the checks use."""
-        return chosen_batches(self.executor)
+        """The run's own batches that the checks use: of a finished run those with an image that is judged, if any."""
+        judged = () if self.error else self.shares.get(self.clean, {}).keys()
+        return chosen_batches(self.executor, judged)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -95,7 +96,7 @@ class Context:
         """``count`` of the images, one in each group: recordings then belong to one image, whatever the attack does.
 
         Args:
-            judged: only images with a labelled pixel, which a run that failed cannot tell.
+            judged: only images with a pixel that counts, which a run that failed cannot tell.
         """
         ids = self.judged_ids if judged else self.ids
         return [_single(self, ids[at]) for at in evenly_spaced(len(ids), count)]
@@ -162,10 +163,10 @@ class Context:
 
     @cached_property
     def judged_ids(self) -> list[int]:
-        """The images of the subset that have a labelled pixel."""
+        """The images of the subset that have a labelled pixel and, in a targeted run, one with a target."""
         judged = self.shares.get(self.clean, {})
         if not judged.keys() & set(self.ids):
-            raise Skip("no image of the subset has a labelled pixel")
+            raise Skip("no image of the subset has a labelled pixel" + " with a target" * bool(self.bench.target))
         return [image for image in self.ids if image in judged]
 
     def at_radius(self) -> dict[Condition, dict[int, float]]:
@@ -207,9 +208,10 @@ class Context:
         return real[0]
 
 
-def chosen_batches(executor: Executor) -> list[range]:
-    """Whole batches of a run, evenly spaced, for checks to look at."""
+def chosen_batches(executor: Executor, judged: Collection[int] = ()) -> list[range]:
+    """Whole batches of a run, evenly spaced, for checks to look at: those with a judged image, where known."""
     batches = executor.batches()
+    batches = [batch for batch in batches if any(image in judged for image in batch)] or batches
     count = math.ceil(IMAGES / executor.batch_size)
     return [batches[at][:MOST_IMAGES] for at in evenly_spaced(len(batches), count)]
 

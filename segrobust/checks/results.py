@@ -12,7 +12,7 @@ import numpy as np
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.context import FEWEST, Context, is_single_step
 from segrobust.checks.verdicts import FAIL, NOISE, PASS, WARN, Check, Skip, Verdict, graded, verdict
-from segrobust.core.rows import ATTACK, CLEAN, Condition, Row
+from segrobust.core.rows import ATTACK, CLEAN, Condition
 from segrobust.core.units import format_eps
 
 FEWEST_PIXELS = 10_000  # with a label
@@ -87,8 +87,9 @@ HALF_WIDTH = 2.0  # points
 def enough_images(context: Context) -> Verdict:
     """Enough different images and labelled pixels, and narrow 95 % intervals of mIoU."""
     clean = [row for row in context.rows if row.condition == context.clean]
-    judged = [row for row in clean if _labelled(row)]
-    pixels = sum(map(_labelled, judged))
+    judged = [row for row in clean if row.goal_counts[1]]
+    pixels = sum(row.goal_counts[1] for row in judged)
+    kind = "labelled pixels" + " that have a target" * bool(context.bench.target)
     if not pixels:
         text = f"nothing was measured: no pixel of {len(clean)} images has a label"
         remedy = f"every pixel is void ({context.void}): look at the labels and at how they are read"
@@ -106,17 +107,13 @@ def enough_images(context: Context) -> Verdict:
     few = images < FEWEST or pixels < FEWEST_PIXELS
     return verdict(
         WARN if few else graded(half, warn=HALF_WIDTH),
-        f"95 % interval of mIoU over {images} different images with {pixels} labelled pixels: {width} at its widest "
+        f"95 % interval of mIoU over {images} different images with {pixels} {kind}: {width} at its widest "
         f"({where})" + (f"; at least {FEWEST} and {FEWEST_PIXELS} are needed to say more" if few else ""),
         "more images: with --num-images larger, or left out",
         images=images,
         labelled_pixels=pixels,
         half_width_points=halves,
     )
-
-
-def _labelled(row: Row) -> int:
-    return sum(row.counts["tp"]) + sum(row.counts["fn"])
 
 
 CHECKS = (

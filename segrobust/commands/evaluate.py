@@ -26,7 +26,7 @@ from segrobust.core.errors import RunFailed
 from segrobust.core.own_code import names_function
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.protocols import PROTOCOLS, at_root
-from segrobust.datasets.targets import build_target
+from segrobust.datasets.targets import build_target, selected
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
 from segrobust.models.load import load_segmenter
@@ -62,7 +62,7 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     target = settings.target
     majority = target and _stored_majority(folder, target, settings.fresh)
     majority = majority or functools.partial(majority_of_config, cfg, source)
-    target = target and build_target(target, source, majority)
+    target = target and selected(build_target(target, source, majority), settings.where, source)
     model = _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, device)
     if inputs.protocol:
         PROTOCOLS[inputs.protocol].check_fits(model.num_classes, settings.metric_size)
@@ -71,6 +71,7 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     settings = dataclasses.replace(
         settings,
         target=target,
+        where=None,  # which the target has in it now
         surrogate=inputs.surrogate and _surrogate(inputs, source.class_names, device),
         fit_on=source_from_config(cfg, "val", FIT_IMAGES) if settings.universal else None,
         attack_defaults=cfg.get("attack_defaults"),

@@ -43,7 +43,7 @@ from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
 from segrobust.datasets.survey import survey
-from segrobust.datasets.targets import build_target
+from segrobust.datasets.targets import build_target, selected
 from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
 from segrobust.report import build_report
@@ -161,7 +161,7 @@ def _evaluate(
     studies = _studies(settings, () if settings.fresh else folder.conditions())
     state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
-    shown = ("seed", "precision", "eot", "metric_size", "target", "mask", "deterministic", "cuda_graphs")
+    shown = ("seed", "precision", "eot", "metric_size", "target", "rest", "mask", "deterministic", "cuda_graphs")
     bench = Bench(model, dataset, **{name: getattr(settings, name) for name in shown})
     with contextlib.ExitStack() as stack:
         stack.enter_context(bench.repeating())  # checks and pictures ask the model themselves
@@ -231,10 +231,11 @@ def _refuse_fitted_on(measured: Sequence[Mapping[str, Any]], fitted_on: Sequence
 def _with_data(settings: Settings, dataset: Source) -> Settings:
     """With the target and the mask as the data set has them."""
     target, mask = settings.target, settings.mask
+    target = build_target(target, dataset) if isinstance(target, str) else target
     return dataclasses.replace(
         settings,
         fit_on=settings.fit_on and checked_source(settings.fit_on),
-        target=build_target(target, dataset) if isinstance(target, str) else target,
+        target=target and selected(target, settings.where, dataset),
         mask=None if mask is None else read_mask(mask, dataset),
     )
 

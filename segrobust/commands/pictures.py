@@ -50,11 +50,11 @@ def write_pictures(executor: Executor, summary: Sequence[Record], rows: Sequence
 def choose(rows: Sequence[Row], by_distance: bool = False) -> dict[str, int]:
     """Image ids by rule, from aAcc under the attack or from the distance, where what is not found is farthest.
 
-    Images without a labelled pixel do not take part.
+    Images without a pixel that counts do not take part.
     """
     accuracy = per_image_accuracy(rows)
     score = [row.extra["distance"] if row.found else math.inf for row in rows] if by_distance else accuracy
-    order = [rows[i].image for i in np.argsort(score, kind="stable") if not np.isnan(accuracy[i])]
+    order = [rows[i].image for i in np.argsort(score, kind="stable") if rows[i].goal_counts[1]]
     chosen: dict[str, int] = {}
     for rule, place in (("worst", 0), ("median", len(order) // 2), ("best", -1)) if order else ():
         if order[place] not in chosen.values():

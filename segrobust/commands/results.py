@@ -18,6 +18,7 @@ from segrobust.runs.repeatability import FIELD, REPEATABLE
 
 COLUMNS = ("study", "name", "norm", "eps", "severity", "images", "aAcc", "mAcc", "mIoU", "mIoU_greedy")
 DISTANCES = ("median_distance", "found")
+TARGETED = ("apsr", "kept", "judged")
 
 
 class Results(list[Record]):
@@ -32,7 +33,8 @@ class Results(list[Record]):
 
     def table(self) -> list[dict[str, Any]]:
         """One flat row per condition with the same columns each, as ``pandas.DataFrame`` takes them; scores in %."""
-        columns = (*COLUMNS, *(name for name in DISTANCES if any(name in record for record in self)))
+        more = (*DISTANCES, *(TARGETED if any("judged" in record for record in self) else ()))
+        columns = (*COLUMNS, *(name for name in more if any(name in record for record in self)))
         return [{name: record.get(name) for name in columns} for record in self]
 
     @property

@@ -121,6 +121,8 @@ class Row:
         regions: ``[[right, counted], ...]`` pixels per region of the image that the study tells apart.
         at_target, target_pixels: of a targeted run, pixels predicted as their target, of those that have a label and
             a target.
+        kept, rest_pixels: where these are to keep the clean prediction, pixels without a target that do, of those that
+            have a label.
     """
 
     image: int

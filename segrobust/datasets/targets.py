@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrobust.core.errors import UserError, unknown_name
+from segrobust.core.errors import UserError
 from segrobust.datasets.files import read_label
 from segrobust.datasets.labels import check_ids, check_size, resize_nearest
 from segrobust.datasets.source import Sample, Source
-from segrobust.datasets.target_spec import parse_target
+from segrobust.datasets.target_spec import class_pairs, parse_target
+from segrobust.datasets.where import class_number, only_where, refuse_nothing
 
 Logits = Callable[[], Tensor]
 
@@ -61,24 +62,60 @@ def _one_map(spec: str, ids: Tensor) -> Target:
     return Target(spec, of, {"sha256": sha256_of([ids])}, ids)
 
 
+def _by_label(spec: str, pairs: str, source: Source) -> Target:
+    """From class to class; what no pair names has no target."""
+    pairs = class_pairs(pairs)
+    wanted = {class_number(name, source): class_number(to, source) for name, to in pairs.items()}
+    if len(wanted) < len(pairs):
+        raise UserError(f"target {spec}: names a class twice, by name and by number; name each class once")
+    refuse_nothing(lambda sample: torch.isin(sample.label, torch.tensor([*wanted])), source, f"target {spec}")
+    table = torch.full((source.num_classes,), source.ignore_index)
+    table[[*wanted]] = torch.tensor([*wanted.values()])
+
+    def of(samples: Sequence[Sample], _: Logits) -> Tensor:
+        labels = torch.stack([sample.label for sample in samples])
+        void = labels == source.ignore_index
+        return table[labels.masked_fill(void, 0)].masked_fill(void, source.ignore_index)
+
+    return Target(spec, of, {"classes": {str(label): to for label, to in sorted(wanted.items())}})
+
+
+def selected(target: Target, where: str | None, source: Source) -> Target:
+    """The target at the pixels that ``where`` names (:func:`segrobust.datasets.target_spec.parse_where`), and void
+    elsewhere; UserError: as :func:`segrobust.datasets.where.only_where`."""
+    if where is None:
+        return target
+    pixels, facts = only_where(where, source)
+
+    def of(samples: Sequence[Sample], logits: Logits) -> Tensor:
+        outside = ~torch.stack([pixels(sample) for sample in samples])
+        targets = target(samples, logits)
+        return targets.masked_fill(outside.to(targets.device), source.ignore_index)
+
+    return replace(target, of=of, facts={**target.facts, **facts})
+
+
 def build_target(spec: str, source: Source, majority: Callable[[], Tensor] | Path | None = None) -> Target:
     """Build and check the targets of all images of ``source``.
 
     Args:
         spec: ``background`` (the class of that name, else class 0), ``class:NAME``, ``class:NUMBER``,
-            ``least-likely``, ``majority`` or ``mask:PATH``; see :func:`segrobust.datasets.target_spec.parse_target`.
+            ``least-likely``, ``majority``, ``mask:PATH`` or ``map:NAME=NAME,...``, of which pixels of other classes
+            have no target; see :func:`segrobust.datasets.target_spec.parse_target`.
         majority: makes the majority map of the training labels, or the PNG that an earlier start of the run stored.
 
     Raises:
-        UserError: an unknown target or class, no majority map, or a mask that is missing, has another size than
-            its image, or holds an id that is no class.
+        UserError: an unknown target or class, no majority map, a mask that is missing, has another size than its
+            image, or holds an id that is no class, or a map of classes of which no image has a pixel.
     """
     kind, value = parse_target(spec)
     if kind == "background":
         names = [name.lower() for name in source.class_names]
         return _one_class(spec, names.index("background") if "background" in names else 0)
     if kind == "class":
-        return _one_class(spec, _class_number(value, source))
+        return _one_class(spec, class_number(value, source))
+    if kind == "map":
+        return _by_label(spec, value, source)
     if kind == "least-likely":
         return Target(spec, lambda _, logits: logits().argmin(1))
     if kind == "mask":
@@ -87,16 +124,6 @@ def build_target(spec: str, source: Source, majority: Callable[[], Tensor] | Pat
         raise UserError("target majority needs the map of the training labels: build_target('majority', source, "
                         "lambda: majority_of_config(config, source)), with segrobust.commands.data")  # fmt: skip
     return _one_map(spec, _read(majority, None, source) if isinstance(majority, Path) else majority())
-
-
-def _class_number(value: str, source: Source) -> int:
-    if value in source.class_names:
-        return source.class_names.index(value)
-    if not value.isdecimal():
-        raise unknown_name("class", value, source.class_names)
-    if int(value) >= source.num_classes:
-        raise UserError(f"target class {value} does not exist; expected 0 to {source.num_classes - 1} or a name")
-    return int(value)
 
 
 def _masks(path: Path, source: Source) -> Target:

@@ -29,7 +29,7 @@ from segrobust.report.survival import survival_figures
 
 _FILTERS = (
     texts.percent, texts.interval, texts.count, texts.passes, texts.points, texts.median_cell, texts.median_8bit,
-    texts.format_distance, format_eps, bounds, lines.mean_lines, lines.severity_table, lines.below_clean,
+    texts.format_distance, texts.judged, format_eps, bounds, lines.mean_lines, lines.severity_table, lines.below_clean,
     lines.universal_lines, lines.ring_table,
 )  # fmt: skip
 _HEAD = {
@@ -43,6 +43,8 @@ _HEAD = {
     "Measured at": ("measured_at",),
     "Data fingerprint": ("data_fingerprint",),
     "Target": ("target.spec",),
+    "Where": ("target.where",),
+    "The rest": ("rest",),
     "Attacked in its place": ("surrogates",),
     "Images": ("images",),
     "Date": ("date",),
@@ -104,7 +106,8 @@ def render(runs: Sequence[Run]) -> str:
         levels=_TRUST_CLASSES,
         trusted=[run.label for run in runs if run.facts.get("checkpoint_trusted") == "true"],
         norms=[_norm_view(runs, norm) for norm in _once(norm for run in runs for norm in run.norms)],
-        targets=[(run.label, run.facts["target.spec"]) for run in runs if "target.spec" in run.facts],
+        kept=any("kept" in record for run in runs for record in run.records),
+        targets=[run for run in runs if "target.spec" in run.facts],
         surrogates=[(run.label, run.facts["surrogates"]) for run in runs if "surrogates" in run.facts],
         pairs=pairs,
         minimum_norm=[(run, r) for run in runs for r in run.records if "median_distance" in r],

@@ -22,6 +22,7 @@ _ALWAYS = {
 _SOMETIMES = {
     **dict.fromkeys(("median_distance", "found", "apsr", "apsr_correct"), _NUMBER),
     **dict.fromkeys(("median_distance_8bit", "found_8bit"), _NUMBER),
+    **dict.fromkeys(("judged", "kept"), _NUMBER),
     **dict.fromkeys(("mIoU_greedy", "mIoU_per_image", "mIoU_gap"), _NUMBER),
     **dict.fromkeys(("images_per_second", "peak_bytes", "types"), _NUMBER),
     "distances": [_NUMBER],

@@ -15,9 +15,10 @@ from segrobust.checks.verdicts import FAIL, PASS, SKIPPED, WARN
 from segrobust.core.rows import ATTACK, CLEAN
 from segrobust.core.units import format_eps
 from segrobust.report.lines import CostLine, below_clean, cost_lines, mean_lines, ring_table, universal_lines
-from segrobust.report.texts import median_8bit, median_cell, percent, shown_name, with_norm
+from segrobust.report.texts import judged, median_8bit, median_cell, percent, shown_name, with_norm
 from segrobust.report.trust import Trust
 
+_TARGETED = {"apsr": "at target", "kept": "kept"}
 _RADII_BESIDE = 5
 _SPACE = 2
 _STYLES = {PASS: "green", SKIPPED: "dim", WARN: "yellow", FAIL: "bold red"}
@@ -35,8 +36,10 @@ def print_table(
         clean = next((record for record in records if record["study"] == CLEAN), None)
         title = Text("\n" * bool(number) + str(name), style="bold")
         if clean:
-            parts = "aAcc / mIoU / at target" if "apsr" in clean else "aAcc / mIoU"
-            title.append(f": clean {cell(clean)} on {clean['images']} images ({parts} in %)", style="not bold")
+            parts = " / ".join(("aAcc", "mIoU", *(title for name, title in _TARGETED.items() if name in clean)))
+            title.append(
+                f": clean {cell(clean)} on {clean['images']} images{judged(clean)} ({parts} in %)", style="not bold"
+            )
         console.print(title)
         if trust and name in trust:
             said = trust[name].sentence if trust[name] else "unknown, no checks were made"
@@ -80,10 +83,11 @@ def _print_norm(records: Sequence[Record], norm: str, console: Console) -> None:
 
 def _print_distances(records: Sequence[Record], console: Console) -> None:
     """Minimum-norm results: median with 95 % interval over images, failures counting as infinitely far."""
-    titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", "8 bits")
+    kept = any("kept" in record for record in records)
+    titles = ("minimum norm", "median", "95 %", "found %", "apsr %", "of correct", *["kept %"] * kept, "8 bits")
     lines = []
     for record in records:
-        shares = [percent(record.get(name)) for name in ("found", "apsr", "apsr_correct")]
+        shares = [percent(record.get(name)) for name in ("found", "apsr", "apsr_correct", *["kept"] * kept)]
         name = with_norm(record["name"], record["norm"])
         lines.append((name, *median_cell(record), *shares, median_8bit(record)))
     _print_lines(titles, lines, console)
@@ -161,6 +165,7 @@ def _plain_table() -> Table:
 
 
 def cell(record: Record) -> str:
-    """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target."""
-    names = ("aAcc", "mIoU", *(("apsr",) if "apsr" in record else ()))
+    """``91.50 / 53.40``: aAcc and mIoU; in a targeted run also the percent of pixels at their target, and of the others
+    that of the kept ones."""
+    names = ("aAcc", "mIoU", *(name for name in _TARGETED if name in record))
     return " / ".join(percent(record[name]) for name in names)

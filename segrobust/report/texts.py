@@ -53,6 +53,12 @@ def unit(norm: str) -> int:
     return 255 if norm == "Linf" else 1
 
 
+def judged(record: Record) -> str:
+    """``, 3 of them judged`` where some images have no pixel that counts."""
+    count = record.get("judged")
+    return "" if count in (None, record["images"]) else f", {count:.0f} of them judged"
+
+
 def format_distance(distance: float | None, norm: str | None) -> str:
     """``0.83/255`` under Linf and image units elsewhere; an infinity sign for a distance that was not reached."""
     if distance is None:

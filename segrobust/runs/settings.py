@@ -20,7 +20,7 @@ from segrobust.core.precision_names import FLOAT32, HALF, PRECISIONS
 from segrobust.core.rows import INPUT, METRIC_SIZES
 from segrobust.core.units import DEFAULT_EPS, parse_eps
 from segrobust.datasets.corruption_names import SEVERITIES, corruption_name, corruptions_named, severity
-from segrobust.datasets.target_spec import PLAIN, parse_target
+from segrobust.datasets.target_spec import FREE, KEPT, PLAIN, REST, leaves_pixels_out, parse_target, parse_where
 
 if TYPE_CHECKING:
     from segrobust.datasets.source import Source
@@ -126,10 +126,23 @@ class Settings(Options):
     steps: int | None = option(None, "steps of every attack (default: the attack's own)", whole(1), metavar="N")
     target: str | Target | None = option(
         None,
-        f"what all pixels are to become: {', '.join(PLAIN)}, class:NAME or mask:FILE; makes every attack targeted "
-        "(default: no longer right)",
+        f"what all pixels are to become: {', '.join(PLAIN)}, class:NAME, mask:FILE or, class by class, "
+        "map:NAME=NAME,...; makes every attack targeted (default: no longer right)",
         _text(parse_target, "target"),
         metavar="SPEC",
+    )
+    where: str | None = option(
+        None,
+        "the pixels that are to reach the target, and that success is counted over: class:NAME,... by their labels, or "
+        "mask:FILE where it is not 0 (default: all that have a target)",
+        _text(parse_where, "where"),
+        metavar="SPEC",
+    )
+    rest: str = option(
+        FREE,
+        "what pixels without a target are to do: become anything, or keep the clean prediction",
+        one_of(*REST),
+        metavar="{free,kept}",
     )
     mask: Any = option(
         None,
@@ -253,9 +266,18 @@ class Settings(Options):
         object.__setattr__(self, "corruptions", corruptions_named(self.corruptions))
         if self.severity != SEVERITIES and not self.corruptions:
             raise UserError("severity: expected corruptions beside it, such as all, got none")
+        self._check_where()
         for what in ("target", "mask", "surrogate") if self.universal else ():
             if getattr(self, what) is not None:
                 raise UserError(f"universal: takes no {what}; leave one of the two out")
+
+    def _check_where(self) -> None:
+        """Refuse pixels without a target that all are to reach, and a rest of none."""
+        if self.where is not None and self.target is None:
+            raise UserError("where: expected a target beside it, such as class:road, which these pixels are to reach")
+        everywhere = isinstance(self.target, str) and not leaves_pixels_out(self.target)
+        if self.rest == KEPT and self.where is None and (self.target is None or everywhere):
+            raise UserError("rest: expected a target and where beside it, which say what the others are; got none")
 
     def identity(self) -> dict[str, Any]:
         """Those that decide all rows, but for what is known only with the data: the target, the mask and the models."""
@@ -265,5 +287,6 @@ class Settings(Options):
             "precision": self.precision,
             **({"metric_size": self.metric_size} if self.metric_size != INPUT else {}),
             **({"eot": self.eot} if self.eot > 1 else {}),
+            **({"rest": self.rest} if self.rest != FREE else {}),
             **({} if self.deterministic else {"deterministic": False}),
         }

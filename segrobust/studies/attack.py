@@ -81,6 +81,7 @@ class AttackStudy(Study):
                 group.labels,
                 task=bench.task,
                 targets=group.targets,
+                kept=group.kept,
                 seeds=seeds,
                 budgets=self.budgets,
                 mask=bench.mask,

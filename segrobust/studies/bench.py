@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from segrobust.core.precision_names import FLOAT32
 from segrobust.core.rows import INPUT, ORIGINAL
 from segrobust.core.seeds import image_seeds
 from segrobust.datasets.source import Sample, Source
+from segrobust.datasets.target_spec import FREE, KEPT
 from segrobust.datasets.targets import Target
 from segrobust.models.deterministic import deterministic
 from segrobust.models.expectation import Expectation, drawing
@@ -28,6 +30,7 @@ from segrobust.models.segmenter import Segmenter, frozen_eval
 class Group:
     """Images of one size: ids and samples ``[N]``, images ``[N, 3, H, W]``, labels and targets ``[N, H, W]``.
 
+    kept: classes ``[N, H, W]`` that the pixels without a target are to keep, where the run has such.
     originals: the labels as their files have them, ``[N, h, w]``, where these are what is measured against.
     """
 
@@ -37,6 +40,7 @@ class Group:
     labels: Tensor
     targets: Tensor | None = None
     originals: Tensor | None = None
+    kept: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,6 +58,8 @@ class Bench:
     eot: attacks follow the mean of so many draws of a randomised model.
     metric_size: ``"input"`` or ``"original"``, see :func:`segrobust.datasets.survey.survey`.
     target: what targeted attacks are to make of every pixel; None: attacks are untargeted.
+    rest: ``"kept"``: targeted attacks are to leave labelled pixels without a target at the model's clean prediction,
+        which rows count; ``"free"``: these may become anything.
     mask: where attacks may write, ``[H, W]``; None: everywhere.
     deterministic: passes on a GPU repeat, those of attacks and those that are reported; nothing else on a CPU.
     cuda_graphs: attacks replay passes of one shape as CUDA graphs; decides nothing but the time.
@@ -66,6 +72,7 @@ class Bench:
     eot: int = 1
     metric_size: str = INPUT
     target: Target | None = None
+    rest: str = FREE
     mask: Tensor | None = None
     deterministic: bool = True
     cuda_graphs: bool = True
@@ -94,11 +101,16 @@ class Bench:
         """Samples of one size on the model's device, with their targets if the run has any."""
         images = torch.stack([sample.image for sample in samples]).to(self.device)
         labels = torch.stack([sample.label for sample in samples]).to(self.device)
-        targets = self.target and self.target(samples, lambda: self.logits(images, ids)).to(self.device)
-        originals = None
+        logits = functools.cache(lambda: self.logits(images, ids))
+        targets = self.target and self.target(samples, logits).to(self.device)
+        originals = kept = None
+        if targets is not None and self.rest == KEPT:
+            void = self.source.ignore_index
+            outside = (labels != void) & (targets == void)
+            kept = logits().argmax(1).masked_fill(~outside, void)
         if self.metric_size == ORIGINAL:
             originals = torch.stack([self.source.original_label(i) for i in ids]).to(self.device)
-        return Group(ids, samples, images, labels, targets, originals)
+        return Group(ids, samples, images, labels, targets, originals, kept)
 
     def seeds(self, group: Group, seed: int | None = None) -> list[int]:
         """One per image, from the run's seed or another and the image's place."""

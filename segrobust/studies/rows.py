@@ -24,6 +24,10 @@ def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
         at_target = task.at_goal(prediction, labels, _resized(group.targets, group.size))
         for extra, reached, judged in zip(more, *at_target, strict=True):
             extra |= {"at_target": int(reached), "target_pixels": int(judged)}
+    if group.kept is not None:
+        at_clean = task.at_goal(prediction, labels, _resized(group.kept, group.size))
+        for extra, kept, rest in zip(more, *at_clean, strict=True):
+            extra |= {"kept": int(kept), "rest_pixels": int(rest)}
     if made.regions is not None:
         regions = _resized(made.regions, group.size)
         for n, extra in enumerate(more):  # as many as the image has itself, whatever the others of its batch have

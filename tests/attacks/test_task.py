@@ -34,6 +34,10 @@ class DepthGoal:
     targeted: bool = False
 
     @property
+    def judged(self) -> Tensor:
+        return self.valid
+
+    @property
     def pixels(self) -> Tensor:
         return self.valid.flatten(1).sum(1)
 

@@ -223,6 +223,11 @@ WEIGHTS = [
 ]  # fmt: skip
 
 
+def saved_mask(tmp: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values).save(tmp / "where.png")
+    return tmp / "where.png"
+
+
 def with_mask(world: World, tmp: Path, ids: np.ndarray) -> list:
     Image.fromarray(ids).save(tmp / "mask.png")
     return world.evaluate(tmp / "run", "--target", f"mask:{tmp / 'mask.png'}")
@@ -255,6 +260,15 @@ TARGETS = [
     Case("a control has no target", lambda w, t: w.evaluate(t, "--attack", "uniform-noise", "--target", "background"),
          "UniformNoise has no targeted form"),
     Case("a map of nothing", lambda w, t: ["targets", w.config, "--out", t / "m.png"], "train_dataloader"),
+    Case("where without a target", lambda w, t: w.evaluate(t, "--where", "class:grey"), "where", "expected a target"),
+    Case("where of an unknown kind", lambda w, t: w.evaluate(t, "--target", "class:0", "--where", "label:grey"),
+         "--where", "'label:grey'"),
+    Case("where of an unknown class", lambda w, t: w.evaluate(t / "run", "--target", "class:0", "--where",
+         "class:1,gray"), "'gray'", "did you mean grey?"),
+    Case("where with a mask of another size", lambda w, t: w.evaluate(t / "run", "--target", "class:0", "--where",
+         f"mask:{saved_mask(t, FINE[:16] + 1)}"), "where.png", "16x48", "32x48"),
+    Case("a rest of nothing", lambda w, t: w.evaluate(t, "--target", "class:0", "--rest", "kept"), "rest", "where"),
+    Case("no pair of classes", lambda w, t: w.evaluate(t, "--target", "map:grey"), "--target", "map:road=sidewalk"),
     Case("targets to a JPEG", lambda w, t: ["targets", w.config, "--out", t / "m.jpg"], ".png", "m.jpg"),
 ]  # fmt: skip
 

@@ -274,6 +274,20 @@ def test_targets_writes_the_map_of_target_majority(world, trainable, tmp_path, c
     assert "at target" in capsys.readouterr().out
 
 
+def test_evaluate_at_some_pixels_alone(world, trainable, tmp_path, capsys):
+    folder, options = tmp_path / "run", ("--where", "class:grey", "--rest", "kept")
+    for target in ("majority", "majority"):  # the second start reads the map, which is that of all pixels
+        assert main(world.evaluate(folder, "--target", target, *options, config=trainable)) == 0
+    assert "aAcc / mIoU / at target / kept in %" in " ".join(capsys.readouterr().out.split())
+    assert len(np.unique(np.asarray(Image.open(folder / "target.png")))) > 1
+    identity = json.loads((folder / "run.json").read_text())["identity"]
+    assert identity["target"]["where"] == "class:grey" and identity["rest"] == "kept"
+    page = " ".join((folder / "report.html").read_text().split())
+    assert "<b>majority</b>, at the pixels of <b>class:grey</b> alone" in page and "<dt>The rest</dt>" in page
+    assert main(world.evaluate(folder, "--target", "majority", config=trainable)) == 2
+    assert "target.where" in capsys.readouterr().err
+
+
 def test_evaluate_with_a_minimum_norm_attack(world, tmp_path, monkeypatch, capsys):
     register(monkeypatch)
     monkeypatch.setenv("COLUMNS", "140")
