@@ -74,7 +74,8 @@ def splits_in(folder: Path) -> list[str]:
         there += f"; unpack {', '.join(archives[:3])}" if (archives := packed(folder)) else ""
         raise UserError(
             f"{folder}: expected the folders images and labels, with files of the same names (labels: PNGs of class "
-            f"ids) in them or in sub-folders such as test; {' and '.join(missing)} missing, found {there}"
+            f"ids) in them or in sub-folders such as test; {' and '.join(missing)} missing, found {there}; "
+            "`segrobust data check --help` shows these and the layouts of published data sets"
         )
     children = sorted(child for child in (folder / "images").iterdir() if not child.name.startswith("."))
     return [*([""] if any(child.is_file() for child in children) else []), *(c.name for c in children if c.is_dir())]

@@ -25,7 +25,7 @@ PLAIN = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
     """A data set as its publishers' archives unpack.
 
