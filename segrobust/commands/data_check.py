@@ -68,7 +68,8 @@ def check_data(what: str, cfg_options: Mapping[str, Any] | None = None, num_imag
         raise UserError(f"{what}: none of its data is there; {parts[0].data.missing[0]} is missing")
     if problems:
         raise RunFailed(f"{len(problems)} problem{'s' * (len(problems) > 1)} in the data, the first: {problems[0]}")
-    _print_counts(parts, console)
+    if num_images is None:
+        _print_counts(parts, console)
     _say(console, "all files that the data sets name are there" + (" and fit" if num_images is None else ""))
 
 
@@ -110,12 +111,11 @@ def _problems(part: Part) -> list[str]:
     found = [f"{path} is missing" for path in data.missing]
     if not data.missing and not (data.pairs or data.absent or data.unlabelled):
         found.append(f"no images in {data.images}{_other_endings(data)}")
-    for text, files in (("images of the list are not there", data.absent), ("images have no label", data.unlabelled),
+    unlabelled = f"images have no label{_archive_labels(data)}"
+    for text, files in (("images of the list are not there", data.absent), (unlabelled, data.unlabelled),
                         ("labels have no image", data.orphans)):  # fmt: skip
         if files:
             found.append(f"{len(files)} {text}: {_first(files)}")
-    if data.unlabelled and not data.pairs and (hint := _archive_labels(data)):
-        found[-1 - bool(data.orphans)] += hint
     shown = part.tally.problems[:SHOWN]
     found += shown
     if more := len(part.tally.problems) - len(shown):
@@ -138,11 +138,11 @@ def _other_endings(data: Inventory) -> str:
 
 def _archive_labels(data: Inventory) -> str:
     """Cityscapes' labels as its archive has them, where the trainIds are asked for."""
-    if data.kind != "CityscapesDataset" or not any(data.labels.rglob(f"*{LABEL_IDS}")):
+    if data.kind != "CityscapesDataset" or not data.unlabelled or not any(data.labels.rglob(f"*{LABEL_IDS}")):
         return ""
     return (
-        f"; the archive's *{LABEL_IDS} are there: take type='CityscapesLabelIdsDataset', which reads them, or let "
-        f"csCreateTrainIdLabelImgs write the *{TRAIN_IDS}"
+        f" (the archive's *{LABEL_IDS} are there: take type='CityscapesLabelIdsDataset', which reads them, or let "
+        f"csCreateTrainIdLabelImgs write the *{TRAIN_IDS})"
     )
 
 

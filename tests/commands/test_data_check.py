@@ -127,6 +127,22 @@ def test_mmsegs_own_config_on_the_same_tree(name, tmp_path, check):
         assert f"class_counts={counts}" in told
 
 
+def test_label_ids_where_train_ids_are_wanted(tmp_path, check):
+    root = TREES["cityscapes"](tmp_path / "tree").root
+    options = [f"{split}_dataloader.dataset.{key}" for split in ("train", "val", "test")
+               for key in (f"data_root={root}", "seg_map_suffix=_gtFine_labelIds.png")]  # fmt: skip
+    status, told, error = check("mmseg::_base_/datasets/cityscapes.py", "--cfg-options", *options)
+    assert (
+        status == 1 and "PROBLEM val, test: label " in told and "type='CityscapesLabelIdsDataset', which reads" in told
+    )
+    assert "ids that are no class: " in error and "look like Cityscapes' labelIds" in error
+    own = [f"{split}_dataloader.dataset.type=CityscapesLabelIdsDataset" for split in ("train", "val", "test")]
+    assert check("mmseg::_base_/datasets/cityscapes.py", "--cfg-options", *options, *own)[0] == 0
+    few = f"val_dataloader.dataset.metainfo.classes={'road,car'}"
+    status, _, error = check("mmseg::_base_/datasets/cityscapes.py", "--cfg-options", *options, *own, few)
+    assert status == 2 and "CityscapesLabelIdsDataset has Cityscapes' 19 classes" in error
+
+
 def test_the_voc_set_is_told_with_what_was_published(check, tmp_path):
     _, told, _ = check(TREES["voc"](tmp_path / "plain").root)
     assert "VOC set: train, with the labels of SegmentationClass; the plain training set" in told
@@ -226,6 +242,7 @@ def test_fewer_files_may_be_looked_into(tmp_path, check, cache):
     (root / "labels/val/2.png").write_bytes(b"")
     status, told, _ = check(root, "--num-images", 1)  # the middle one of three
     assert status == 0 and "of 1 labels read" in told and "3 images, 3 with a label" in told
+    assert "class_counts" not in told  # they would be those of a few
     assert not cache.exists()
     assert check(root)[0] == 1
 
@@ -330,6 +347,5 @@ def test_an_evaluation_counts_what_its_config_asks_for(world, tmp_path):
     assert main(world.evaluate(run, "--attack", "balanced-pgd", config=config)) == 0
     labels = np.stack([np.asarray(Image.open(file)) for file in (world.data / "labels/test").iterdir()])
     counts = np.bincount(labels[labels != 255], minlength=3).tolist()
-    conditions = RunFolder(run).conditions()
-    (attack,) = {str(one.description()["details"]) for one in conditions if one.name == "BalancedPGD"}
-    assert str([float(count) for count in counts]) in attack
+    (fields,) = {json.dumps(dict(one.fields)) for one in RunFolder(run).conditions() if one.name == "BalancedPGD"}
+    assert f'"class_counts": {[float(count) for count in counts]}' in fields
