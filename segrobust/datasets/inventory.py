@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,9 @@ def _orphans(dataset: Any, images: Path | None, labels: Path | None) -> Iterator
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (one for one in folder.rglob("*") if not one.name.startswith(".") and one.is_file())
+    """All below a folder, through links to folders too, as mmseg sees them."""
+    for inside, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(inside, name) for name in names if not name.startswith("."))
 
 
 def _stem(file: Path, folder: Path, ending: int) -> str:

@@ -127,6 +127,15 @@ def test_mmsegs_own_config_on_the_same_tree(name, tmp_path, check):
         assert f"class_counts={counts}" in told
 
 
+def test_folders_may_be_links(tmp_path, check):
+    root = TREES["cityscapes_train_ids"](tmp_path / "tree").root
+    city = root / "leftImg8bit/val/munster"
+    city.rename(tmp_path / "elsewhere")
+    city.symlink_to(tmp_path / "elsewhere")
+    status, told, _ = check(root)
+    assert status == 0 and "  3 images, 3 with a label" in told
+
+
 def test_label_ids_where_train_ids_are_wanted(tmp_path, check):
     root = TREES["cityscapes"](tmp_path / "tree").root
     options = [f"{split}_dataloader.dataset.{key}" for split in ("train", "val", "test")
@@ -155,7 +164,7 @@ def test_the_voc_set_is_told_with_what_was_published(check, tmp_path):
 
 def test_ade20ks_0_as_void_or_as_a_class(tmp_path, check):
     tree = TREES["ade20k"](tmp_path / "tree")
-    root, stored = tree.root / "ADEChallengeData2016", []
+    root = tree.root / "ADEChallengeData2016"
     _, told, _ = check(tree.root)
     assert re.search(r" 0 │ +- │ void ", told) and re.search(r" 150 │ +149 │ flag ", told)
     options = [f"{split}_dataloader.dataset.{key}" for split in ("train", "val", "test")
