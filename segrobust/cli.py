@@ -17,9 +17,10 @@ from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.network import Network
 from segrobust.commands.parsing import Parser, cfg_option, checked, file, out_file, work_dir
 from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
-from segrobust.core.options import one_of
+from segrobust.core.options import one_of, whole
 from segrobust.core.processes import together
 from segrobust.core.version import __version__
+from segrobust.datasets.layouts import LAYOUTS, PLAIN
 from segrobust.runs.settings import Settings
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -98,7 +99,7 @@ def build_parser() -> Parser:
     )
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
     parser.commands = commands.choices
-    for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint):
+    for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint, _data):
         add(commands)
     return parser
 
@@ -276,6 +277,30 @@ def _json(parser: Parser) -> None:
 
 def _trust(parser: Parser) -> None:
     parser.add_argument("--trust-checkpoint", action="store_true", help="load a pickle that may run ANY code")
+
+
+def _data(commands) -> None:
+    parser = _command(
+        commands, "data", "look into data before anything is run on them", None, "segrobust data check FOLDER"
+    )
+    actions = parser.add_subparsers(metavar="action", required=True, parser_class=Parser)
+    parser.commands = actions.choices
+    check = _command(
+        actions,
+        "check",
+        "tell what data hold: counts, sizes, ids and the classes they become, void; what is missing or wrong",
+        run.check_data,
+        "segrobust data check configs/NAME.py",
+        "segrobust data check /data/cityscapes",
+        "segrobust data check /data/VOCdevkit/VOC2012",
+        "segrobust data check mmseg::_base_/datasets/ade20k.py --cfg-options val_dataloader.dataset.data_root=DIR",
+    )
+    check.epilog += "\n\n".join(["\n\nexit status: 0 all is there; 1 something is missing or wrong; 2 no such data\n\n"
+                                 "how data are laid out:", *(layout.text for layout in LAYOUTS), PLAIN])  # fmt: skip
+    check.add_argument("data", metavar="CONFIG|FOLDER", help=f"{CONFIG}; or a folder of data")
+    what = "look into so many files of each data set, evenly spaced (default: all)"
+    check.add_argument("--num-images", type=checked(whole(1)), metavar="N", help=what)
+    _cfg_options(check)
 
 
 def _config(parser: Parser) -> None:

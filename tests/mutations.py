@@ -877,6 +877,43 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('TESTED = ("test", "val")', 'TESTED = ("val", "test")'),
         ("if name in known and name != measured", "if name in known"),
     ],
+    ("datasets/tally.py", "datasets/test_tally.py"): [
+        (" {about.st_mtime_ns}", ""),
+        ("tally.images >= images", "True"),
+        ("or tally.problems", ""),
+        ("self.labels[one] += 1", "self.labels[one] += count"),
+        ("self.first.setdefault(one, label.name)", "self.first[one] = label.name"),
+    ],
+    ("datasets/mm.py", "commands/test_data_check.py"): [
+        ("13: 4, 17: 5,", "13: 5, 17: 4,"),
+        ("**dict.fromkeys(range(34), VOID)", "**dict.fromkeys(range(3), VOID)"),
+        ("void: VOID}", "}"),
+    ],
+    ("datasets/layouts.py", "commands/test_data_check.py"): [
+        ('"aug": "SegmentationClassAug"', '"aug": "SegmentationClass"'),
+        ('("trainaug", "aug", "train")', '("train", "trainaug", "aug")'),
+        ('"val": 1449', '"val": 1499'),
+        ("archive = not any(", "archive = any("),
+    ],
+    ("datasets/inventory.py", "commands/test_data_check.py"): [
+        ("not in known:", "in known:"),
+        ("elif not label.is_file():", "elif False:"),
+        ("dataset.complete = False", "pass"),
+    ],
+    ("datasets/stored_ids.py", "commands/test_data_check.py"): [
+        ("if wrong == [classes] and not reduced", "if False"),
+        ("or last in meant", "or last not in meant"),
+        ("valid <= {data.ignore_index}", "False"),
+        ("meant is not None and meant != data.ignore_index", "meant is not None"),
+    ],
+    ("commands/data_check.py", "commands/test_data_check.py"): [
+        ("if all(part.data.missing for part in parts):", "if any(part.data.missing for part in parts):"),
+        ("if num_images is None:", "if True:"),
+    ],
+    ("commands/tallies.py", "commands/test_data_check.py"): [
+        ("Cache(None if limit else cache_folder()", "Cache(cache_folder()"),
+        ("sums = [one + more", "sums = [more"),
+    ],
     ("datasets/pairs.py", "commands/test_given.py"): [
         ("image.float() / 255", "image.float() / 256"),
         ("image.permute(2, 0, 1)", "image.permute(2, 1, 0)"),
@@ -934,7 +971,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("models/published.py", "commands/test_protocols.py"): [("if self.paper is PIRAT else None", "")],
     ("datasets/mm.py", "commands/test_published.py"): [
-        ('seg_map_suffix=".png", reduce_zero_label=False', 'seg_map_suffix=".png", reduce_zero_label=True'),
+        ('img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=False',
+         'img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=True'),
     ],
     ("models/papers/convnext.py", "models/papers/test_transformers.py"): [
         ("EPS = 1e-6", "EPS = 1e-5"),

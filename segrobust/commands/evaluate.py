@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ from segrobust.commands.inputs import Inputs, model_name, weights_of
 from segrobust.commands.network import Network, network_config
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.commands.pictures import write_map
+from segrobust.commands.tallies import wants_counts, with_class_counts
 from segrobust.core.errors import RunFailed
 from segrobust.core.own_code import names_function
+from segrobust.core.processes import exchange
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.protocols import PROTOCOLS, at_root
 from segrobust.datasets.targets import build_target, selected
@@ -74,7 +77,7 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
         where=None,  # which the target has in it now
         surrogate=inputs.surrogate and _surrogate(inputs, source.class_names, device),
         fit_on=source_from_config(cfg, "val", FIT_IMAGES) if settings.universal else None,
-        attack_defaults=cfg.get("attack_defaults"),
+        attack_defaults=_attack_defaults(cfg, main),
         declared=cfg.get("declared"),
     )
     try:
@@ -100,6 +103,14 @@ def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Co
             at_root(cfg, inputs.data_root)
         return cfg
     return config_of(network_config(inputs, network), inputs.config, cfg_options)
+
+
+def _attack_defaults(cfg: Config, main: bool) -> dict[str, Any] | None:
+    """The config's, with class counts that name a split counted, by one process for all."""
+    defaults = cfg.get("attack_defaults")
+    if not defaults or not wants_counts(defaults):
+        return defaults
+    return json.loads(exchange(json.dumps(with_class_counts(defaults, cfg)) if main else "")[0])
 
 
 def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:

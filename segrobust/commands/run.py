@@ -12,6 +12,7 @@ from segrobust.commands.parsing import options_from, parse_cfg_options
 from segrobust.core.errors import Interrupted, UserError
 from segrobust.core.own_code import import_own
 from segrobust.core.units import parse_eps
+from segrobust.datasets.folders import published, splits_in
 from segrobust.models.shipped import config_file
 from segrobust.runs.settings import Settings
 
@@ -127,3 +128,17 @@ def convert(options: Namespace) -> None:
     from segrobust.commands.checkpoints import convert_command
 
     convert_command(options.file, target, options.half, options.weights, options.trust_checkpoint)
+
+
+def check_data(options: Namespace) -> None:
+    """Tell what the data of a config or a folder hold."""
+    folder = Path(options.data).is_dir()
+    if folder and options.cfg_options:
+        raise UserError(f"--cfg-options changes a config; {options.data!r} is a folder")
+    if folder and published(Path(options.data)) is None:
+        splits_in(Path(options.data))
+    if not folder:
+        config_file(options.data)
+    from segrobust.commands.data_check import check_data
+
+    check_data(options.data, parse_cfg_options(options.cfg_options), options.num_images)

@@ -1,4 +1,4 @@
-"""A folder of ``images`` and ``labels``, with or without splits in them: what lies there, as the data of a config.
+"""A folder of data, as a data set is published or one's own with ``images`` and ``labels``: the data of a config.
 
 Imports no torch.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError, unknown_name
+from segrobust.datasets.layouts import Layout, official, packed
 
 TESTED = ("test", "val")  # the split that is measured, in order of preference
 CLASSES_FILE = "classes.json"
@@ -20,7 +21,8 @@ def folder_data(
 ) -> dict[str, Any]:
     """A config's ``test_dataloader`` on ``images/<split>`` and ``labels/<split>``, or on ``images`` and ``labels``.
 
-    What is trained on and fitted on comes from the splits ``train`` and ``val``, where they are there besides.
+    What is trained on and fitted on comes from the splits ``train`` and ``val``, where they are there besides. A folder
+    in the layout of a published data set (:mod:`segrobust.datasets.layouts`) is read as that one, with its classes.
 
     Args:
         split: the one to measure; None takes ``test``, else ``val``, else the only one.
@@ -29,7 +31,9 @@ def folder_data(
     Raises:
         UserError: no such folder or split, or several among which there is none to prefer.
     """
-    known = _splits(folder)
+    if found := published(folder):
+        return _published_data(*found, split)
+    known = splits_in(folder)
     measured = _measured(folder, known, split)
     others = {name: name for name in ("train", "val") if name in known and name != measured}
 
@@ -42,15 +46,36 @@ def folder_data(
     return {f"{use}_dataloader": loader(name) for use, name in {"test": measured, **others}.items()}
 
 
-def _splits(folder: Path) -> list[str]:
+def published(folder: Path) -> tuple[Layout, Path] | None:
+    """The layout of a published data set and its root, unless the folder holds ``images`` and ``labels``.
+
+    Raises:
+        UserError: labels in a form that is not read.
+    """
+    own = all((folder / name).is_dir() for name in ("images", "labels"))
+    return None if own else official(folder)
+
+
+def _published_data(layout: Layout, root: Path, split: str | None) -> dict[str, Any]:
+    parts = layout.parts(root)
+    if split is not None and split not in parts:
+        raise unknown_name("split", split, parts)
+    measured = split or next(name for name in (layout.measured, *TESTED, *parts) if name in parts)
+    others = {name: parts[name] for name in ("train", "val") if name in parts and name != measured}
+    return {f"{use}_dataloader": {"dataset": data} for use, data in {"test": parts[measured], **others}.items()}
+
+
+def splits_in(folder: Path) -> list[str]:
     """The sub-folders of ``images``; ``""`` where files lie in it; UserError: no ``images`` or ``labels``."""
     if not folder.is_dir():
         raise UserError(f"no such folder of data: {str(folder)!r}")
     if missing := [name for name in ("images", "labels") if not (folder / name).is_dir()]:
         there = ", ".join(sorted(child.name for child in folder.iterdir())[:8]) or "nothing"
+        there += f"; unpack {', '.join(archives[:3])}" if (archives := packed(folder)) else ""
         raise UserError(
             f"{folder}: expected the folders images and labels, with files of the same names (labels: PNGs of class "
-            f"ids) in them or in sub-folders such as test; {' and '.join(missing)} missing, found {there}"
+            f"ids) in them or in sub-folders such as test; {' and '.join(missing)} missing, found {there}; "
+            "`segrobust data check --help` shows these and the layouts of published data sets"
         )
     children = sorted(child for child in (folder / "images").iterdir() if not child.name.startswith("."))
     return [*([""] if any(child.is_file() for child in children) else []), *(c.name for c in children if c.is_dir())]

