@@ -10,10 +10,14 @@ from segrobust.core.errors import UserError
 from segrobust.core.options import Options, existing_file, one_of, option, whole
 from segrobust.core.own_code import names_function
 from segrobust.models.published import PUBLISHED
+from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.shipped import config_file, shipped_model
 
 CONFIG = "a config file, or a name from `segrobust models`"
-OR_FUNCTION = f"{CONFIG}, or FILE.py:FUNCTION, which makes a network"
+OR_FUNCTION = (
+    f"{CONFIG}, or FILE.py:FUNCTION, which makes a network, or hf:FOLDER or smp:FOLDER, a model that transformers or "
+    "segmentation-models-pytorch saved"
+)
 CFG_OPTIONS = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
 WEIGHTS = "the averaged (EMA) or the raw weights of a file with both (default: its main entry's, which is told)"
 IMPORT = "a Python file or module of your own, which registers attacks, models or data; looked for in this folder too"
@@ -31,7 +35,7 @@ class Inputs(Options):
         None, "for all results (default: work_dirs/<name of the config>/evaluation)", work_dir, metavar="DIR"
     )
     data: Path | None = option(
-        None, "beside FILE.py:FUNCTION: a folder with images and labels (PNGs of class ids) of the same names", Path,
+        None, "beside FILE.py:FUNCTION, hf: or smp:FOLDER: a folder with images and labels (PNGs of class ids) of the same names", Path,
         metavar="FOLDER",
     )  # fmt: skip
     split: str | None = option(
@@ -72,8 +76,10 @@ def shipped_name(config: str) -> str | None:
 
 
 def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") -> Path:
-    """The checkpoint, else the shipped weights of a name; UserError: neither, and what is ``needed``."""
+    """The checkpoint, else the weights of a shipped name or of a folder; UserError: none, and what is ``needed``."""
     config_file(config)
+    if checkpoint is None and names_saved(config):
+        return saved_model(config).weights
     shipped = shipped_model(config)
     if checkpoint is None and config in PUBLISHED:
         file = PUBLISHED[config].file or "the authors published none"
@@ -86,6 +92,8 @@ def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") ->
 
 def model_name(config: str) -> str:
     """What tables call the model of a config, of a shipped name or of a function."""
+    if names_saved(config):
+        return saved_model(config).folder.resolve().name
     file, _, function = config.rpartition(":") if names_function(config) else (config, "", "")
     added = "" if function in ("", "build") else f"-{function}"
     return shipped_name(config) or f"{Path(file).stem}{added}"
