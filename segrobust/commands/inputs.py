@@ -35,8 +35,8 @@ class Inputs(Options):
         None, "for all results (default: work_dirs/<name of the config>/evaluation)", work_dir, metavar="DIR"
     )
     data: Path | None = option(
-        None, "beside FILE.py:FUNCTION, hf: or smp:FOLDER: a folder with images and labels (PNGs of class ids) of the same names", Path,
-        metavar="FOLDER",
+        None, "beside FILE.py:FUNCTION, hf:FOLDER or smp:FOLDER: a folder with images and labels (PNGs of class ids) "
+        "of the same names", Path, metavar="FOLDER",
     )  # fmt: skip
     split: str | None = option(
         None, "the sub-folder of images and of labels to measure (default: test, val, or the only one)", metavar="NAME"

@@ -107,7 +107,7 @@ def smp_model(folder: Path) -> SavedModel:
     config = saved_config(folder)
     if "_model_class" not in config:
         hint = "; is it one of transformers (hf:FOLDER)?" if "model_type" in config else ""
-        raise UserError(f"{folder}: {CONFIG} has no _model_class, so it is no folder of segmentation-models-pytorch{hint}")  # fmt: skip
+        raise UserError(f"{folder}: {CONFIG} has no _model_class, so segmentation-models-pytorch did not save it{hint}")
     outputs = config.get("classes", 1)
     if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
         raise UserError(f"{folder / CONFIG}: classes: expected a whole number of at least 1, got {outputs!r}")

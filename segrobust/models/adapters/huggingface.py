@@ -108,7 +108,9 @@ def _config(transformers: Any, folder: Path) -> Any:
     """The library's object of ``config.json``, without what would fetch or run anything."""
     content = saved_config(folder)
     if "quantization_config" in content:
-        raise UserError(f"{folder}: quantised weights have no gradient here; save the model without quantization_config")
+        raise UserError(
+            f"{folder}: quantised weights have no gradient here; save the model without quantization_config"
+        )
     with offline(), _quiet(transformers), _told(folder, "config.json"):
         return transformers.CONFIG_MAPPING[content["model_type"]].from_dict(_local(content))
 
@@ -146,7 +148,12 @@ def _network(kind: type[nn.Module], config: Any, weights: dict[str, Tensor], sou
         raise UserError(f"{source}: {broken[0]} holds NaN or infinity; the training that wrote it diverged")
     with offline(), _quiet(transformers), _told(source, "weights"):
         net, report = kind.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
         )
     for what, words in (("missing_keys", "the file lacks"), ("unexpected_keys", "the model has no place for")):
         if keys := sorted(report[what]):

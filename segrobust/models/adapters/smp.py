@@ -87,7 +87,10 @@ def _network(config: Mapping[str, Any], folder: Path) -> nn.Module:
                         "is downloaded here")  # fmt: skip
     options = {key: value for key, value in config.items() if not key.startswith("_")}
     options |= {"encoder_weights": None, **({"activation": None} if "activation" in options else {})}
-    with offline(), as_user_error(lambda error: f"{folder / CONFIG}: {type(error).__name__}: {first_line(error)[:200]}"):
+    with (
+        offline(),
+        as_user_error(lambda error: f"{folder / CONFIG}: {type(error).__name__}: {first_line(error)[:200]}"),
+    ):
         return known[name](**options)
 
 

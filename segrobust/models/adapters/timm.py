@@ -78,7 +78,9 @@ class TimmSegmenter(WrappedNet):
             net = TimmNet(extractor, num_classes, head, head_width)
         if not {"mean", "std"} <= options.keys():
             if (found := timm_statistics(str(backbone))) is None:
-                raise UserError(f"timm does not tell mean and std of {backbone}; say them, or None for pixels in [0, 1]")
+                raise UserError(
+                    f"timm does not tell mean and std of {backbone}; say them, or None for pixels in [0, 1]"
+                )
             options = {"mean": found[0], "std": found[1], **options}
         super().__init__(net, num_classes=num_classes, **{"name": f"{backbone}-{head}", **options})
 

@@ -66,7 +66,10 @@ def predicted(folder: Path, images: Tensor, eight_bit: bool = False) -> tuple[Te
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_classes_are_those_of_the_library_on_odd_sizes(folders, kind):
-    model, images = load_segmenter(dict(model=dict(type="HuggingFaceSegmenter", folder=str(folders / kind)))), odd_images()
+    model, images = (
+        load_segmenter(dict(model=dict(type="HuggingFaceSegmenter", folder=str(folders / kind)))),
+        odd_images(),
+    )
     scores, classes = predicted(folders / kind, images)
     with torch.no_grad():
         logits = model(images)
