@@ -147,7 +147,7 @@ def _check_saved(config: str, model: SavedModel, network: Network, names: Sequen
 
 
 def network_config(inputs: Inputs, network: Network) -> dict[str, Any]:
-    """The config that a network or saved model with its options stands for; :func:`check_network` has looked at them."""
+    """The config that a network or a saved model stands for, with its options; :func:`check_network` has seen them."""
     if names_saved(inputs.config):
         return _saved_config(inputs, network, saved_model(inputs.config))
     names = network.class_names or _stored_names(inputs.data)

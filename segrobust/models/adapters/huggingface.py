@@ -70,6 +70,12 @@ class HuggingFaceSegmenter(Segmenter):
         self.processor = _processor(transformers, path)
         if resize is not None:
             self.processor.do_resize = bool(resize)
+        factor = self.processor.rescale_factor if self.processor.do_rescale else 1
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            values = getattr(self.processor, f"image_{name}", None) if self.processor.do_normalize else None
+            column = torch.as_tensor(value if values is None else values, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, column * (1.0 / factor), persistent=False)
+        self.processor.rescale_and_normalize = self._normalised
         self.by_queries, self.reduce_labels = config.model_type in QUERIES, saved.reduce_labels
         self._inputs = frozenset(inspect.signature(self.net.forward).parameters)
         self.files_sha256 = files_sha256(path)
@@ -89,11 +95,13 @@ class HuggingFaceSegmenter(Segmenter):
     def load_weights(self, weights: Mapping[str, Tensor], source: Any) -> None:
         self.net = _network(type(self.net), self.net.config, dict(weights), source)
 
+    def _normalised(self, images: Tensor, *_: Any, **__: Any) -> Tensor:
+        """In the place of the processor's own, which rounds to float32 and waits for the device."""
+        return (images - self.mean.to(images)) / self.std.to(images)
+
     def logits(self, images: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # the processor keeps its mean and std, for passes with a gradient too
-            given = self.processor(
-                images=list((images * 255).unbind()), input_data_format="channels_first", return_tensors="pt"
-            )
+        pixels = list((images * 255).unbind())
+        given = self.processor(images=pixels, input_data_format="channels_first", return_tensors="pt")
         given["pixel_values"] = in_network_type(self.net, given["pixel_values"])
         outputs = self.net(**{name: value for name, value in given.items() if name in self._inputs})
         sizes = [tuple(images.shape[-2:])] * len(images)
