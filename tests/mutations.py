@@ -1063,6 +1063,52 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('**({"rest": self.rest} if self.rest != FREE else {}),', ""),
         ("if self.where is not None and self.target is None:", "if False:"),
     ],
+    ("models/adapters/huggingface.py", "models/adapters/test_huggingface.py"): [
+        ('QUERIES = frozenset({"eomt", "eomt_dinov3", "mask2former", "maskformer"})', 'QUERIES = frozenset({"eomt", "eomt_dinov3", "maskformer"})'),
+        ("scores.clamp_min(torch.finfo(scores.dtype).tiny).log() if self.by_queries else scores", "scores"),
+        ("images * 255", "images * 256"),
+        ("self.processor.rescale_factor if self.processor.do_rescale else 1", "1 / 255"),
+        ("(images - self.mean.to(images)) / self.std.to(images)", "images / self.std.to(images)"),
+        ("sizes = [tuple(images.shape[-2:])]", "sizes = [tuple(pixels[0].shape[-1:-3:-1])]"),
+        ('"files": self.files_sha256, "resize": resize', '"files": self.files_sha256'),
+        ('("missing_keys", "the file lacks"), ', ""),
+        (', ("unexpected_keys", "the model has no place for")', ","),
+        ('kept | ({"use_pretrained_backbone": False} if kept.get("use_pretrained_backbone") else {})', 'kept | {"backbone_config": None}'),
+        ("if saved != known[named]:", "if not saved:"),
+    ],
+    ("models/adapters/smp.py", "models/adapters/test_smp.py"): [
+        ("net.encoder.output_stride if net.requires_divisible_input_shape else 1", "net.encoder.output_stride"),
+        ("HALVES = (0.5, 0.5, 0.5)", "HALVES = (0.5, 0.5, 0.4)"),
+        ('elif weights and "advprop" not in str(weights) and IMAGENET', "elif weights and IMAGENET"),
+        ("elif weights and \"advprop\" not in str(weights) and HALF", "elif not weights and HALF"),
+        ('{"activation": None} if "activation" in options else {}', "{}"),
+        ('config.get("in_channels", 3) != 3', 'config.get("in_channels", 3) < 3'),
+    ],
+    ("models/adapters/timm.py", "models/adapters/test_timm.py"): [
+        ("feature.permute(0, 3, 1, 2)", "feature.permute(0, 3, 2, 1)"),
+        ("features if self.takes_all else features[-1]", "features if self.takes_all else features[0]"),
+        ('"mean": found[0], "std": found[1], **options', '"mean": found[1], "std": found[0], **options'),
+    ],
+    ("models/adapters/torchvision.py", "models/adapters/test_timm.py"): [
+        ("if AUXILIARY not in key.split(\".\")", "if not key.startswith(AUXILIARY)"),
+        ("if getattr(self.net, AUXILIARY, None) is None:", "if True:"),
+    ],
+    ("models/adapters/folders.py", "models/adapters/test_huggingface.py"): [
+        ("for name in (CONFIG, PROCESSOR)", "for name in (CONFIG,)"),
+        ("before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True", "before = constants.HF_HUB_OFFLINE"),
+        ("beside if beside.is_dir() else path", "path"),
+    ],
+    ("models/saved.py", "models/adapters/test_huggingface.py"): [
+        ('processor.get("do_reduce_labels", processor.get("reduce_labels", False))', 'processor.get("do_reduce_labels", False)'),
+    ],
+    ("models/saved.py", "models/adapters/test_smp.py"): [("max(outputs, 2)", "outputs")],
+    ("models/saved.py", "commands/test_saved.py"): [("):(?!:)", "):")],
+    ("commands/network.py", "commands/test_saved.py"): [
+        ("reduce_labels=model.reduce_labels, **void", "reduce_labels=False, **void"),
+        ("if model.prepares and (told :=", "if not model.prepares and (told :="),
+    ],
+    ("commands/given.py", "commands/test_saved.py"): [('"reduce_labels": model.reduce_labels', '"reduce_labels": False')],
+    ("checks/probe.py", "checks/test_attention.py"): [('if "dropout_p" not in names:', "if True:")],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,13 +189,24 @@ class Watch(TorchDispatchMode):
         self.differentiated = False
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if torch.Tag.nondeterministic_seeded in operation.tags:
+        if _draws(operation, args, kwargs or {}):
             self.sampled.add(operation.name().removeprefix("aten::"))
         self.differentiated |= torch.is_grad_enabled()
         self.rounded |= set(products().values()) - {IEEE, "none"}
         given = operation(*args, **(kwargs or {}))
         self.dtypes |= floating_types(tree_leaves(given))
         return given
+
+
+def _draws(operation: Any, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether it draws random numbers as it is called: attention does where its dropout is above 0."""
+    if torch.Tag.nondeterministic_seeded not in operation.tags:
+        return False
+    names = [argument.name for argument in operation._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    at = names.index("dropout_p")
+    return bool(given[at] if at < len(given) else named.get("dropout_p", 0.0))
 
 
 def floating_types(values: Iterable[object]) -> set[str]:

@@ -20,12 +20,11 @@ from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.devices import own_device
 from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.commands.inputs import Inputs, model_name, weights_of
-from segrobust.commands.network import Network, network_config
+from segrobust.commands.network import Network, names_network, network_config
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.commands.pictures import write_map
 from segrobust.commands.tallies import wants_counts, with_class_counts
 from segrobust.core.errors import RunFailed
-from segrobust.core.own_code import names_function
 from segrobust.core.processes import exchange
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.protocols import PROTOCOLS, at_root
@@ -35,6 +34,7 @@ from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import config_of, import_mmseg, load_config
 from segrobust.models.precision import check_precision
+from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.segmenter import Segmenter
 from segrobust.report.table import print_checks
 from segrobust.report.trust import load_trust
@@ -69,7 +69,7 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
     model = _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, device)
     if inputs.protocol:
         PROTOCOLS[inputs.protocol].check_fits(model.num_classes, settings.metric_size)
-    if not inputs.trust_checkpoint:  # such a file may run any program, once is enough
+    if inputs.checkpoint is not None and not inputs.trust_checkpoint:  # such a file may run any program, once is enough
         check_class_order(source.class_names, stored_class_names(weights), "the checkpoint")
     settings = dataclasses.replace(
         settings,
@@ -94,9 +94,9 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
 
 
 def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Config:
-    """The config that is named, or the one that FILE.py:FUNCTION with its options stands for, on the data asked for."""
+    """The config that is named, or the one that a network or a saved model stands for, on the data asked for."""
     import_mmseg()
-    if not names_function(inputs.config):
+    if not names_network(inputs.config):
         data = PROTOCOLS[inputs.protocol].loaders(inputs.data_root) if inputs.protocol else {}
         cfg = load_config(inputs.config, cfg_options, data)
         if inputs.data_root and not inputs.protocol:
@@ -130,7 +130,8 @@ def _segmenter(
 ) -> Segmenter:
     """The model that ``config`` names, read as ``cfg``."""
     given = {name: getattr(inputs, name) for name in ("trust_checkpoint", "checkpointing", "channels_last")}
-    model = load_segmenter(cfg, checkpoint, device=str(device), weights=weights, **given)
+    own = names_saved(config) and checkpoint == saved_model(config).weights  # a folder of its library's brings them
+    model = load_segmenter(cfg, None if own else checkpoint, device=str(device), weights=weights, **given)
     model.name = model_name(config)
     return model
 
@@ -138,10 +139,12 @@ def _segmenter(
 def _surrogate(inputs: Inputs, classes: Sequence[str], device: torch.device) -> Segmenter:
     """The model that is attacked instead, of the same classes; a file with one kind of weights has no other to give."""
     checkpoint, kind = weights_of(inputs.surrogate, inputs.surrogate_checkpoint), inputs.weights
+    if names_saved(inputs.surrogate):
+        kind = None
     if kind and weights_in(read_checkpoint(checkpoint, inputs.trust_checkpoint), checkpoint).others is None:
         kind = None
     model = _segmenter(inputs.surrogate, load_config(inputs.surrogate), checkpoint, inputs, kind, device)
-    if not inputs.trust_checkpoint:
+    if inputs.surrogate_checkpoint is not None and not inputs.trust_checkpoint:
         check_class_order(classes, stored_class_names(checkpoint), "the --surrogate checkpoint")
     return model
 

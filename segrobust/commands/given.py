@@ -39,7 +39,8 @@ def as_source(dataset: Any, model: Segmenter) -> Any:
     if isinstance(dataset, str | os.PathLike):
         folder = Path(dataset)
         names = () if (folder / CLASSES_FILE).is_file() else model.class_names
-        return source_from_config(folder_data(folder, class_names=names, ignore_index=model.ignore_index))
+        told = {"ignore_index": model.ignore_index, "reduce_labels": model.reduce_labels}
+        return source_from_config(folder_data(folder, class_names=names, **told))
     if hasattr(dataset, "num_classes") or hasattr(dataset, "get_data_info"):
         return dataset
     pairs = pairs_in(dataset)

@@ -11,10 +11,14 @@ from segrobust.core.options import Options, existing_file, existing_folder, one_
 from segrobust.core.own_code import names_function
 from segrobust.datasets.protocols import PROTOCOLS
 from segrobust.models.published import PUBLISHED
+from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.shipped import config_file, shipped_model
 
 CONFIG = "a config file, or a name from `segrobust models`"
-OR_FUNCTION = f"{CONFIG}, or FILE.py:FUNCTION, which makes a network"
+OR_FUNCTION = (
+    f"{CONFIG}, or FILE.py:FUNCTION, which makes a network, or hf:FOLDER or smp:FOLDER, a model that transformers or "
+    "segmentation-models-pytorch saved"
+)
 CFG_OPTIONS = "change the config, e.g. test_dataloader.dataset.data_root=/data/camvid"
 PROTOCOL = (
     "how a paper prepares images and labels, in place of the config's test_dataloader: " + ", ".join(PROTOCOLS) + " "
@@ -37,8 +41,8 @@ class Inputs(Options):
         None, "for all results (default: work_dirs/<name of the config>/evaluation)", work_dir, metavar="DIR"
     )
     data: Path | None = option(
-        None, "beside FILE.py:FUNCTION: a folder with images and labels (PNGs of class ids) of the same names", Path,
-        metavar="FOLDER",
+        None, "beside FILE.py:FUNCTION, hf:FOLDER or smp:FOLDER: a folder with images and labels (PNGs of class ids) "
+        "of the same names", Path, metavar="FOLDER",
     )  # fmt: skip
     split: str | None = option(
         None, "the sub-folder of images and of labels to measure (default: test, val, or the only one)", metavar="NAME"
@@ -92,8 +96,10 @@ def shipped_name(config: str) -> str | None:
 
 
 def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") -> Path:
-    """The checkpoint, else the shipped weights of a name; UserError: neither, and what is ``needed``."""
+    """The checkpoint, else the weights of a shipped name or of a folder; UserError: none, and what is ``needed``."""
     config_file(config)
+    if checkpoint is None and names_saved(config):
+        return saved_model(config).weights
     shipped = shipped_model(config)
     if checkpoint is None and config in PUBLISHED:
         file = PUBLISHED[config].file or "the authors published none"
@@ -106,6 +112,8 @@ def weights_of(config: str, checkpoint: Path | None, needed: str = "weights") ->
 
 def model_name(config: str) -> str:
     """What tables call the model of a config, of a shipped name or of a function."""
+    if names_saved(config):
+        return saved_model(config).folder.resolve().name
     file, _, function = config.rpartition(":") if names_function(config) else (config, "", "")
     added = "" if function in ("", "build") else f"-{function}"
     return shipped_name(config) or f"{Path(file).stem}{added}"

@@ -1,6 +1,7 @@
 """What is told of a network of the user's own: on the command line beside FILE.py:FUNCTION, in Python beside a module.
 
 segrobust evaluate my_net.py:build weights.pth --data FOLDER --num-classes 11
+segrobust evaluate hf:FOLDER --data FOLDER          (smp:FOLDER: the folder tells what a network's options tell)
 evaluate(net, data, num_classes=11, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 Imports no torch, so that the command line can refuse a wrong value at once.
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,16 @@ from typing import TYPE_CHECKING, Any
 from segrobust.core.errors import UserError
 from segrobust.core.options import Options, one_of, option, whole
 from segrobust.core.own_code import names_function
+from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.folders import CLASSES_FILE, folder_data
 from segrobust.datasets.protocols import PROTOCOLS
+from segrobust.models.saved import SavedModel, names_saved, saved_model
 
 if TYPE_CHECKING:
     from segrobust.commands.inputs import Inputs
 
 
+LOGGER = logging.getLogger(__name__)
 _RANGE = re.compile(r"(\d+)-(\d+)")
 
 
@@ -101,13 +106,18 @@ class Network(Options):
         return {name: value for name, value in values.items() if value not in (None, ())}
 
 
+def names_network(config: str) -> bool:
+    """Whether it is a network of the user's own, or a model that another library saved, and no config."""
+    return names_function(config) or names_saved(config)
+
+
 def check_network(inputs: Inputs, network: Network) -> None:
-    """Refuse what is missing beside FILE.py:FUNCTION, and what has no place beside a config.
+    """Refuse what is missing beside FILE.py:FUNCTION or a saved model, and what has no place beside a config.
 
     Raises:
         UserError: told in one line.
     """
-    if not names_function(inputs.config):
+    if not names_network(inputs.config):
         if told := [*network.given(), *(name for name in ("data", "split") if getattr(inputs, name) is not None)]:
             flag = f"--{told[0].replace('_', '-')}"
             advice = "in test_dataloader" if told[0] in ("data", "split") else "in its model=dict(...)"
@@ -124,6 +134,8 @@ def check_network(inputs: Inputs, network: Network) -> None:
         raise UserError(f"{inputs.config} needs --data FOLDER, with the folders images and labels in it")
     names = network.class_names or _stored_names(inputs.data)
     folder_data(inputs.data, inputs.split)
+    if names_saved(inputs.config):
+        return _check_saved(inputs.config, saved_model(inputs.config), network, names)
     if network.num_classes is None and not names:
         raise UserError(f"{inputs.config} needs --num-classes K (or --class-names, or {CLASSES_FILE} in the data)")
     if names and network.num_classes not in (None, len(names)):
@@ -137,15 +149,28 @@ def _check_protocol(inputs: Inputs, network: Network) -> None:
             raise UserError(f"--{name}: --protocol {inputs.protocol} says it; leave it out, and give --data-root DIR")
     if inputs.data_root is None:
         raise UserError(f"--protocol {inputs.protocol} needs --data-root DIR beside {inputs.config}")
+    if names_saved(inputs.config):
+        _check_saved(inputs.config, saved_model(inputs.config), network, network.class_names)
+
+
+def _check_saved(config: str, model: SavedModel, network: Network, names: Sequence[str]) -> None:
+    """Refuse options that the folder answers, and other classes than the model's."""
+    count, of_labels = len(model.class_names), ("num_classes", "class_names", "ignore_index")
+    if model.prepares and (told := [name for name in network.given() if name not in of_labels]):
+        raise UserError(f"--{told[0].replace('_', '-')}: the folder {model.folder} tells it; leave it out")
+    told_count = len(names) or network.num_classes or count
+    if told_count != count:
+        reduced = "; the names must leave out what label 0 is, which is void" if model.reduce_labels else ""
+        raise UserError(f"{config} has {count} classes, but {told_count} are told{reduced}")
+    check_class_order(names or model.class_names, model.class_names, f"the model {config}")
 
 
 def network_config(inputs: Inputs, network: Network) -> dict[str, Any]:
-    """The config that FILE.py:FUNCTION and its options stand for; :func:`check_network` has looked at them."""
+    """The config that a network or a saved model stands for, with its options; :func:`check_network` has seen them."""
     if inputs.protocol is not None:  # whose data name the classes
-        protocol = PROTOCOLS[inputs.protocol]
-        told = {"num_classes": protocol.num_classes, **network.given()}
-        model = {"type": "PythonSegmenter", "factory": inputs.config, **told}
-        return {"model": model, **protocol.loaders(inputs.data_root)}
+        return _protocols_config(inputs, network)
+    if names_saved(inputs.config):
+        return _saved_config(inputs, network, saved_model(inputs.config))
     names = network.class_names or _stored_names(inputs.data)
     count = network.num_classes or len(names)
     told = {**network.given(), "num_classes": count}
@@ -153,6 +178,34 @@ def network_config(inputs: Inputs, network: Network) -> dict[str, Any]:
     void = {} if network.ignore_index is None else {"ignore_index": network.ignore_index}
     model = {"type": "PythonSegmenter", "factory": inputs.config, **told, "class_names": names}
     return {"model": model, **folder_data(inputs.data, inputs.split, names, **void)}
+
+
+def _protocols_config(inputs: Inputs, network: Network) -> dict[str, Any]:
+    protocol = PROTOCOLS[inputs.protocol]
+    if names_saved(inputs.config):
+        model = _saved_settings(saved_model(inputs.config), network)
+    else:
+        told = {"num_classes": protocol.num_classes, **network.given()}
+        model = {"type": "PythonSegmenter", "factory": inputs.config, **told}
+    return {"model": model, **protocol.loaders(inputs.data_root)}
+
+
+def _saved_settings(model: SavedModel, network: Network) -> dict[str, Any]:
+    given = {name: value for name, value in network.given().items() if name != "num_classes"}
+    return {"type": model.segmenter, "folder": str(model.folder.resolve()), **given}
+
+
+def _saved_config(inputs: Inputs, network: Network, model: SavedModel) -> dict[str, Any]:
+    names = network.class_names or _stored_names(inputs.data) or model.class_names
+    if model.reduce_labels:
+        LOGGER.warning(
+            "%s was trained with do_reduce_labels: label 0 becomes void and every other one less; if your labels are "
+            "such already, add --cfg-options test_dataloader.dataset.reduce_zero_label=False", inputs.config
+        )  # fmt: skip
+    void = {} if network.ignore_index is None else {"ignore_index": network.ignore_index}
+    settings = {**_saved_settings(model, network), "class_names": tuple(names)}
+    data = folder_data(inputs.data, inputs.split, names, reduce_labels=model.reduce_labels, **void)
+    return {"model": settings, **data}
 
 
 def _stored_names(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-PLACES = frozenset({"init_cfg", "pretrained", "data_root", "data_prefix", "ann_file"})  # files have their own digests
+PLACES = frozenset(
+    {"init_cfg", "pretrained", "data_root", "data_prefix", "ann_file", "folder", "backbone_weights"}
+)  # files have their own digests
 IN_A_FILE = frozenset({"factory"})  # a function by the path of its file, whose code has its own digest
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 

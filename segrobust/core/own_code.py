@@ -15,7 +15,8 @@ from typing import Any
 
 from segrobust.core.errors import UserError, first_line, unknown_name
 
-FUNCTION = re.compile(r"(?P<module>[^:]+\.py|[\w.]+):(?P<function>[A-Za-z_]\w*)")
+# hf:FOLDER and smp:FOLDER name models of other libraries (segrobust.models.saved)
+FUNCTION = re.compile(r"(?!(?:hf|smp):)(?P<module>[^:]+\.py|[\w.]+):(?P<function>[A-Za-z_]\w*)")
 
 
 def see_folder(folder: Path) -> None:

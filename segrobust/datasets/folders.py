@@ -17,7 +17,11 @@ CLASSES_FILE = "classes.json"
 
 
 def folder_data(
-    folder: Path, split: str | None = None, class_names: Sequence[str] = (), ignore_index: int = 255
+    folder: Path,
+    split: str | None = None,
+    class_names: Sequence[str] = (),
+    ignore_index: int = 255,
+    reduce_labels: bool = False,
 ) -> dict[str, Any]:
     """A config's ``test_dataloader`` on ``images/<split>`` and ``labels/<split>``, or on ``images`` and ``labels``.
 
@@ -27,6 +31,7 @@ def folder_data(
     Args:
         split: the one to measure; None takes ``test``, else ``val``, else the only one.
         class_names: in the order of the ids; without any, ``classes.json`` in the folder names them.
+        reduce_labels: id 0 is void, and every other id is one more than its class.
 
     Raises:
         UserError: no such folder or split, or several among which there is none to prefer.
@@ -39,6 +44,8 @@ def folder_data(
 
     def loader(name: str) -> dict[str, Any]:
         data = {"type": "ImageLabelFolder", "data_root": str(folder), "split": name, "ignore_index": ignore_index}
+        if reduce_labels:
+            data["reduce_zero_label"] = True
         if class_names:
             data["metainfo"] = {"classes": tuple(class_names)}
         return {"dataset": {**data, "test_mode": True, "pipeline": [{"type": "LoadPair"}, {"type": "PackSegInputs"}]}}

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import segrobust.models.adapters.huggingface
 import segrobust.models.adapters.papers
 import segrobust.models.adapters.python
+import segrobust.models.adapters.smp
+import segrobust.models.adapters.timm
 import segrobust.models.adapters.torchvision  # noqa: F401  (all of them register what configs name)
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError, as_user_error
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import made_up
 from segrobust.models.adapters.mmseg import MMSegSegmenter, dataset_identity
-from segrobust.models.checkpoint.loading import load_state_dict, load_strict
+from segrobust.models.checkpoint.loading import load_state_dict
 from segrobust.models.mm import import_mmseg, load_config
 from segrobust.models.network_io import in_channels_last
 from segrobust.models.registry import SEGMENTERS
@@ -44,7 +47,8 @@ def load_segmenter(
     """A segmenter in eval mode from a config and a checkpoint.
 
     Args:
-        config: a config file, a name from ``segrobust models`` (a shipped one brings its weights), a config or a dict.
+        config: a config file, a name from ``segrobust models`` (a shipped one brings its weights), a folder in another
+            library's format (``hf:FOLDER``, ``smp:FOLDER``, which bring theirs), a config or a dict.
         checkpoint: safetensors or a file of ``torch.save``; without one the weights are random, with a warning.
         device: ``auto`` takes the GPU where there is one.
         trust_checkpoint: read a pickle that can run any program; only for files you made yourself.
@@ -71,14 +75,15 @@ def load_segmenter(
         config = Config(dict(config))
     model = build_segmenter(config)
     model.checkpointing = checkpointing
-    model.config_sha256 = config_sha256({name: config.get(name) for name in ("model", "data_preprocessor")})
+    described = {name: config.get(name) for name in ("model", "data_preprocessor")}
+    model.config_sha256 = config_sha256(described | ({"files": model.files_sha256} if model.files_sha256 else {}))
     if checkpoint is None:
         if weights is not None:
             raise UserError(f"weights={weights!r}: there is no checkpoint to choose from")
-        LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
+        if not model.brings_weights:
+            LOGGER.warning("%s: no checkpoint given, the weights are random", model.name)
     else:
-        weights_there = load_state_dict(checkpoint, trust_checkpoint, weights, model.envelope)
-        load_strict(model.network, weights_there, checkpoint)
+        model.load_weights(load_state_dict(checkpoint, trust_checkpoint, weights, model.envelope), checkpoint)
     model = model.eval().to(target)
     return in_channels_last(model) if channels_last else model
 

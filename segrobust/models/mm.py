@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from segrobust.core.errors import UserError, first_line, unknown_name
 from segrobust.core.own_code import names_function, see_folder
 from segrobust.models.published import PUBLISHED
+from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.shipped import config_file, shipped_model
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def load_config(
     cfg_options: Mapping[str, Any] | None = None,
     entries: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Read a config: a file (.py, .json, .yaml), a name of a model, or ``mmseg::<path in mmseg's configs>``.
+    """Read a config: a file (.py, .json, .yaml), a name of a model, ``hf:FOLDER``, ``smp:FOLDER``, or
+    ``mmseg::<path in mmseg's configs>``.
 
     A ``.py`` config is a program and runs, and its ``custom_imports`` see the current folder; JSON and YAML are data
     only. ``cfg_options`` are dotted keys and values; before them, ``entries`` replace those of the config.
@@ -81,6 +83,9 @@ def load_config(
         UserError: no such file, a syntax or other error in it, or a file that is not a config.
     """
     import_mmseg()
+    if names_saved(os.fspath(path)):
+        saved = saved_model(os.fspath(path))
+        return config_of({"model": {"type": saved.segmenter, "folder": str(saved.folder)}}, str(path), cfg_options)
     published = PUBLISHED.get(os.fspath(path))
     file = _locate(published.base if published else os.fspath(path))
     config = _parsed(str(path), lambda: _read(file))

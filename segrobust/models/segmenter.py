@@ -10,6 +10,7 @@ For example::
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from segrobust.core.digest import config_sha256
 from segrobust.core.errors import UserError
 from segrobust.core.palette import default_palette
+from segrobust.models.checkpoint.loading import load_strict
 from segrobust.models.failures import network_errors
 from segrobust.models.network_io import decision_logit, in_network_type, main_output, to_image_size, two_logits
 from segrobust.models.recomputing import blocks, recomputing
@@ -55,6 +57,9 @@ class Segmenter(nn.Module):
     align_corners: bool = False  # of a resize of its logits to labels of another size
     config_sha256: str | None = None  # of what decides the logits and is no weight: a config, or options of wrap
     envelope: str | None = None  # the entry of a checkpoint that holds its weights, where that cannot be told
+    files_sha256: Mapping[str, str] = {}  # by name, of files that decide its logits and hold no weights
+    brings_weights: bool = False  # whether it has them without a checkpoint
+    reduce_labels: bool = False  # whether it was trained on labels whose 0 is void, and whose 1 is its class 0
     made_by: Mapping[str, str] = {}  # sha256 of a user's own modules that made it by their names, for a run's identity
     padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
     classes_advice: str = "Leave out in logits(images) what is no class."  # where there are too many
@@ -90,6 +95,10 @@ class Segmenter(nn.Module):
     def network(self) -> nn.Module:
         """The module inside whose keys a checkpoint has."""
         return self
+
+    def load_weights(self, weights: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+        """Take the weights of a checkpoint; UserError: they do not fit."""
+        load_strict(self.network, weights, source)
 
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[N,3,H,W]`` in [0, 1], already checked, in float32 or float64 -> logits ``[N,K,H,W]``."""

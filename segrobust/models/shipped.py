@@ -13,6 +13,7 @@ from pathlib import Path
 from segrobust.core.errors import UserError
 from segrobust.core.own_code import names_function
 from segrobust.models.published import PUBLISHED
+from segrobust.models.saved import names_saved, saved_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -53,11 +54,15 @@ def shipped_model(config: str | Path) -> ZooEntry | None:
 
 
 def config_file(config: str | Path) -> Path | None:
-    """The file of a shipped model's name or a config's path; None for ``package::...``, published names and functions.
+    """The file of a shipped model's name or a config's path; None for ``package::...``, published names, functions and
+    models that other libraries saved.
 
     Raises:
-        UserError: neither a name of a model nor a config file.
+        UserError: neither a name of a model nor a config file, or no folder of that library.
     """
+    if names_saved(str(config)):
+        saved_model(str(config))
+        return None
     if entry := shipped_model(config):
         return entry.config_path
     if "::" in str(config) or str(config) in PUBLISHED or names_function(str(config)):

@@ -7,15 +7,21 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.models.registry import register_segmenter
 from segrobust.models.segmenter import WrappedNet
 
+LOGGER = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+AUXILIARY = "aux_classifier"
 
 
 @register_segmenter
@@ -26,7 +32,7 @@ class TorchvisionSegmenter(WrappedNet):
         arch: for instance ``deeplabv3_resnet50``, ``fcn_resnet101`` or ``lraspp_mobilenet_v3_large``.
         mean, std: in units of [0, 1] images; ImageNet's unless told, None for raw pixels.
         options: further ones of :meth:`Segmenter.wrap`.
-        aux_loss: with the auxiliary head, which torchvision's own weights for FCN and DeepLab contain.
+        aux_loss: with the auxiliary head, which serves training alone; without it, a checkpoint's one is left out.
     """
 
     def __init__(
@@ -49,3 +55,11 @@ class TorchvisionSegmenter(WrappedNet):
         auxiliary = {"aux_loss": True} if aux_loss else {}
         net = get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
         super().__init__(net, mean, std, num_classes=num_classes, **{"name": arch, **options})
+
+    def load_weights(self, weights: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+        needed = weights
+        if getattr(self.net, AUXILIARY, None) is None:
+            needed = {key: value for key, value in weights.items() if AUXILIARY not in key.split(".")}
+        if len(needed) < len(weights):
+            LOGGER.info("%s: its auxiliary head, which predicts nothing, is left out", source)
+        super().load_weights(needed, source)
