@@ -19,6 +19,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.own_code import names_function
 from segrobust.models.load import load_segmenter
 from segrobust.models.saved import names_saved, saved_model
+from tests.commands.test_published import write_archive
 from tests.models.adapters.saved import no_sockets, save_huggingface, save_smp
 from tests.runs.toy_run import lines
 
@@ -58,6 +59,21 @@ def alone(monkeypatch, in_tmp):
 
 def started(model: str, *words: object) -> int:
     return main([str(word) for word in ("evaluate", model, *words)])
+
+
+def test_a_folder_under_a_protocol(models, tmp_path_factory, in_tmp, capsys):
+    root = write_archive(tmp_path_factory.mktemp("archive"), "VOC 2012", np.array([255, 0, 255, 20]))
+    save_huggingface(in_tmp / "voc", names={index: f"class_{index}" for index in range(21)})
+    words = ("--protocol", "voc473-ignore255", "--data-root", root, *QUICK, "--num-images", 1)
+    assert started("hf:voc", *words, "--num-classes", 20) == 2
+    assert "hf:voc has 21 classes, but 20 are told" in capsys.readouterr().err
+    assert started(f"hf:{models / 'segformer'}", *words, "--work-dir", "five") == 2
+    assert "has 21 classes, but the model 5" in capsys.readouterr().err
+    assert started("hf:voc", *words, "--work-dir", "run") == 0
+    run = json.loads((in_tmp / "run" / "run.json").read_text())
+    assert run["identity"]["protocol"] == "voc473-ignore255" and run["about"]["sizes"].startswith(
+        "attacked and measured at 473"
+    )
 
 
 @pytest.mark.parametrize(("prefix", "name"), [("hf", "segformer"), ("smp", "fpn")])
