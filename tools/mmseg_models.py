@@ -26,17 +26,21 @@ from segrobust.models.load import load_config
 from segrobust.models.mm import configs_of_mmseg
 
 SIZE = 64
-SMALL = ("tiny", "small", "t-", "s-", "base", "b-")
+SIZES = {"tiny": 0, "t": 0, "small": 1, "s": 1, "base": 2, "b": 2, "large": 3, "l": 3, "xlarge": 4}
 DATA = re.compile(
     r"cityscapes|ade20k|voc12(?:aug)?|pascal[-_]context(?:-59)?|coco-stuff\w+|loveda|potsdam|vaihingen|isaid"
     r"|chase-db1|drive|hrf|stare|levir|mapillary|mapillay|\bvoc\b"
 )
-NEEDED_SIZE = re.compile(r"(\d+)x(\d+)")
+REFUSED = {  # what an error says and what it means
+    "this model needs": "needs a package",
+    "only models": "other answers",  # depth, or of more than one image
+}
+NEEDED_SIZE = re.compile(r"refuses this size but takes (?:that of its training, )?(\d+)x(\d+)")
 
 
 @dataclass
 class Outcome:
-    """One line of the table; ``result``: attacked, attacked at its size, needs a package, or failed."""
+    """One line of the table; ``result``: attacked, attacked at its size, needs a package, other answers, or failed."""
 
     config: str
     result: str
@@ -55,8 +59,10 @@ def one_per_family_and_data(names: list[str]) -> list[str]:
 
 
 def _size_in_name(name: str) -> tuple:
-    rank = next((at for at, word in enumerate(SMALL) if word in name), len(SMALL) - 1)
-    return rank, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)][1::2], name
+    file = name.rsplit("/", 1)[-1].removesuffix(".py")
+    words = [word.rstrip("0123456789") for word in re.split("[-_]", file)]
+    rank = next((SIZES[word] for word in words if word in SIZES), SIZES["base"])
+    return rank, [int(number) for number in re.findall(r"\d+", file)], name
 
 
 def tried(name: str) -> Outcome:
@@ -66,7 +72,7 @@ def tried(name: str) -> Outcome:
         model = load_segmenter(load_config(f"mmseg::{name}"), device="cpu")
         result, detail = attacked(model)
     except UserError as error:
-        result, detail = ("needs a package" if "needs" in str(error) else "failed"), first_line(error)
+        result, detail = next((kind for words, kind in REFUSED.items() if words in str(error)), "failed"), str(error)
     except Exception as error:  # the table goes on
         result, detail = "failed", f"{type(error).__name__}: {first_line(error)}"
     return Outcome(name, result, detail, time.perf_counter() - start)

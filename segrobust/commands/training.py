@@ -26,6 +26,7 @@ from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
 from segrobust.models.deterministic import deterministic as repeating_on
 from segrobust.models.mm import load_config
+from segrobust.models.mm_needs import check_packages
 from segrobust.models.pretrained import refuse_downloads, without_pretrained
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def prepare(
     stem = Path(config.filename or "config").stem
     if missing:
         raise UserError(f"{stem} cannot be trained: it has no {' and no '.join(missing)}")
+    check_packages(config.model)
     _check_optimizer(config)
     config.launcher = launcher
     config.work_dir = str(work_dir or config.get("work_dir") or Path("work_dirs") / stem)

@@ -16,8 +16,22 @@ COLOURS = 3
 
 
 def check_needs(model: Mapping[str, Any]) -> None:
-    """Raise a UserError that names the package where a config's ``model`` needs one that is not installed, or mmcv's
-    compiled operators, or where it does not map an image to classes."""
+    """Raise a UserError where a config's ``model`` lacks something, or does not map one image to classes."""
+    check_packages(model)
+    if str(model.get("type")).rpartition(".")[2] == "DepthEstimator":
+        raise UserError("model.type='DepthEstimator': it estimates depth, and only models that answer with classes are "
+                        "attacked")  # fmt: skip
+    steps = model.get("data_preprocessor")
+    mean = steps.get("mean") if isinstance(steps, Mapping) else None
+    if isinstance(mean, list | tuple) and len(mean) not in (1, COLOURS):
+        raise UserError(
+            f"model.data_preprocessor.mean has {len(mean)} values: only models of one RGB image are attacked"
+        )
+
+
+def check_packages(model: Mapping[str, Any]) -> None:
+    """Raise a UserError that names the package, or mmcv's compiled operators, that a config's ``model`` needs and that
+    is not installed."""
     for where, name in _types(model, "model"):
         scope, _, bare = name.rpartition(".")
         package = "mmdet" if bare in OF_MMDET and scope != "mmdet" else scope
@@ -25,11 +39,6 @@ def check_needs(model: Mapping[str, Any]) -> None:
             raise missing(package, f"{where}={name!r}")
         if bare in COMPILED and not has_compiled_operators():
             raise UserError(f"this model needs mmcv's compiled operators ({where}={name!r}), {ADVICE}")
-        if bare == "DepthEstimator":
-            raise UserError(
-                f"{where}={name!r}: it estimates depth, and only models that answer with classes are attacked"
-            )
-    _check_colours(model.get("data_preprocessor"))
 
 
 def missing(package: str, why: str) -> UserError:
@@ -59,11 +68,3 @@ def _types(node: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
             yield from _types(value, f"{where}.{index}")
-
-
-def _check_colours(steps: Any) -> None:
-    mean = steps.get("mean") if isinstance(steps, Mapping) else None
-    if isinstance(mean, list | tuple) and len(mean) not in (1, COLOURS):
-        raise UserError(
-            f"model.data_preprocessor.mean has {len(mean)} values: only models of one RGB image are attacked"
-        )

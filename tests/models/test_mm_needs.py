@@ -71,6 +71,16 @@ def test_nothing_is_asked_for_where_it_is_installed(monkeypatch):
                      data_preprocessor=dict(mean=[1, 2, 3])))  # fmt: skip
 
 
+def test_training_says_it_too(bare, tmp_path):
+    from segrobust.commands.training import prepare
+    from tests.hooks.toys import toy_config
+
+    config = toy_config(iters=1)
+    config.model.backbone = dict(type="mmpretrain.ConvNeXt")
+    with pytest.raises(UserError, match="needs the package onedl-mmpretrain"):
+        prepare(config, tmp_path, False, False, None, "none")
+
+
 def test_plain_models_need_nothing(bare):
     check_needs(mmseg_config().model.to_dict())
     check_needs(dict(decode_head=dict(type="mmdet2.MyHead"), data_preprocessor=dict(mean=None)))
