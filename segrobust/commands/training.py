@@ -123,7 +123,6 @@ def prepare(
     stem = Path(config.filename or "config").stem
     if missing:
         raise UserError(f"{stem} cannot be trained: it has no {' and no '.join(missing)}")
-    check_packages(config.model)
     _check_optimizer(config)
     config.launcher = launcher
     config.work_dir = str(work_dir or config.get("work_dir") or Path("work_dirs") / stem)
@@ -137,6 +136,7 @@ def prepare(
     if amp:
         _mixed_precision(config)
     _guard(config)
+    check_packages(config.model)
     return config
 
 

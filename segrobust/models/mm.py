@@ -193,6 +193,8 @@ def _check_is_data(file: Path) -> None:
             raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
         if name == "PythonSegmenter":
             raise UserError(f"type {name!r} runs a Python file, which only a .py config may do")
+        if name.rpartition(".")[2] == "HuggingFaceClassifier":  # of mmpretrain
+            raise UserError(f"type {name!r} runs the code that a model's folder brings, which only a .py config may do")
         if name.endswith("RFSearchHook"):
             raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
 
