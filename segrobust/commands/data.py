@@ -14,6 +14,7 @@ from segrobust.datasets.classes import plain_names
 from segrobust.datasets.majority import majority_map, training_labels
 from segrobust.datasets.pipeline import check_test_pipeline, step_names, with_own_reading
 from segrobust.datasets.source import MMSegSource, Source, spaced_around
+from segrobust.datasets.views import with_first_views
 from segrobust.models.mm import import_mmseg, load_config
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ def source_from_config(
     loader = config.get(f"{split}_dataloader")
     if not loader or not loader.get("dataset"):
         raise UserError(f"the config has no {split} data; set {split}_dataloader = dict(dataset=dict(type=...), ...)")
-    check_test_pipeline(loader["dataset"])
-    dataset = _open(loader["dataset"])
+    settings = with_first_views(loader["dataset"])
+    check_test_pipeline(settings)
+    dataset = _open(settings)
     if len(dataset) == 0:
         raise UserError(f"the config's {split} data set is empty ({type(dataset).__name__})")
-    chosen, steps = spaced_around(len(dataset), num_images, known), step_names(loader["dataset"])
-    return MMSegSource(dataset, chosen, config_sha256(loader["dataset"]), steps)
+    chosen, steps = spaced_around(len(dataset), num_images, known), step_names(settings)
+    return MMSegSource(dataset, chosen, config_sha256(settings), steps)
 
 
 def majority_of_config(config: Config | Mapping | str | Path, source: Source) -> Tensor:

@@ -26,6 +26,7 @@ from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
 from segrobust.models.deterministic import deterministic as repeating_on
 from segrobust.models.mm import load_config
+from segrobust.models.mm_needs import check_packages
 from segrobust.models.pretrained import refuse_downloads, without_pretrained
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def prepare(
     if amp:
         _mixed_precision(config)
     _guard(config)
+    check_packages(config.model)
     return config
 
 

@@ -32,13 +32,20 @@ def of_the_machine(error: BaseException) -> bool:
 
 
 @contextmanager
-def network_errors(name: str, images: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> Iterator[None]:
+def network_errors(
+    name: str,
+    images: Tensor,
+    network: Callable[[Tensor], Tensor],
+    advice: str,
+    trained_size: tuple[int, int] | None = None,
+) -> Iterator[None]:
     """Any error inside becomes a :class:`UserError` with that error as its cause; lack of memory, and what the machine
     failed with, go through.
 
     Args:
         network: tried with images ``[1, 3, H, W]`` of sizes that networks like.
         advice: how to pad to multiples of ``{divisor}``, which is told where the network then works.
+        trained_size: (height, width) that is told where the network works with that alone.
     """
     try:
         yield
@@ -50,10 +57,12 @@ def network_errors(name: str, images: Tensor, network: Callable[[Tensor], Tensor
         size = "x".join(map(str, images.shape[-2:]))
         reason = " ".join(str(error).split())[:300] or "no message"
         message = f"{name} fails on images of {size}: {type(error).__name__}: {reason}"
-        raise UserError(message + _with_padding(images[:1].detach(), network, advice)) from error
+        raise UserError(message + _other_size(images[:1].detach(), network, advice, trained_size)) from error
 
 
-def _with_padding(image: Tensor, network: Callable[[Tensor], Tensor], advice: str) -> str:
+def _other_size(
+    image: Tensor, network: Callable[[Tensor], Tensor], advice: str, trained_size: tuple[int, int] | None
+) -> str:
     if _accepts(network, image):  # then it is something else than the size
         return ""
     height, width = image.shape[-2:]
@@ -62,6 +71,10 @@ def _with_padding(image: Tensor, network: Callable[[Tensor], Tensor], advice: st
         if (right or bottom) and _accepts(network, F.pad(image, (0, right, 0, bottom))):
             taken = f"{height + bottom}x{width + right}"
             return f"; the network refuses this size but takes {taken}: {advice.format(divisor=divisor)}"
+    if trained_size not in (None, (height, width)) and _accepts(network, image.new_zeros(1, 3, *trained_size)):
+        taken = "x".join(map(str, trained_size))
+        return (f"; the network refuses this size but takes that of its training, {taken}: resize the images to it "
+                "in the test pipeline, with keep_ratio=False")  # fmt: skip
     return ""
 
 

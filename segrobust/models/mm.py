@@ -12,12 +12,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib import import_module, metadata
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError, first_line, unknown_name
 from segrobust.core.own_code import names_function, see_folder
+from segrobust.models.mm_needs import missing, missing_package
+from segrobust.models.mm_ops import import_operators, keep_focal_loss_plain
 from segrobust.models.published import PUBLISHED
 from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.shipped import config_file, shipped_model
@@ -40,9 +43,12 @@ def import_mmseg() -> None:
     warnings.filterwarnings("ignore", message=NO_OPS, category=UserWarning)
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
+            import_operators()
+            _leave_out_multimodal()
             from mmseg.utils import register_all_modules
 
             register_all_modules(init_default_scope=True)
+            keep_focal_loss_plain()
     finally:
         sys.stderr.write(without_noise(printed.getvalue()))
     _point_to_installed_mmseg()
@@ -50,6 +56,14 @@ def import_mmseg() -> None:
 
     make_mmengine_safe()
     import segrobust.datasets.mm  # noqa: F401  (registers ours)
+
+
+def _leave_out_multimodal() -> None:
+    """mmpretrain's models of text and images want an older transformers than others do; their import then fails."""
+    if find_spec("mmpretrain") is not None:
+        import mmpretrain.utils.dependency as dependency
+
+        dependency.WITH_MULTIMODAL = False
 
 
 def without_noise(text: str) -> str:
@@ -130,12 +144,25 @@ def _locate(name: str) -> Path:
     package, _, inside = name.partition("::")
     if package != "mmseg":
         raise UserError(f"{name}: only mmseg:: references are known; give the path of the config file instead")
-    folder = Path(import_module("mmseg").__file__).parent / ".mim" / "configs"
-    known = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
-    file = known.get(inside) or known.get(f"{inside}.py")
+    folder, known = _folder_of_mmseg(), _files_of_mmseg()
+    file = next((one for one in (inside, f"{inside}.py") if one in known), None)
     if file is None:
         raise UserError(f"{name}: the installed mmseg has no such config{_nearest(inside, known)}")
-    return file
+    return folder / file
+
+
+def configs_of_mmseg() -> list[str]:
+    """The configs that the installed mmseg brings, as ``mmseg::`` names them, without those that others inherit."""
+    return [name for name in _files_of_mmseg() if not name.startswith("_base_")]
+
+
+def _files_of_mmseg() -> list[str]:
+    folder = _folder_of_mmseg()
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.py"))
+
+
+def _folder_of_mmseg() -> Path:
+    return Path(find_spec("mmseg").origin).parent / ".mim" / "configs"
 
 
 def _nearest(inside: str, known: Iterable[str]) -> str:
@@ -180,6 +207,8 @@ def _check_is_data(file: Path) -> None:
             raise UserError(f"type {name!r} names an arbitrary Python object, which only a .py config may do")
         if name == "PythonSegmenter":
             raise UserError(f"type {name!r} runs a Python file, which only a .py config may do")
+        if name.rpartition(".")[2] == "HuggingFaceClassifier":  # of mmpretrain
+            raise UserError(f"type {name!r} runs the code that a model's folder brings, which only a .py config may do")
         if name.endswith("RFSearchHook"):
             raise UserError(f"type {name!r} evaluates text in its settings as Python, which only a .py config may do")
 
@@ -203,5 +232,7 @@ def _parsed(source: str, action: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{source}: line {error.lineno}: {error.msg}") from error
     except Exception as error:
+        if package := missing_package(error):
+            raise UserError(f"{source}: {missing(package, 'its custom_imports')}") from error
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{source}: cannot be read as a config: {reason}") from error

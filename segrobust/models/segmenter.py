@@ -63,6 +63,7 @@ class Segmenter(nn.Module):
     made_by: Mapping[str, str] = {}  # sha256 of a user's own modules that made it by their names, for a run's identity
     padding_advice: str = "pad to multiples of {divisor} in logits(images), and crop"
     classes_advice: str = "Leave out in logits(images) what is no class."  # where there are too many
+    trained_size: tuple[int, int] | None = None  # (height, width), told where a network refuses another
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class Segmenter(nn.Module):
         check_images(images)
         exact = torch.promote_types(images.dtype, torch.float32)
         saving = self.checkpointing and images.requires_grad and not self.training  # statistics would count twice
-        named = network_errors(self.name, images, self._tried, self.padding_advice)
+        named = network_errors(self.name, images, self._tried, self.padding_advice, self.trained_size)
         with named, self.recomputing() if saving else nullcontext():
             logits = self.logits(images.to(exact)).to(exact)
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])

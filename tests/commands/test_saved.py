@@ -61,9 +61,10 @@ def started(model: str, *words: object) -> int:
     return main([str(word) for word in ("evaluate", model, *words)])
 
 
-def test_a_folder_under_a_protocol(models, tmp_path_factory, in_tmp, capsys):
+def test_a_folder_under_a_protocol(models, tmp_path_factory, in_tmp, monkeypatch, capsys):
     root = write_archive(tmp_path_factory.mktemp("archive"), "VOC 2012", np.array([255, 0, 255, 20]))
-    save_huggingface(in_tmp / "voc", names={index: f"class_{index}" for index in range(21)})
+    monkeypatch.setattr("tests.models.adapters.saved.CLASSES", 21)
+    save_huggingface(in_tmp / "voc")
     words = ("--protocol", "voc473-ignore255", "--data-root", root, *QUICK, "--num-images", 1)
     assert started("hf:voc", *words, "--num-classes", 20) == 2
     assert "hf:voc has 21 classes, but 20 are told" in capsys.readouterr().err

@@ -104,10 +104,11 @@ def test_files_behind_a_backend_go_through_the_same_reading(folder, config, monk
 
 TTA = dict(type="TestTimeAug", transforms=[[dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
                                            [LABEL], [PACK]])  # fmt: skip
+OLD_TTA = dict(type="MultiScaleFlipAug", img_scale=(10, 8), flip=False, transforms=[LABEL, PACK])
 
 
 @pytest.mark.parametrize("steps, message", [
-    ([IMAGE, TTA], "the test pipeline has TestTimeAug"),
+    ([IMAGE, OLD_TTA], "the test pipeline has MultiScaleFlipAug: answers averaged over views"),
     ([IMAGE, LABEL, dict(type="RandomFlip", prob=0.5)], "has RandomFlip, which changes images by chance.*remove it"),
     ([IMAGE, LABEL, dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"])], "RandomFlip"),
     ([IMAGE, LABEL, dict(type="RandomFlip")], "RandomFlip"),

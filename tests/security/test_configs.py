@@ -39,6 +39,8 @@ def test_yaml_tags_do_not_run(tmp_path):
         ({"model": {"type": "mmseg.utils.collect_env"}}, "'mmseg.utils.collect_env'"),
         ({"optim_wrapper": {"constructor": "os.system"}}, "'os.system'"),
         ({"custom_imports": {"imports": ["evil"]}}, "custom_imports run code"),
+        ({"model": {"backbone": {"type": "mmpretrain.HuggingFaceClassifier"}}}, "runs the code that a model's folder"),
+        ({"model": {"type": "HuggingFaceClassifier", "_scope_": "mmpretrain"}}, "runs the code that a model's folder"),
         ({"_base_": "evil.py"}, "'evil.py' is not JSON or YAML"),
         ({"_base_": ["good.json", "mmseg::_base_/models/x.py"]}, "is not JSON or YAML"),
         ({"_base_": "typed.json"}, "'os.system'"),

@@ -139,7 +139,7 @@ DOORS = {
     "mmpretrain's timm": (
         timm(type="mmpretrain.TIMMBackbone", checkpoint_path=str, pretrained=False),
         "only mmseg's TIMMBackbone",
-        UNKNOWN,
+        "needs the package onedl-mmpretrain",
     ),
     "timm norm_layer": (timm(norm_layer="evil", pretrained=False), None, None),
     "init_cfg of the backbone": (init_cfg("backbone"), REFUSED, None),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from segrobust.core.errors import UserError, as_user_error, first_line
 from segrobust.datasets.pipeline import metainfo_of
 from segrobust.models.mm import import_mmseg
+from segrobust.models.mm_needs import check_needs
 from segrobust.models.network_io import decision_logit, in_network_type, two_logits
 from segrobust.models.pretrained import without_pretrained
 from segrobust.models.recomputing import recomputed, replaced
@@ -85,6 +86,7 @@ class MMSegSegmenter(Segmenter):
         settings = without_pretrained(config.model.to_dict())
         if config.get("data_preprocessor") is not None:
             settings.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
+        check_needs(settings)
         # a config can ask for anything, and every package fails in its own way
         failing = as_user_error(lambda error: f"the model of this config cannot be built: {first_line(error)}")
         with failing, warnings.catch_warnings():
@@ -104,19 +106,17 @@ class MMSegSegmenter(Segmenter):
     def network(self) -> nn.Module:
         return self.module
 
+    @property
+    def trained_size(self) -> tuple[int, int] | None:
+        """(height, width) of the crops that it was trained with, where its ``data_preprocessor`` tells."""
+        size = self.module.data_preprocessor.size
+        return None if size is None else (int(size[0]), int(size[1]))
+
     def logits(self, images: Tensor) -> Tensor:
         pixels = self._preprocessed(images)
         height, width = images.shape[-2:]
-        padded = tuple(pixels.shape[-2:])
-        metas = [
-            {
-                "ori_shape": (height, width),
-                "img_shape": (height, width),
-                "pad_shape": padded,
-                "padding_size": [0, padded[1] - width, 0, padded[0] - height],
-            }
-            for _ in images
-        ]
+        sizes = _sizes((height, width), tuple(pixels.shape[-2:]), bool(self.module.data_preprocessor.test_cfg))
+        metas = [dict(sizes) for _ in images]
         logits = self.module.inference(in_network_type(self.module, pixels), metas)[..., :height, :width]
         return logits if self._decision is None else two_logits(logits, self._decision)
 
@@ -144,6 +144,14 @@ class MMSegSegmenter(Segmenter):
             return 0, max(rules["size"][-1] - width, 0), 0, max(rules["size"][-2] - height, 0)
         divisor = rules["size_divisor"]
         return 0, -width % divisor, 0, -height % divisor
+
+
+def _sizes(image: tuple[int, int], padded: tuple[int, int], pads: bool) -> dict[str, Any]:
+    """What mmseg notes of an image; heads that find ``pad_shape`` answer at that size, for windows too."""
+    sizes = {"ori_shape": image, "img_shape": image, "padding_size": [0] * 4}
+    if pads:
+        sizes |= {"pad_shape": padded, "padding_size": [0, padded[1] - image[1], 0, padded[0] - image[0]]}
+    return sizes
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ from segrobust.models.checkpoint.reading import CLASSES, class_names_in, read_ch
 
 __all__ = ["convert_checkpoint", "load_from_strict", "load_state_dict", "load_strict", "sha256"]
 LOGGER = logging.getLogger(__name__)
+AUXILIARY = "auxiliary_head."  # of mmseg, for training alone
 
 
 def load_state_dict(
@@ -119,10 +120,19 @@ def misfit_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     if missing or unexpected:
         parts = [f"the file lacks {_several(missing)}"] if missing else []
         parts += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
-        return f"the weights do not fit this model: {', '.join(parts)}; is it the right config?"
+        return f"the weights do not fit this model: {', '.join(parts)}; {_advice(missing, unexpected)}"
     if shapes:
         return _shape_misfit([(key, tuple(given[key].shape), tuple(own[key].shape)) for key in shapes])
     return f"{_several(kinds)}: integers and floating point numbers are mixed up" if kinds else ""
+
+
+def _advice(missing: list[str], unexpected: list[str]) -> str:
+    """What to do about names that only the model or only the file has."""
+    if not unexpected and all(key.startswith(AUXILIARY) for key in missing):
+        return "it plays no part in the answers: leave it out of the config with model.auxiliary_head=None"
+    if not missing and all(key.startswith(AUXILIARY) for key in unexpected):
+        return "put the auxiliary_head that it was trained with into the config"
+    return "is it the right config?"
 
 
 def _shape_misfit(shapes: list[tuple[str, tuple, tuple]]) -> str:
