@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -80,7 +81,9 @@ class Context:
     @cached_property
     def batches(self) -> list[range]:
         """The run's own batches that the checks use: of a finished run those with an image that is judged, if any."""
-        judged = () if self.error else self.shares.get(self.clean, {}).keys()
+        judged: Collection[int] = ()
+        with contextlib.suppress(UserError):  # rows that are damaged are for a check to tell
+            judged = () if self.error else self.shares.get(self.clean, {}).keys()
         return chosen_batches(self.executor, judged)
 
     @cached_property

@@ -27,8 +27,9 @@ def tally_of(data: Inventory, what: str, images: bool, limit: int | None = None)
     cache = Cache(None if limit else cache_folder(), data.place, pairs)
     if kept := cache.read(images):
         return kept
-    with ImageProgress(len(pairs), 0, len(pairs)) as bar:
-        tally = count(pairs, images, lambda: bar.advance(1, 1, f"{what}: reading labels"))
+    with ImageProgress(len(pairs), unit="labels") as bar:
+        bar.begin(f"{what}: reading labels", len(pairs))
+        tally = count(pairs, images, lambda: bar.advance(1, 1))
     cache.keep(tally)
     return tally
 

@@ -102,11 +102,16 @@ def compared(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Comparis
     """``given`` beside the state dict of a model; BatchNorm's step counters are not missed."""
     both = [key for key in given if key in own]
     return Comparison(
-        missing=[key for key in own if key not in given and not key.endswith("num_batches_tracked")],
+        missing=[key for key in own if key not in given and not _counts(key)],
         unexpected=[key for key in given if key not in own],
         shapes=[key for key in both if given[key].shape != own[key].shape],
         kinds=[key for key in both if given[key].dtype.is_floating_point != own[key].dtype.is_floating_point],
     )
+
+
+def _counts(key: str) -> bool:
+    """Whether it is BatchNorm's number of steps."""
+    return key.endswith("num_batches_tracked")
 
 
 def misfit_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -120,17 +125,18 @@ def misfit_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     if missing or unexpected:
         parts = [f"the file lacks {_several(missing)}"] if missing else []
         parts += [f"the model has no place for {_several(unexpected)}"] if unexpected else []
-        return f"the weights do not fit this model: {', '.join(parts)}; {_advice(missing, unexpected)}"
+        return f"the weights do not fit this model: {', '.join(parts)}; {_advice(own, missing, unexpected)}"
     if shapes:
         return _shape_misfit([(key, tuple(given[key].shape), tuple(own[key].shape)) for key in shapes])
     return f"{_several(kinds)}: integers and floating point numbers are mixed up" if kinds else ""
 
 
-def _advice(missing: list[str], unexpected: list[str]) -> str:
+def _advice(own: Mapping[str, Tensor], missing: list[str], unexpected: list[str]) -> str:
     """What to do about names that only the model or only the file has."""
-    if not unexpected and all(key.startswith(AUXILIARY) for key in missing):
+    own_head = [key for key in own if key.startswith(AUXILIARY) and not _counts(key)]
+    if not unexpected and missing == own_head:
         return "it plays no part in the answers: leave it out of the config with model.auxiliary_head=None"
-    if not missing and all(key.startswith(AUXILIARY) for key in unexpected):
+    if not missing and not own_head and all(key.startswith(AUXILIARY) for key in unexpected):
         return "put the auxiliary_head that it was trained with into the config"
     return "is it the right config?"
 
