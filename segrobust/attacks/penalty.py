@@ -44,7 +44,9 @@ def penalty_derivative(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Ten
 def published_derivative(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """What the code published with ALMA-prox takes for it: ``mu c`` in place of ``mu`` for c >= 0."""
     below, above = _both_sides(constraint, penalty)
-    return torch.where(constraint >= 0, constraint, below).add_(above, alpha=2), above.square_().mul_(0.5)
+    is_above = torch.ge(constraint, 0, out=torch.empty_like(constraint))  # where ``below`` is 1
+    of_multiplier = below.sub_(is_above).add_(constraint.clamp_min(0))
+    return of_multiplier.add_(above, alpha=2), above.square_().mul_(0.5)
 
 
 def _both_sides(constraint: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
