@@ -40,6 +40,11 @@ def camvid(device: str):
     return "CamVid FPN-R18w24 360x480, batch 4", model, torch.rand(4, 3, 360, 480, device=device)
 
 
+def shipped(device: str):
+    model = load_segmenter("camvid-fpn-r18w24-pgdat-linf4-180x240", device=device)
+    return "CamVid FPN-R18w24 180x240, batch 8", model, torch.rand(8, 3, 180, 240, device=device)
+
+
 def deeplabv3(device: str):
     from torchvision.models.segmentation import deeplabv3_resnet50
 
@@ -48,7 +53,7 @@ def deeplabv3(device: str):
     return "torchvision DeepLabV3-R50 512x512, batch 1", model, torch.rand(1, 3, 512, 512, device=device)
 
 
-MODELS = {"camvid": camvid, "deeplabv3": deeplabv3}
+MODELS = {"camvid": camvid, "shipped": shipped, "deeplabv3": deeplabv3}
 
 
 def bare_pass(model, images):
