@@ -32,7 +32,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WORKERS = multiprocessing.get_context("forkserver")
 WORKERS.set_forkserver_preload(["torch", "numpy", "scipy.optimize", "pytest", "hypothesis", "anyio"])
 
-KEPT = ("segrobust", "tests", "pyproject.toml")
+KEPT = ("segrobust", "tests", "configs", "examples", "pyproject.toml")
 LONGEST = 300  # seconds; a mutation that makes a loop endless is noticed by then
 FAILED, PASSED = 1, 0  # exit statuses of pytest; others mean that no test was run
 
