@@ -173,6 +173,7 @@ def test_a_difference_beyond_another():
         ((0.0, 4.0), (4.0, 0.0), "pass"),  # what one misses the other finds: chance
         ((4.0, 4.0), (3.9, 4.0), "fail"),  # 3.95 in both, which differ by 0.05
         ((4.0, 0.0), (2.0, 0.0), "warn"),  # 1 in both, which differ by 1
+        ((5.0, 0.0), (3.0, 0.0), "warn"),  # 1.5 in both: to fail it would take more than 1 and 3 times the 1 between
     ],
 )
 def test_the_best_image_is_missed_again_where_the_attack_misses_it(seen, again, level, tmp_path, monkeypatch):
