@@ -23,6 +23,8 @@ def small_tree(tmp_path, monkeypatch):
         "segrobust/__init__.py": "",
         "segrobust/code.py": "SEEN, UNSEEN = 1, 2\n",
         "tests/test_code.py": "from segrobust.code import SEEN\n\n\ndef test():\n    assert SEEN == 1\n",
+        "configs/one.py": "",
+        "examples/one.py": "",
         "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
