@@ -113,7 +113,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("runs/memory.py", "runs/test_memory.py"): [
         ("study.logits_kept * len(group.ids)", "len(group.ids)"),
         ("logits_bytes(bench, study, group) <= free", "logits_bytes(bench, study, group) < free"),
-        ("free + torch.cuda.memory_reserved(device)", "free"),
+        ("+ torch.cuda.memory_reserved(device) -", "-"),
     ],
     ("attacks/sharp.py", "runs/test_memory.py"): [
         ("logits_kept: ClassVar[int] = 3", "logits_kept: ClassVar[int] = 2"),
@@ -177,7 +177,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("models/captured.py", "models/test_replayed.py"): [
         ("needed = max(needed, self.needed())", "needed = needed"),
-        ("return min(free, allowed - torch.cuda.memory_reserved(self.device))", "return free"),
+        ("return min(free, allowed - torch.cuda.memory_reserved(device))", "return free"),
         ("self.passes.logits.clone()", "self.passes.logits"),
         ("self.passes.gradient.clone()", "self.passes.gradient"),
         ("if self.waits_for is None or self.waits_for() is not forward", "if False"),
@@ -978,7 +978,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("datasets/protocols/table.py", "datasets/test_protocols.py"): [
         ("crop=473, void_class=0", "crop=473"),
         ("resize=((1024, 512), 449)", "resize=(449,)"),
-        ("layout=ADE20K_OTHER", "layout=ADE20K"),
+        ("data=ADE20K_OTHER", "data=ADE20K"),
         ("if metric_size != self.metric_size", "if False"),
         ("if num_classes != self.num_classes", "if False"),
     ],
@@ -988,7 +988,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.size * width // short", "-(-self.size * width // short)"),
         ("label == self.ignore_index", "label != self.ignore_index"),
     ],
-    ("datasets/protocols/layouts.py", "datasets/test_protocols.py"): [
+    ("datasets/protocols/data.py", "datasets/test_protocols.py"): [
         ("reduce_zero_label=True, **_ADE", "reduce_zero_label=False, **_ADE"),
         ('{"test": "val", "val": "train"', '{"test": "train", "val": "train"'),
         ("if not self.plain:", "if False:"),
@@ -1013,8 +1013,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('features.append(self.get_submodule(f"norm{level}")(x))', 'x = self.get_submodule(f"norm{level}")(x)\n            features.append(x)'),
     ],
     ("models/papers/upernet.py", "models/papers/test_heads.py"): [
-        ("align_corners=False", "align_corners=True"),
-        ("here + _resized(levels[0], here)", "here"),
+        ("here + to_image_size(levels[0], here)", "here"),
         ("BINS = (1, 2, 3, 6)", "BINS = (1, 2, 4, 6)"),
         ("self.batch_norm(self.conv(x)).relu()", "self.batch_norm(self.conv(x))"),
     ],
@@ -1033,7 +1032,11 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(0, -width % patch, 0, -height % patch)", "(-width % patch, 0, -height % patch, 0)"),
         ("align_corners=False", "align_corners=True"),
     ],
+    ("models/network_io.py", "models/papers/test_heads.py"): [
+        ('mode="bilinear", align_corners=False', 'mode="bilinear", align_corners=True'),
+    ],
     ("models/papers/dilated_resnet.py", "models/papers/test_heads.py"): [
+        ("self.cls1 if self.branches", "self.cls2 if self.branches"),
         ("512, blocks=3, dilation=4", "512, blocks=3, dilation=2"),
         ("stride, shortcut, dilation=dilation", "stride, shortcut, dilation=max(dilation // 2, 1)"),
         ("align_corners=True", "align_corners=False"),
@@ -1041,11 +1044,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("models/papers/pspnet.py", "models/papers/test_heads.py"): [
         ("BINS = (1, 2, 3, 6)", "BINS = (1, 2, 4, 6)"),
-        ("resized(self.cls1(", "resized(self.cls2("),
     ],
     ("models/papers/deeplab.py", "models/papers/test_heads.py"): [
         ("RATES = (6, 12, 18)", "RATES = (6, 12, 24)"),
-        ("resized(self.cls1(", "resized(self.cls2("),
     ],
     ("attacks/segmentation.py", "known_answer/test_where.py"): [
         ("self.valid & ~self.rest", "self.valid"),

@@ -10,7 +10,6 @@ Imports no torch, so that the command line can refuse a wrong value at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrobust.core.errors import UserError
+from segrobust.core.files import read_json
 from segrobust.core.options import Options, one_of, option, whole
 from segrobust.core.own_code import names_function
 from segrobust.datasets.classes import check_class_order
@@ -211,9 +211,6 @@ def _saved_config(inputs: Inputs, network: Network, model: SavedModel) -> dict[s
 def _stored_names(folder: Path) -> tuple[str, ...]:
     """The names in ``classes.json``, where there are any; ``ImageLabelFolder`` tells what is wrong in it."""
     file = folder / CLASSES_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not JSON ({error})") from None
+    content = read_json(file) if file.is_file() else {}
     names = content.get("classes") if isinstance(content, dict) else None
     return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -32,6 +32,14 @@ def clear_io_errors(action: str, advice: str) -> Iterator[None]:
         raise UserError(f"cannot {action}: {error.strerror or error}; {advice}") from error
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of a user's holds; UserError: it is no JSON. FileNotFoundError: it is not there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error})") from None
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``path`` as a whole or not at all: temporary file beside it, fsync, rename.
 

@@ -48,6 +48,10 @@ class Layout:
     published: Mapping[str, int]
     text: str
 
+    def roots(self, folder: Path) -> tuple[Path, ...]:
+        """Where the root may be, if ``folder`` is that or where the archives were unpacked."""
+        return (folder, *(folder / inside for inside in self.inside))
+
 
 def _part(kind: str, root: Path, images: str, labels: str, **more: Any) -> dict[str, Any]:
     """Whole images, as they are on disk."""
@@ -192,7 +196,7 @@ def official(folder: Path) -> tuple[Layout, Path] | None:
         UserError: it holds labels in a form that is not read, and nothing else.
     """
     for layout in LAYOUTS:
-        for root in (folder, *(folder / inside for inside in layout.inside)):
+        for root in layout.roots(folder):
             if any((root / mark).is_dir() for mark in layout.marks):
                 return layout, root
     if kind := next((NOT_READ[name] for name in NOT_READ if (folder / name).is_dir()), None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import segrobust.datasets.loading
 import segrobust.datasets.protocols.steps
 import segrobust.datasets.seeded  # noqa: F401  (all register what configs name)
 from segrobust.core.errors import UserError
+from segrobust.core.files import read_json
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.labels import VOID
@@ -181,11 +181,9 @@ def read_classes(path: Path) -> dict:
     if not path.parent.is_dir():
         raise UserError(f"data root {path.parent} is not a folder; set data_root in the config")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; give metainfo=dict(classes=...) in the config, or write it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error})") from None
     classes = content.get("classes") if isinstance(content, dict) else None
     if not classes or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f'{path}: expected {{"classes": ["road", ...]}} with at least one name')

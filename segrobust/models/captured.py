@@ -147,17 +147,11 @@ class CudaCapture:
         held = torch.cuda.memory_reserved(self.device) - reserved
         passes.held = max(0, held - (torch.cuda.memory_allocated(self.device) - allocated))
         torch.cuda.empty_cache()
-        free = self._free()
+        free = unreserved_bytes(self.device)
         if free < max(needed, held):
             passes.release()
             raise NotReplayed(f"a graph leaves {free // _MIB} MiB of memory, {max(needed, held) // _MIB} are needed")
         return passes
-
-    def _free(self) -> int:
-        """Bytes that the device has and this process may take: processes that share a GPU are kept to a part of it."""
-        free, whole = torch.cuda.mem_get_info(self.device)
-        allowed = int(whole * torch.cuda.get_per_process_memory_fraction(self.device))
-        return min(free, allowed - torch.cuda.memory_reserved(self.device))
 
     def _captured(self, model: nn.Module, points: Tensor) -> Passes:
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
@@ -197,6 +191,13 @@ class CudaCapture:
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures: libraries keep workspaces for every stream that they have seen."""
     return torch.cuda.Stream(device)
+
+
+def unreserved_bytes(device: torch.device) -> int:
+    """What a GPU has and this process may still take: processes that share one are kept to a part of it."""
+    free, whole = torch.cuda.mem_get_info(device)
+    allowed = int(whole * torch.cuda.get_per_process_memory_fraction(device))
+    return min(free, allowed - torch.cuda.memory_reserved(device))
 
 
 def layout_of(logits: Tensor) -> torch.memory_format:

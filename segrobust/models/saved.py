@@ -8,7 +8,6 @@ Imports no torch, so that the command line can refuse a wrong folder at once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
+from segrobust.core.files import read_json
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 # the weights in the order in which the libraries look for them; an index names the files of a model in several
@@ -69,10 +69,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file; UserError: something else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not JSON ({error})") from None
+    content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object, got {type(content).__name__}")
     return content

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from segrobust.core.errors import UserError
+from segrobust.models.captured import unreserved_bytes
 from segrobust.studies.base import Study
 from segrobust.studies.bench import Bench, Group
 
@@ -46,8 +47,7 @@ def logits_bytes(bench: Bench, study: Study, group: Group) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """What this process can still get on the device; None where the system does not tell."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return unreserved_bytes(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _of_the_system(MEMINFO, "MemAvailable:")
 
 

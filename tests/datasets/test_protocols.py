@@ -79,16 +79,16 @@ def by_hand(image: Image.Image, label: Image.Image, name: str) -> tuple[np.ndarr
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_pixels_and_labels_are_those_of_pil(name, archives):
     protocol = PROTOCOLS[name]
-    root = archives[protocol.layout.name]
+    root = archives[protocol.data.archive.name]
     source = source_from_config(protocol.loaders(root))
-    image, label = (Image.open(root / place.format("a_000000_000001")) for place in PLACES[protocol.layout.name])
+    image, label = (Image.open(root / place.format("a_000000_000001")) for place in PLACES[protocol.data.archive.name])
     pixels, ids = by_hand(image, label, name)
     sample = source[0]
     assert (len(source), source.num_classes, source.ignore_index) == (1, protocol.num_classes, 255)
     assert torch.equal(sample.image, torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
     assert np.array_equal(sample.label.numpy(), ids)
     if name != "voc473-void-as-background-21":
-        assert set(np.unique(ids)) == {KNOWN[name][2].get(one, one) for one in FILES[protocol.layout.name][1]}
+        assert set(np.unique(ids)) == {KNOWN[name][2].get(one, one) for one in FILES[protocol.data.archive.name][1]}
 
 
 def test_void_counts_as_background_or_not_at_all(archives):
@@ -143,10 +143,10 @@ def test_a_model_of_other_classes_and_another_metric_size_are_refused():
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_real_images_have_the_published_sizes(name):
     protocol = PROTOCOLS[name]
-    root = REAL / MINI[protocol.layout.name]
+    root = REAL / MINI[protocol.data.archive.name]
     if not root.is_dir():
         pytest.skip("the real images are not there; set SEGROBUST_SHARED")
-    if not protocol.layout.plain:
+    if not protocol.data.plain:
         pytest.skip("its classes are told only by the official archive")
     source = source_from_config(protocol.loaders(root))
     for index in range(len(source)):
@@ -160,4 +160,4 @@ def test_real_images_have_the_published_sizes(name):
             assert size == (height, width)
         void = (source[index].label == 255).any()
         assert not (protocol.void_class == 0 and void)
-    assert len(source) == {"VOC 2012": 12, "ADE20K": 3, "Cityscapes": 4}[protocol.layout.name]
+    assert len(source) == {"VOC 2012": 12, "ADE20K": 3, "Cityscapes": 4}[protocol.data.archive.name]

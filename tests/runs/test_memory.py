@@ -67,7 +67,10 @@ def test_the_free_memory_is_what_the_system_says(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    fractions = iter((1.0, 0.1))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: next(fractions))
     assert memory.free_bytes(torch.device("cuda", 0)) == 1200
+    assert memory.free_bytes(torch.device("cuda", 0)) == 900 - 300  # of a process that is kept to a tenth
 
 
 @pytest.mark.parametrize("name", ["CEPGD", "SharpPGD", "BalancedSharpPGD", "Standard", "ALMAProx", "UniformNoise"])

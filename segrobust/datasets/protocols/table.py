@@ -12,7 +12,7 @@ from typing import Any
 
 from segrobust.core.errors import UserError
 from segrobust.core.rows import INPUT
-from segrobust.datasets.protocols.layouts import ADE20K, ADE20K_OTHER, CITYSCAPES, VOC, Layout
+from segrobust.datasets.protocols.data import ADE20K, ADE20K_OTHER, CITYSCAPES, VOC, MeasuredData
 
 _SEA = "Croce, Singh and Hein, ECCV 2024 (arXiv 2306.12941): SEA and PIR-AT, as their code evaluates"
 _TSALLIS = "TsallisPGD (arXiv 2605.03405), as its code evaluates"
@@ -32,7 +32,7 @@ class Protocol:
     """
 
     name: str
-    layout: Layout
+    data: MeasuredData
     num_classes: int
     resize: tuple[int | tuple[int, int], ...] = ()
     crop: int | None = None
@@ -59,7 +59,7 @@ class Protocol:
         Raises:
             UserError: neither is there.
         """
-        return self.layout.loaders(data_root, self.pipeline())
+        return self.data.loaders(data_root, self.pipeline())
 
     def check_fits(self, num_classes: int, metric_size: str) -> None:
         """Raise a UserError where a model has other classes, or it is to be measured elsewhere."""
@@ -68,39 +68,39 @@ class Protocol:
                             "leave --metric-size out")  # fmt: skip
         if num_classes != self.num_classes:
             others = [one.name for one in PROTOCOLS.values()
-                      if (one.layout.name, one.num_classes) == (self.layout.name, num_classes)]  # fmt: skip
+                      if (one.data.archive, one.num_classes) == (self.data.archive, num_classes)]  # fmt: skip
             hint = f"; {' or '.join(others)} has as many" if others else ""
             raise UserError(f"protocol {self.name} has {self.num_classes} classes, but the model {num_classes}{hint}")
 
 
 _ALL = (
     Protocol(
-        name="voc473-void-as-background-21", layout=VOC, num_classes=21, resize=(473,), crop=473, void_class=0,
+        name="voc473-void-as-background-21", data=VOC, num_classes=21, resize=(473,), crop=473, void_class=0,
         source=_SEA,
     ),
     Protocol(
-        name="voc473-ignore255", layout=VOC, num_classes=21, resize=(473,), crop=473,
+        name="voc473-ignore255", data=VOC, num_classes=21, resize=(473,), crop=473,
         source=f"{_TSALLIS} DDC-AT's networks",
     ),
-    Protocol(name="ade512-151", layout=ADE20K_OTHER, num_classes=151, resize=(512,), crop=512, source=_SEA),
+    Protocol(name="ade512-151", data=ADE20K_OTHER, num_classes=151, resize=(512,), crop=512, source=_SEA),
     Protocol(
-        name="ade512-150", layout=ADE20K, num_classes=150, resize=(512,), crop=512,
+        name="ade512-150", data=ADE20K, num_classes=150, resize=(512,), crop=512,
         source=f"mmseg's 150 classes, 0 ignored, on the crops of {_SEA}",
     ),
     Protocol(
-        name="city1024x512-crop449", layout=CITYSCAPES, num_classes=19, resize=((1024, 512), 449), crop=449,
+        name="city1024x512-crop449", data=CITYSCAPES, num_classes=19, resize=((1024, 512), 449), crop=449,
         source=f"{_TSALLIS} DDC-AT's networks",
     ),
     Protocol(
-        name="city1024x512-crop512", layout=CITYSCAPES, num_classes=19, resize=((1024, 512), 512), crop=512,
+        name="city1024x512-crop512", data=CITYSCAPES, num_classes=19, resize=((1024, 512), 512), crop=512,
         source=f"{_TSALLIS} mmseg's networks",
     ),
     Protocol(
-        name="city-full", layout=CITYSCAPES, num_classes=19,
+        name="city-full", data=CITYSCAPES, num_classes=19,
         source="CosPGD (arXiv 2302.02213) and ALMA prox (arXiv 2206.07179): whole images of 1024x2048",
     ),
     Protocol(
-        name="voc512-short-side", layout=VOC, num_classes=21, resize=(512,),
+        name="voc512-short-side", data=VOC, num_classes=21, resize=(512,),
         source="ALMA prox (arXiv 2206.07179), as its code evaluates",
     ),
 )  # fmt: skip

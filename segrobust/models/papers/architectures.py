@@ -8,9 +8,9 @@ from functools import partial
 from torch import nn
 
 from segrobust.core.errors import unknown_name
-from segrobust.models.papers.deeplab import DeepLabV3, DeepLabV3Branches
+from segrobust.models.papers.deeplab import DeepLabV3
 from segrobust.models.papers.mask_transformer import MaskTransformer
-from segrobust.models.papers.pspnet import PSPNet, PSPNetBranches
+from segrobust.models.papers.pspnet import PSPNet
 from segrobust.models.papers.upernet import UPerNet
 
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
@@ -19,9 +19,9 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "segmenter_vit_s": MaskTransformer,
     "pspnet50": partial(PSPNet, deep_stem=False),
     "pspnet50_deepstem": PSPNet,
-    "pspnet50_deepstem_branches": PSPNetBranches,
+    "pspnet50_deepstem_branches": partial(PSPNet, branches=True),
     "deeplabv3_50_deepstem": DeepLabV3,
-    "deeplabv3_50_deepstem_branches": DeepLabV3Branches,
+    "deeplabv3_50_deepstem_branches": partial(DeepLabV3, branches=True),
 }
 
 

@@ -1,7 +1,4 @@
-"""DeepLabV3-50 (Chen et al., 2017) as DDC-AT (Xu et al., ICCV 2021) trains it: no projection after the pyramid.
-
-The auxiliary heads and DDC-AT's further branches are part of the files, of training alone.
-"""
+"""DeepLabV3-50 (Chen et al., 2017) as DDC-AT (Xu et al., ICCV 2021) trains it: no projection after the pyramid."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from torch import Tensor, nn
 from segrobust.models.papers.dilated_resnet import (
     AUXILIARY_FEATURES,
     FEATURES,
-    DilatedResNet50,
+    PyramidNet,
     classifier,
     resized,
 )
@@ -49,27 +46,13 @@ def _auxiliary_head(num_classes: int) -> nn.Sequential:
     return classifier(AUXILIARY_FEATURES, WIDTH, num_classes, kernel=1)
 
 
-class DeepLabV3(DilatedResNet50):
-    """Images ``[N,3,H,W]`` -> logits at image size."""
+class DeepLabV3(PyramidNet):
+    """Images ``[N,3,H,W]`` -> logits at image size; ``branches``: with those of DDC-AT."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, branches: bool = False) -> None:
         super().__init__()
         self.aspp = AtrousPyramid()
-        self.cls = _main_head(num_classes)
-        self.aux = _auxiliary_head(num_classes)
+        self._add_heads(_main_head, _auxiliary_head, num_classes, branches)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return resized(self.cls(self.aspp(self.features(pixels))), pixels)
-
-
-class DeepLabV3Branches(DilatedResNet50):
-    """With DDC-AT's branch for adversarial pixels and its mask; evaluation uses the main branch alone."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.aspp = AtrousPyramid()
-        self.cls1, self.cls2, self.mask1 = _main_head(num_classes), _main_head(num_classes), _main_head(2)
-        self.aux_cls1 = _auxiliary_head(num_classes)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return resized(self.cls1(self.aspp(self.features(pixels))), pixels)
+        return self._logits(self.aspp, pixels)

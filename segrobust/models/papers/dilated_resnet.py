@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
@@ -30,6 +32,27 @@ class DilatedResNet50(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """``[N,3,H,W]`` -> ``[N,2048,H/8,W/8]``, rounded up."""
         return self.layer4(self.layer3(self.layer2(self.layer1(self.layer0(pixels)))))
+
+
+class PyramidNet(DilatedResNet50):
+    """Images ``[N,3,H,W]`` -> logits at image size, by a pyramid of the features and a head on it.
+
+    The auxiliary head and DDC-AT's further branches, for adversarial pixels and their mask, are part of the files, of
+    training alone: evaluation uses the main branch.
+    """
+
+    def _add_heads(self, main: Callable[[int], nn.Module], auxiliary: Callable[[int], nn.Module], num_classes: int,
+                   branches: bool) -> None:  # fmt: skip
+        self.branches = branches
+        if branches:
+            self.cls1, self.cls2, self.mask1 = main(num_classes), main(num_classes), main(2)
+            self.aux_cls1 = auxiliary(num_classes)
+        else:
+            self.cls, self.aux = main(num_classes), auxiliary(num_classes)
+
+    def _logits(self, pyramid: nn.Module, pixels: Tensor) -> Tensor:
+        head = self.cls1 if self.branches else self.cls
+        return resized(head(pyramid(self.features(pixels))), pixels)
 
 
 def _conv_norm_relu(before: int, width: int, kernel: int, stride: int = 1) -> list[nn.Module]:

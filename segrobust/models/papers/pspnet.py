@@ -1,7 +1,4 @@
-"""PSPNet-50 (Zhao et al., CVPR 2017) as DDC-AT (Xu et al., ICCV 2021) and PIR-AT (Croce et al., ECCV 2024) train it.
-
-The auxiliary heads and DDC-AT's further branches are part of the files, of training alone.
-"""
+"""PSPNet-50 (Zhao et al., CVPR 2017) as DDC-AT (Xu et al., ICCV 2021) and PIR-AT (Croce et al., ECCV 2024) train it."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from torch import Tensor, nn
 from segrobust.models.papers.dilated_resnet import (
     AUXILIARY_FEATURES,
     FEATURES,
-    DilatedResNet50,
+    PyramidNet,
     classifier,
     resized,
 )
@@ -47,27 +44,13 @@ def _auxiliary_head(num_classes: int) -> nn.Sequential:
     return classifier(AUXILIARY_FEATURES, AUXILIARY_WIDTH, num_classes, kernel=3)
 
 
-class PSPNet(DilatedResNet50):
-    """Images ``[N,3,H,W]`` -> logits at image size."""
+class PSPNet(PyramidNet):
+    """Images ``[N,3,H,W]`` -> logits at image size; ``branches``: with those of DDC-AT."""
 
-    def __init__(self, num_classes: int, deep_stem: bool = True) -> None:
+    def __init__(self, num_classes: int, deep_stem: bool = True, branches: bool = False) -> None:
         super().__init__(deep_stem)
         self.ppm = PyramidPooling()
-        self.cls = _main_head(num_classes)
-        self.aux = _auxiliary_head(num_classes)
+        self._add_heads(_main_head, _auxiliary_head, num_classes, branches)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return resized(self.cls(self.ppm(self.features(pixels))), pixels)
-
-
-class PSPNetBranches(DilatedResNet50):
-    """With DDC-AT's branch for adversarial pixels and its mask; evaluation uses the main branch alone."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.ppm = PyramidPooling()
-        self.cls1, self.cls2, self.mask1 = _main_head(num_classes), _main_head(num_classes), _main_head(2)
-        self.aux_cls1 = _auxiliary_head(num_classes)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return resized(self.cls1(self.ppm(self.features(pixels))), pixels)
+        return self._logits(self.ppm, pixels)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from segrobust.models.network_io import to_image_size
 from segrobust.models.papers.convnext import ConvNeXt
 
 BINS = (1, 2, 3, 6)
@@ -41,13 +41,13 @@ class UPerHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         *lower, top = features
-        pyramid = [top, *(_resized(pool(top), top) for pool in self.psp_modules)]
+        pyramid = [top, *(to_image_size(pool(top), top) for pool in self.psp_modules)]
         levels = [self.bottleneck(torch.cat(pyramid, 1))]
         for feature, lateral in zip(reversed(lower), reversed(self.lateral_convs), strict=True):
             here = lateral(feature)
-            levels.insert(0, here + _resized(levels[0], here))
+            levels.insert(0, here + to_image_size(levels[0], here))
         levels = [*(conv(level) for conv, level in zip(self.fpn_convs, levels, strict=False)), levels[-1]]
-        together = torch.cat([levels[0], *(_resized(level, levels[0]) for level in levels[1:])], 1)
+        together = torch.cat([levels[0], *(to_image_size(level, levels[0]) for level in levels[1:])], 1)
         return self.classifier(self.fpn_bottleneck(together))
 
 
@@ -76,8 +76,4 @@ class UPerNet(nn.Module):
         self.auxiliary_head = FCNHead(num_classes, widths[2])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return _resized(self.decode_head(self.backbone(pixels)), pixels)
-
-
-def _resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+        return to_image_size(self.decode_head(self.backbone(pixels)), pixels)

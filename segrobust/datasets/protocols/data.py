@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from segrobust.core.errors import UserError
+from segrobust.datasets import layouts
 from segrobust.datasets.folders import folder_data
 from segrobust.datasets.pipeline import metainfo_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class MeasuredData:
     """One data set, measured on ``val``; what is fitted, or is a majority, comes from ``train``.
 
     Args:
+        archive: as its publishers' archives unpack.
         kind: mmseg's type of data set.
         root: where mmseg's configs look for it.
-        below: folders under the one that is named, in which the archive may lie too.
         splits: where images and labels of ``train`` and ``val`` lie, in mmseg's words; the first image folder of
             ``val`` is what an archive is known by.
         reduce_zero_label: whether 0 in the label files is void, and 1 the first class.
         plain: whether labels of a plain folder, which are class ids already, can be told from the archive's.
     """
 
-    name: str
+    archive: layouts.Layout
     kind: str
     root: str
-    below: tuple[str, ...]
     splits: Mapping[str, Mapping[str, Any]]
     reduce_zero_label: bool | None = None
     plain: bool = True
@@ -56,7 +56,7 @@ class Layout:
         """A folder's own classes must be these; its void is 255."""
         if not self.plain:
             raise UserError(f"{root}: 0 is a class of its own (other) here, which only the label files of the official "
-                            f"{self.name} archive tell; expected its {self._mark} in the folder")  # fmt: skip
+                            f"{self.archive.name} archive tell; expected its {self._mark} in the folder")  # fmt: skip
         classes = metainfo_of({"type": self.kind})["classes"]
         loaders = folder_data(root, class_names=classes)
         for loader in loaders.values():
@@ -66,11 +66,10 @@ class Layout:
         return loaders
 
     def _archive(self, root: Path) -> Path:
-        places = [root, *(root / below for below in self.below)]
-        found = next((place for place in places if (place / self._mark).is_dir()), None)
+        found = next((place for place in self.archive.roots(root) if (place / self._mark).is_dir()), None)
         if found is None:
-            raise UserError(f"data root {root}: expected the official {self.name} archive (with {self._mark} in it"
-                            f"{', or in ' + ' or '.join(self.below) if self.below else ''})"
+            raise UserError(f"data root {root}: expected the official {self.archive.name} archive (with {self._mark} "
+                            f"in it, or in {' or '.join(self.archive.inside)})"
                             f"{', or the folders images and labels' if self.plain else ''}; found neither")  # fmt: skip
         return found
 
@@ -92,21 +91,19 @@ def _cityscapes(split: str) -> dict[str, Any]:
     return {"data_prefix": {"img_path": f"leftImg8bit/{split}", "seg_map_path": f"gtFine/{split}"}}
 
 
-_ADE = {"root": "data/ade/ADEChallengeData2016", "below": ("ADEChallengeData2016",),
+_ADE = {"archive": layouts.ADE20K, "root": "data/ade/ADEChallengeData2016",
         "splits": {"train": _ade("training"), "val": _ade("validation")}}  # fmt: skip
-VOC = Layout(
-    name="VOC 2012",
+VOC = MeasuredData(
+    archive=layouts.VOC,
     kind="PascalVOCDataset",
     root="data/VOCdevkit/VOC2012",
-    below=("VOC2012", "VOCdevkit/VOC2012"),
     splits={"train": _voc("train"), "val": _voc("val")},
 )
-ADE20K = Layout(name="ADE20K", kind="ADE20KDataset", reduce_zero_label=True, **_ADE)
-ADE20K_OTHER = Layout(name="ADE20K", kind="ADE20K151Dataset", plain=False, **_ADE)
-CITYSCAPES = Layout(
-    name="Cityscapes",
+ADE20K = MeasuredData(kind="ADE20KDataset", reduce_zero_label=True, **_ADE)
+ADE20K_OTHER = MeasuredData(kind="ADE20K151Dataset", plain=False, **_ADE)
+CITYSCAPES = MeasuredData(
+    archive=layouts.CITYSCAPES,
     kind="CityscapesDataset",
     root="data/cityscapes/",
-    below=("cityscapes",),
     splits={"train": _cityscapes("train"), "val": _cityscapes("val")},
 )
