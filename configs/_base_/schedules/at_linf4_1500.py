@@ -1,5 +1,5 @@
-# Adversarial training from standard weights, for rows that are compared: 1500 iterations, each of 3 attack passes and one
-# training step (4 forward and 3 input-gradient passes, then a forward and a full backward pass, which is two).
+# Adversarial training from standard weights, for rows that are compared: 1500 iterations, each of 3 attack passes and
+# one training step (4 forward and 3 input-gradient passes, then a forward and a full backward pass, which is two).
 _base_ = ["./adamw_3k.py"]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05))
 param_scheduler = [
