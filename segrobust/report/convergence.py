@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -23,10 +24,11 @@ def convergence_figures(runs: Sequence[Run], norm: str) -> list[tuple[str, Marku
     for run in runs:
         known = [record for record in run.attacked(norm) if len(_points(record)) > 1]
         radii = sorted({record["eps"] for record in known if record["eps"] is not None})[-PANELS:]
-        panels = [[r for r in known if r["eps"] == eps] for eps in (radii or [None])]
-        if known:
-            title = f"{run.label}: wrong pixels against backward passes, {norm}"
-            figures.append((run.label, drawn(title, len(panels), lambda axes, p=panels: _draw(axes, p, norm, style_of))))
+        panels = {eps: f"{norm} {format_eps(eps, norm)}" for eps in radii}
+        if panels:
+            title = f"{run.label}: wrong pixels against backward passes"
+            draw_panel = partial(_draw, titles=panels, records=known, style_of=style_of)
+            figures.append((run.label, drawn(title, panels, draw_panel)))
     return figures
 
 
@@ -49,19 +51,16 @@ def _points(record: Record) -> list[list[float]]:
     return [point for point in record.get("convergence", ()) if point]
 
 
-def _draw(axes: Sequence[Axes], panels: Sequence[Sequence[Record]], norm: str, style_of: dict) -> list[str]:
-    """Draw one radius per panel; returns the labels of the lines in the first one's legend, all names there."""
-    names = list(dict.fromkeys(record["name"] for records in panels for record in records))
-    for axis, records in zip(axes, panels, strict=True):
-        by_name = {record["name"]: _points(record) for record in records}
-        for name in names:
-            points = by_name.get(name, [])
-            style = style_of[name] | {"markevery": max(1, len(points) // 6)}
-            axis.plot([x for x, _ in points], [y for _, y in points], **style)
-        eps = records[0]["eps"]
-        axis.set_title("" if eps is None else f"{norm} {format_eps(eps, norm)}", fontsize=10)
-        axis.set_xlabel("backward passes per image")
-        axis.set_xlim(left=0)
-        axis.margins(y=0.08)
-    axes[0].set_ylabel("wrong pixels (%)")
-    return names
+def _draw(axis: Axes, eps: float, titles: dict, records: Sequence[Record], style_of: dict) -> list[str]:
+    """Draw one radius; returns the names of its attacks."""
+    here = [record for record in records if record["eps"] == eps]
+    for record in here:
+        points = _points(record)
+        style = style_of[record["name"]] | {"markevery": max(1, len(points) // 6)}
+        axis.plot([x for x, _ in points], [y for _, y in points], **style)
+    axis.set_title(titles[eps], fontsize=10)
+    axis.set_xlabel("backward passes per image")
+    axis.set_ylabel("wrong pixels (%)")
+    axis.set_xlim(left=0)
+    axis.margins(y=0.08)
+    return [record["name"] for record in here]

@@ -29,12 +29,13 @@ SCORES = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 # as far apart as may be for every kind of colour vision, with a contrast of 3 against the light and the dark page
 COLOURS = ("#2299CC", "#CC7700", "#6655CC", "#CC0033", "#BB8888", "#BB1188", "#9900FF")
+_LEGEND_WIDTH, _LEGEND_LINE = 66, 8  # of a panel and of a line and its marker before a label, in letters
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 10,
+    "font.size": 10.5,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -103,48 +104,51 @@ def draw(
     panels: Mapping[str, str] = SCORES,
     ticks: Sequence[float] = (),
 ) -> Markup:
-    """The panels beside each other as an SVG element, with one legend below.
+    """Score against radius, an SVG element per panel.
 
     Args:
         curves: at least one.
         norm: Linf radii are shown in /255, others in image units.
-        title: what a screen reader says.
+        title: what a screen reader says before the panel's label.
         top: upper end of all scales, in percent.
         panels: their labels by the names that the curves have points of.
         ticks: growing radii above 0; by default those of the points.
     """
     ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
 
-    def draw_panels(axes: Sequence[Axes]) -> list[str]:
-        for axis, (name, label) in zip(axes, panels.items(), strict=True):
-            for curve in curves:
-                _draw_curve(axis, curve, name, unit(norm))
-            axis.set_ylabel(label)
-            axis.set_ylim(0, top)
-            _radius_axis(axis, ticks, norm)
+    def draw_panel(axis: Axes, panel: str) -> list[str]:
+        for curve in curves:
+            _draw_curve(axis, curve, panel, unit(norm))
+        axis.set_ylabel(panels[panel])
+        axis.set_ylim(0, top)
+        _radius_axis(axis, ticks, norm)
         return [curve.label for curve in curves]
 
-    return drawn(title, len(panels), draw_panels)
+    return drawn(title, panels, draw_panel)
 
 
-def drawn(title: str, panels: int, draw_panels: Callable[[Sequence[Axes]], list[str]]) -> Markup:
-    """An SVG element with panels beside each other and one legend below.
+def drawn(title: str, panels: Mapping[Any, str], draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
+    """An SVG element per panel, each with its legend below: they stand beside each other, or on a phone below.
 
     Args:
-        title: what a screen reader says.
-        draw_panels: draws into the axes and returns the labels of the lines in the first of them.
+        title: what a screen reader says before the panel's label.
+        draw_panel: draws the panel of a name and returns the labels of its lines.
     """
+    return Markup("\n").join(_panel(f"{title}: {label}", name, draw_panel) for name, label in panels.items())
+
+
+def _panel(title: str, name: Any, draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(11.5, 4.1), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        labels = draw_panels(axes)
-        for axis in axes:
-            axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
+        figure = Figure(layout="constrained")
+        axis = figure.subplots()
+        labels = draw_panel(axis, name)
+        axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
         # A label that starts with an underscore would be left out of the legend.
         names = [f" {name}" if name.startswith("_") else name for name in map(plain, labels)]
-        columns = math.ceil(len(names) / math.ceil(len(names) / 6))
-        handles = axes[0].get_lines()
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+        columns = max(1, min(len(names), _LEGEND_WIDTH // (max(map(len, names)) + _LEGEND_LINE)))
+        figure.set_size_inches(5.75, 3.7 + 0.2 * math.ceil(len(names) / columns))
+        place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 2.6}
+        figure.legend(axis.get_lines(), names, **place)
         stream = io.StringIO()
         with warnings.catch_warnings():
             # The browser has its own fonts; matplotlib's only measure the legend.

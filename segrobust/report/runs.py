@@ -35,7 +35,7 @@ class Run:
     """One evaluated model.
 
     facts: the flattened fields of ``run.json``; settings: what was done to the images, as text by condition; records:
-    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows; command: what was typed, if anything.
+    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows; command: its words, where it was typed.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Run:
     palette: list[tuple[int, int, int]]
     trust: Trust | None
     conditions: list[Condition] = field(default_factory=list)
-    command: str = ""
+    command: tuple[str, ...] = ()
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -159,12 +159,12 @@ def _load(path: Path, label: str) -> Run:
     return Run(label, path, *told, conditions, command_line(run["about"].get("options")))
 
 
-def command_line(words: Any) -> str:
-    """The command that made a run, as it can be typed again; paths are cut to their last part."""
+def command_line(words: Any) -> tuple[str, ...]:
+    """The command that made a run, each word as a shell takes it; paths are cut to their last part."""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-        return ""
+        return ()
     words = words if words[0] in COMMANDS else ["evaluate", *words]  # tools/evaluate.py has no such word
-    return shlex.join(["segrobust", *map(shorten_paths, words)])
+    return tuple(shlex.quote(shorten_paths(word)) for word in ("segrobust", *words))
 
 
 def _classes(fields: dict[str, Any], path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:

@@ -12,7 +12,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const turned = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", turned === 1 ? "ascending" : "descending");
-      const keyed = [...body.rows].map((row) => [row.cells[column].textContent, row]);
+      const keyed = [...body.rows].map((row) => [row.cells[column].textContent.trim(), row]);
       const numeric = column > 0 && keyed.some(([text]) => !Number.isNaN(number(text))) && head.dataset.kind !== "text";
       const missing = (text) => text === "\u2013" || (numeric && Number.isNaN(number(text)));
       const compare = numeric ? (a, b) => (a === b ? 0 : number(a) - number(b))
