@@ -20,7 +20,9 @@ def bibliography(conditions: Iterable[Condition]) -> str:
     attacks = json.loads(_CATALOGUE.read_text(encoding="utf-8"))
     used = {paper for condition in conditions for paper in _papers(condition, known, attacks)}
     entries = [known["software"].replace("VERSION", __version__)]
-    return "\n\n".join([*entries, *(_entry(known["papers"][one], one) for one in sorted(used) if one in known["papers"])])
+    return "\n\n".join(
+        [*entries, *(_entry(known["papers"][one], one) for one in sorted(used) if one in known["papers"])]
+    )
 
 
 def _papers(condition: Condition, known: dict[str, Any], attacks: dict[str, Any]) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Run:
     """One evaluated model.
 
     facts: the flattened fields of ``run.json``; settings: what was done to the images, as text by condition; records:
-    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows; command: its words, where it was typed.
+    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows; command: its words, if known.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""The report as a reader meets it, in a real browser: it asks for nothing, sorts, holds every name, and reads anywhere."""
+"""The report in a real browser: it asks for nothing, sorts, holds every name, and reads at every width."""
 
 import pytest
 
@@ -38,7 +38,10 @@ def page_of(pages, make_run):
             made = {
                 "one": lambda: [full(make_run("mine"))],
                 "two": lambda: [full(make_run("standard")), full(make_run("robust"))],
-                "hostile": lambda: [full(make_run("<img src=x onerror=alert(4)>", HOSTILE), HOSTILE), make_run("b", HOSTILE)],
+                "hostile": lambda: [
+                    full(make_run("<img src=x onerror=alert(4)>", HOSTILE), HOSTILE),
+                    make_run("b", HOSTILE),
+                ],
             }[name]()
             written[name] = build_report(made, place / f"{name}.html")
         return written[name]

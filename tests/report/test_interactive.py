@@ -1,10 +1,11 @@
-"""Interactive curves: only where asked for, from the very numbers of the static ones, and one clear line without plotly."""
+"""Interactive curves: only where asked for, with the numbers of the static ones; one clear line without plotly."""
 
 import json
 import sys
 
 import pytest
 
+from segrobust.cli import main
 from segrobust.core.errors import UserError
 from segrobust.report import build_report
 from segrobust.report.curves import attack_curves
@@ -36,13 +37,16 @@ def test_names_are_text_for_plotly_too(make_run):
     assert any(name.startswith("&lt;a href=") for name in names)
 
 
-def test_without_plotly_one_line_names_the_extra(make_run, monkeypatch):
+def test_without_plotly_one_line_names_the_extra(make_run, monkeypatch, capsys):
     folder = make_run()
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(UserError, match=r"pip install 'segrobust\[interactive\]'") as error:
         build_report([folder], interactive=True)
     assert "\n" not in str(error.value) and not (folder / "report.html").exists()
-    assert "data-plot" not in build_report([folder]).read_text()
+    assert main(["report", str(folder), "--interactive"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("segrobust: error: --interactive: expected the package plotly")
+    assert main(["report", str(folder)]) == 0 and "data-plot" not in (folder / "report.html").read_text()
 
 
 def test_plotly_is_embedded_only_where_asked(make_run):

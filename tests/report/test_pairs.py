@@ -101,7 +101,10 @@ def test_the_images_that_gain_and_lose_most(make_run):
     extended(folders[0], [row(image, both, 50) for image in range(4)])
     extended(folders[1], [row(0, both, 180), row(1, both, 50), row(2, both, 70), row(3, both, 20)])
     for folder in folders:
-        change(folder / "images.json", lambda content: [e.update(name=f"/a/{n}.png") for n, e in enumerate(content["images"])])
+        change(
+            folder / "images.json",
+            lambda content: [e.update(name=f"/a/{n}.png") for n, e in enumerate(content["images"])],
+        )
     (pair,) = paired_runs(load_runs(folders))
     assert (pair.differences[-1].norm, pair.differences[-1].eps) == ("Linf", 8 / 255)
     whole = 1510

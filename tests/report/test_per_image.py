@@ -63,7 +63,6 @@ def test_distances_of_a_minimum_norm_attack(make_run):
 
 def test_an_image_without_a_label_has_dashes(make_run):
     folder = make_run()
-    clean, *attacked = RunFolder(folder).conditions()
     path = folder / "rows/rank-0.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for one in lines:

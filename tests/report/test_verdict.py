@@ -31,7 +31,10 @@ def test_the_clean_score_and_the_worst_case_at_the_largest_radius(make_run):
     assert (worst.record["study"], worst.record["eps"]) == ("worst_case", 4 / 255)
     page = " ".join(re.sub("<[^>]*>", "", build_report([run.path]).read_text()).split())
     (low, high), record = worst.record["ci"]["mIoU"], worst.record
-    assert f"{worst.text}: {record['mIoU']:.2f}&nbsp;% mIoU ({low:.1f}\u2013{high:.1f}), {record['aAcc']:.2f}&nbsp;%" in page
+    assert (
+        f"{worst.text}: {record['mIoU']:.2f}&nbsp;% mIoU ({low:.1f}\u2013{high:.1f}), {record['aAcc']:.2f}&nbsp;%"
+        in page
+    )
     assert page.index(worst.text) < page.index("Threat model") < page.index("Score against radius")
 
 
@@ -66,7 +69,9 @@ def test_means_over_corruptions_and_the_worst_universal_change(make_run):
             records.append({**base, **mean})
 
     mean, universal = verdict(changed(make_run(), more))[-2:]
-    assert mean.text == "Under common corruptions, mean over 7 types, all severities" and mean.record["severity"] is None
+    assert (
+        mean.text == "Under common corruptions, mean over 7 types, all severities" and mean.record["severity"] is None
+    )
     assert universal.text == "Under one change for all images, b" and universal.record["mIoU"] == 30.0
 
 
@@ -92,7 +97,10 @@ def test_threat_models_in_words(make_run):
     runs = load_runs([make_run("a"), make_run("b", norm="L2")])
     linf, l2, knows = threat_models(runs)
     assert linf == "Linf: every channel of every pixel may change by at most eps, with images in [0, 1]."
-    assert l2.startswith("L2: the Euclidean length") and knows == "The attacker knows the model, its weights and the labels."
+    assert (
+        l2.startswith("L2: the Euclidean length")
+        and knows == "The attacker knows the model, its weights and the labels."
+    )
     transfer = load_runs([make_run("c", attacks=("CEPGD@other",), surrogate="other")])
     assert threat_models(transfer) == [linf]
 
