@@ -36,7 +36,7 @@ def verdict(run: Run) -> list[Said]:
     for norm in run.norms:
         if worst := run.at_radius(norm, WORST_CASE):
             attacks = [name for name in run.attack_names(norm) if name not in {WORST_CASE, *controls}]
-            under = ", ".join(attacks) if len(attacks) < 3 else f"the worst of {len(attacks)} attacks on each image"
+            under = " and ".join(attacks) if len(attacks) < 3 else f"the worst of {len(attacks)} attacks on each image"
             said.append(Said(f"Within {norm} {format_eps(worst[-1]['eps'], norm)}, under {under}", worst[-1]))
     said += [Said(_median(record)) for norm in run.searched for record in run.distances(norm)]
     for title, record in mean_lines(run.records)[-1:]:

@@ -27,7 +27,7 @@ def test_the_clean_score_and_the_worst_case_at_the_largest_radius(make_run):
     run = loaded(make_run())
     clean, worst = verdict(run)
     assert clean.text == "On 4 clean images, with 95 % intervals" and clean.record is run.clean
-    assert worst.text == "Within Linf 4/255, under CEPGD, TsallisPGD"
+    assert worst.text == "Within Linf 4/255, under CEPGD and TsallisPGD"
     assert (worst.record["study"], worst.record["eps"]) == ("worst_case", 4 / 255)
     page = " ".join(re.sub("<[^>]*>", "", build_report([run.path]).read_text()).split())
     (low, high), record = worst.record["ci"]["mIoU"], worst.record
