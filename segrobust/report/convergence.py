@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from segrobust.analysis.summary import Record
 from segrobust.core.units import format_eps
-from segrobust.report.curves import drawn, styles
+from segrobust.report.curves import panels_svg, styles
 from segrobust.report.runs import Run
 from segrobust.report.texts import with_radius
 
@@ -28,7 +28,7 @@ def convergence_figures(runs: Sequence[Run], norm: str) -> list[tuple[str, Marku
         if panels:
             title = f"{run.label}: wrong pixels against backward passes"
             draw_panel = partial(_draw, titles=panels, records=known, style_of=style_of)
-            figures.append((run.label, drawn(title, panels, draw_panel)))
+            figures.append((run.label, panels_svg(title, panels, draw_panel)))
     return figures
 
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -32,7 +33,7 @@ COLOURS = ("#2299CC", "#CC7700", "#6655CC", "#CC0033", "#BB8888", "#BB1188", "#9
 _LEGEND_WIDTH, _LEGEND_LINE = 66, 8  # of a panel and of a line and its marker before a label, in letters
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 10.5,
@@ -116,18 +117,22 @@ def draw(
     """
     ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
 
-    def draw_panel(axis: Axes, panel: str) -> list[str]:
-        for curve in curves:
-            _draw_curve(axis, curve, panel, unit(norm))
-        axis.set_ylabel(panels[panel])
-        axis.set_ylim(0, top)
-        _radius_axis(axis, ticks, norm)
-        return [curve.label for curve in curves]
-
-    return drawn(title, panels, draw_panel)
+    draw_panel = partial(_score_panel, curves=curves, labels=panels, norm=norm, top=top, ticks=ticks)
+    return panels_svg(title, panels, draw_panel)
 
 
-def drawn(title: str, panels: Mapping[Any, str], draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
+def _score_panel(
+    axis: Axes, panel: str, curves: Sequence[Curve], labels: Mapping[str, str], norm: str, top: float, ticks: Sequence
+) -> list[str]:
+    for curve in curves:
+        _draw_curve(axis, curve, panel, unit(norm))
+    axis.set_ylabel(labels[panel])
+    axis.set_ylim(0, top)
+    _radius_axis(axis, ticks, norm)
+    return [curve.label for curve in curves]
+
+
+def panels_svg(title: str, panels: Mapping[Any, str], draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
     """An SVG element per panel, each with its legend below: they stand beside each other, or on a phone below.
 
     Args:
@@ -138,23 +143,28 @@ def drawn(title: str, panels: Mapping[Any, str], draw_panel: Callable[[Axes, Any
 
 
 def _panel(title: str, name: Any, draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(layout="constrained")
         axis = figure.subplots()
-        labels = draw_panel(axis, name)
-        axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
-        # A label that starts with an underscore would be left out of the legend.
-        names = [f" {name}" if name.startswith("_") else name for name in map(plain, labels)]
-        columns = max(1, min(len(names), _LEGEND_WIDTH // (max(map(len, names)) + _LEGEND_LINE)))
-        figure.set_size_inches(5.75, 3.7 + 0.2 * math.ceil(len(names) / columns))
-        place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 2.6}
-        figure.legend(axis.get_lines(), names, **place)
+        rows = _finish(figure, axis, draw_panel(axis, name))
+        figure.set_size_inches(5.75, 3.7 + 0.2 * rows)
         stream = io.StringIO()
         with warnings.catch_warnings():
             # The browser has its own fonts; matplotlib's only measure the legend.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     return _inline(stream.getvalue(), title)
+
+
+def _finish(figure: Figure, axis: Axes, labels: Sequence[str]) -> int:
+    """Add a grid and, below, the legend; returns its number of rows."""
+    axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
+    # A label that starts with an underscore would be left out of the legend.
+    names = [f" {name}" if name.startswith("_") else name for name in map(plain, labels)]
+    columns = max(1, min(len(names), _LEGEND_WIDTH // (max(map(len, names)) + _LEGEND_LINE)))
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 2.6}
+    figure.legend(axis.get_lines(), names, **place)
+    return math.ceil(len(names) / columns)
 
 
 def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:
