@@ -204,9 +204,12 @@ def _report(commands) -> None:
         run.report,
         "segrobust report work_dirs/standard/evaluation",
         "segrobust report work_dirs/standard/evaluation work_dirs/robust/evaluation --out compared.html",
+        "segrobust report work_dirs/standard/evaluation --interactive --out interactive.html",
     )
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="work dir of a `segrobust evaluate`")
     parser.add_argument("--out", type=out_file, metavar="FILE", help="default: report.html in the first folder")
+    what = "curves that answer to the mouse, and a file of 5 MB more (needs plotly: the extra interactive)"
+    parser.add_argument("--interactive", action="store_true", help=what)
 
 
 def _attacks(commands) -> None:

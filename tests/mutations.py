@@ -775,7 +775,37 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/pairs.py", "report/test_pairs.py"): [
         ("image=in_first[row.image]", "image=row.image"),
+        ("SHOWN = 5", "SHOWN = 6"),
+        ("key=lambda one: one.first - one.second", "key=lambda one: one.second - one.first"),
     ],
+    ("report/verdict.py", "report/test_verdict.py"): [
+        ("name not in {WORST_CASE, *controls}", "name not in {WORST_CASE}"),
+        ('[r for r in group if "median_distance" in r] or group', "group"),
+        ("lowest = min(universal", "lowest = max(universal"),
+    ],
+    ("report/texts.py", "report/test_verdict.py"): [("seconds / 3600", "seconds / 360")],
+    ("report/runs.py", "report/test_verdict.py"): [("words if words[0] in COMMANDS else", "words if words else")],
+    ("report/per_image.py", "report/test_per_image.py"): [
+        ("(hardness.get(image, math.inf), image)", "image"),
+        ('"none" if row.condition.study == CLEAN else', '"none" if not row else'),
+        ('row.extra["distance"] if row.found else None', 'row.extra["distance"]'),
+        ("for image, score in scores.items() if math.isfinite(score)}", "for image, score in scores.items()}"),
+    ],
+    ("report/readings.py", "report/test_readings.py"): [
+        ("len(names) < 2", "len(names) < 1"),
+        ("max(known, default=0)", "min(known, default=0)"),
+    ],
+    ("report/convergence.py", "report/test_readings.py"): [("share: float = 0.2", "share: float = 0.5")],
+    ("report/bibliography.py", "report/test_bibliography.py"): [
+        ('.partition("v")[0]', ""),
+        ("if fields.get(name) == value", "if name in fields"),
+    ],
+    ("report/interactive.py", "report/test_interactive.py"): [
+        ("html.escape(text, quote=False)", "text"),
+        ("[value - low for", "[low for"),
+    ],
+    ("report/curves.py", "report/test_curves.py"): [('"#CC7700"', '"#CCBB44"'), ('"#6655CC"', '"#2299BB"')],
+    ("report/build.py", "report/test_report.py"): [("hashlib.sha256(script", "hashlib.sha384(script")],
     ("report/runs.py", "report/test_pairs.py"): [
         ("RunFolder(self.path).complete_rows()", "RunFolder(self.path).rows()"),
     ],

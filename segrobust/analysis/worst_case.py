@@ -110,8 +110,14 @@ def choose(rows: Sequence[Row], num_classes: int) -> Choice:
 
 def lowest_accuracy(rows: Sequence[Row], num_classes: int, norm: str, eps: float) -> list[Row]:
     """One row per image, the worst case for aAcc: the lowest of all attacks under ``norm``, up to the radius."""
+    return lowest_at_radii(rows, num_classes, norm, [eps])[0]
+
+
+def lowest_at_radii(rows: Sequence[Row], num_classes: int, norm: str, radii: Sequence[float]) -> list[list[Row]]:
+    """:func:`lowest_accuracy` at each of the radii."""
     candidates = Candidates(_attacked(rows, norm), num_classes)
-    return [candidates.rows[index] for index in candidates.lowest(candidates.within(eps), candidates.accuracy)]
+    chosen = (candidates.lowest(candidates.within(eps), candidates.accuracy) for eps in radii)
+    return [[candidates.rows[index] for index in indices] for indices in chosen]
 
 
 def worst_choices(rows: Sequence[Row], num_classes: int) -> Iterator[tuple[str, float, Choice]]:

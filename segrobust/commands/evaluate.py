@@ -36,6 +36,7 @@ from segrobust.models.mm import config_of, import_mmseg, load_config
 from segrobust.models.precision import check_precision
 from segrobust.models.saved import names_saved, saved_model
 from segrobust.models.segmenter import Segmenter
+from segrobust.report.runs import shorten_paths
 from segrobust.report.table import print_checks
 from segrobust.report.trust import load_trust
 from segrobust.runs.folder import RunFolder
@@ -165,5 +166,5 @@ def targets_command(config: str, out: Path, cfg_options: dict[str, Any] | None =
 
 
 def _options() -> list[str]:
-    """The words of the command line, without the folders in them."""
-    return [Path(word).name if "/" in word and not word[0].isdigit() else word for word in sys.argv[1:]]
+    """The words of the command line, without the folders of this machine in them."""
+    return [shorten_paths(word) for word in sys.argv[1:]]

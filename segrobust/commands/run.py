@@ -92,7 +92,7 @@ def report(options: Namespace) -> None:
             raise UserError(f"no run in {str(folder)!r} (no run.json); name the work dir of a `segrobust evaluate`")
     from segrobust.report import build_report
 
-    print(build_report(options.run_dirs, options.out))
+    print(build_report(options.run_dirs, options.out, options.interactive))
 
 
 def attacks(options: Namespace) -> None:

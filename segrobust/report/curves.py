@@ -9,8 +9,9 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -27,13 +28,15 @@ from segrobust.report.texts import shown_name, unit
 
 SCORES = {"mIoU": "mIoU (%)", "aAcc": "aAcc (%)"}
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
-_COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # Paul Tol, bright
+# as far apart as may be for every kind of colour vision, with a contrast of 3 against the light and the dark page
+COLOURS = ("#2299CC", "#CC7700", "#6655CC", "#CC0033", "#BB8888", "#BB1188", "#9900FF")
+_LEGEND_WIDTH, _LEGEND_LINE = 66, 8  # of a panel and of a line and its marker before a label, in letters
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 10,
+    "font.size": 10.5,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -90,8 +93,8 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _nth_style(number: int) -> dict[str, Any]:
     """Colour and marker of the attack or run with that number."""
-    marker = _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)]
-    return {"color": _COLOURS[number % len(_COLOURS)], "marker": marker, "linewidth": 1.6, "markersize": 5}
+    marker = _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]
+    return {"color": COLOURS[number % len(COLOURS)], "marker": marker, "linewidth": 1.6, "markersize": 5}
 
 
 def draw(
@@ -102,38 +105,66 @@ def draw(
     panels: Mapping[str, str] = SCORES,
     ticks: Sequence[float] = (),
 ) -> Markup:
-    """The panels beside each other as an SVG element, with one legend below.
+    """Score against radius, an SVG element per panel.
 
     Args:
         curves: at least one.
         norm: Linf radii are shown in /255, others in image units.
-        title: what a screen reader says.
+        title: what a screen reader says before the panel's label.
         top: upper end of all scales, in percent.
         panels: their labels by the names that the curves have points of.
         ticks: growing radii above 0; by default those of the points.
     """
     ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(11.5, 4.1), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (name, label) in zip(axes, panels.items(), strict=True):
-            for curve in curves:
-                _draw_curve(axis, curve, name, unit(norm))
-            axis.set_ylabel(label)
-            axis.set_ylim(0, top)
-            _radius_axis(axis, ticks, norm)
-            axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
-        # A label that starts with an underscore would be left out of the legend.
-        names = [f" {name}" if name.startswith("_") else name for name in (_plain(curve.label) for curve in curves)]
-        columns = math.ceil(len(names) / math.ceil(len(names) / 6))
-        handles = axes[0].get_lines()
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+
+    draw_panel = partial(_score_panel, curves=curves, labels=panels, norm=norm, top=top, ticks=ticks)
+    return panels_svg(title, panels, draw_panel)
+
+
+def _score_panel(
+    axis: Axes, panel: str, curves: Sequence[Curve], labels: Mapping[str, str], norm: str, top: float, ticks: Sequence
+) -> list[str]:
+    for curve in curves:
+        _draw_curve(axis, curve, panel, unit(norm))
+    axis.set_ylabel(labels[panel])
+    axis.set_ylim(0, top)
+    _radius_axis(axis, ticks, norm)
+    return [curve.label for curve in curves]
+
+
+def panels_svg(title: str, panels: Mapping[Any, str], draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
+    """An SVG element per panel, each with its legend below: they stand beside each other, or on a phone below.
+
+    Args:
+        title: what a screen reader says before the panel's label.
+        draw_panel: draws the panel of a name and returns the labels of its lines.
+    """
+    return Markup("\n").join(_panel(f"{title}: {label}", name, draw_panel) for name, label in panels.items())
+
+
+def _panel(title: str, name: Any, draw_panel: Callable[[Axes, Any], list[str]]) -> Markup:
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(layout="constrained")
+        axis = figure.subplots()
+        rows = _finish(figure, axis, draw_panel(axis, name))
+        figure.set_size_inches(5.75, 3.7 + 0.2 * rows)
         stream = io.StringIO()
         with warnings.catch_warnings():
             # The browser has its own fonts; matplotlib's only measure the legend.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     return _inline(stream.getvalue(), title)
+
+
+def _finish(figure: Figure, axis: Axes, labels: Sequence[str]) -> int:
+    """Add a grid and, below, the legend; returns its number of rows."""
+    axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
+    # A label that starts with an underscore would be left out of the legend.
+    names = [f" {name}" if name.startswith("_") else name for name in map(plain, labels)]
+    columns = max(1, min(len(names), _LEGEND_WIDTH // (max(map(len, names)) + _LEGEND_LINE)))
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 2.6}
+    figure.legend(axis.get_lines(), names, **place)
+    return math.ceil(len(names) / columns)
 
 
 def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:
@@ -145,7 +176,7 @@ def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:
 
 def _radius_axis(axis: Axes, radii: Sequence[float], norm: str) -> None:
     places = [unit(norm) * eps for eps in radii]
-    label = "eps, in 1/255" if norm == "Linf" else f"{_plain(norm)} radius, images in [0, 1]"
+    label = "eps, in 1/255" if norm == "Linf" else f"{plain(norm)} radius, images in [0, 1]"
     if places and places[-1] > 8 * places[0]:
         # Published grids double the radius each time; on a linear axis the small ones would lie on each other.
         axis.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, np.square))
@@ -163,7 +194,7 @@ def upper_end(runs: Sequence[Run]) -> float:
     return max(10.0, min(100.0, 10.0 * math.ceil((highest + 2) / 10)))
 
 
-def _plain(text: str, limit: int = 40) -> str:
+def plain(text: str, limit: int = 40) -> str:
     """One line without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
@@ -175,5 +206,5 @@ def _inline(svg: str, title: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     for size in ("width", "height"):
         svg = re.sub(rf'<svg ([^>]*?){size}="[^"]*"', r"<svg \1", svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(_plain(title, 200))}" ', 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plain(title, 200))}" ', 1)
     return Markup(svg.replace(_INK, "currentColor"))  # noqa: S704  (matplotlib escapes the labels)

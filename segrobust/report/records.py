@@ -10,6 +10,7 @@ from segrobust.analysis.summary import Record
 from segrobust.core.errors import UserError
 
 _TEXT, _NUMBER = "a text", "a number"
+_POINT = "two numbers"
 _INTERVAL, _OPEN = "a lower and an upper bound", "a lower and an upper bound or null"
 _LOST = {"aAcc": _NUMBER, "mIoU": _NUMBER}
 _ALWAYS = {
@@ -29,6 +30,9 @@ _SOMETIMES = {
     "quantiles": {"25": _NUMBER, "75": _NUMBER},
     "degradation": {"points": _LOST, "relative": _LOST},
     "regions": [{"within": _NUMBER, "right": _NUMBER, "pixels": _NUMBER}],
+    **dict.fromkeys(("mIoU_images", "mIoU_without_background"), _NUMBER),
+    "sizes": [{"upto": _NUMBER, "right": _NUMBER, "pixels": _NUMBER}],
+    "convergence": [_POINT],
 }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
 _LONG = ("class_names", "palette")
+COMMANDS = ("evaluate", "benchmark", "demo")  # those that make run folders
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
     """One evaluated model.
 
     facts: the flattened fields of ``run.json``; settings: what was done to the images, as text by condition; records:
-    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows.
+    those of ``summary.json``; images: ``(name, sha256)`` by their place in rows; command: its words, if known.
     """
 
     label: str
@@ -45,11 +47,18 @@ class Run:
     class_names: list[str]
     palette: list[tuple[int, int, int]]
     trust: Trust | None
+    conditions: list[Condition] = field(default_factory=list)
+    command: tuple[str, ...] = ()
 
     @cached_property
     def rows(self) -> list[Row]:
         """Those that results are made from; UserError: damaged ones."""
         return RunFolder(self.path).complete_rows()
+
+    @property
+    def num_classes(self) -> int:
+        """Those that scores are told of."""
+        return max(len(record["iou"]) for record in self.records)
 
     @property
     def clean(self) -> Record | None:
@@ -59,6 +68,11 @@ class Run:
     def norms(self) -> list[str]:
         """Those with attacks at radii."""
         return list({r["norm"]: None for r in self.of_study(ATTACK) if r["eps"] is not None})
+
+    @property
+    def searched(self) -> list[str]:
+        """The norms of its minimum-norm attacks."""
+        return list({record["norm"]: None for record in self.of_study(ATTACK) if "median_distance" in record})
 
     def of_study(self, *studies: str) -> list[Record]:
         return [record for record in self.records if record["study"] in studies]
@@ -141,7 +155,16 @@ def _load(path: Path, label: str) -> Run:
         of_all = digest_of(sorted(sha256 for _, sha256 in images))
         fields |= {"images": len(images), "data_fingerprint": of_all}
     records, trust = checked_records(folder.read_json("summary.json"), path), load_trust(path)
-    return Run(label, path, facts(fields), _settings(conditions), records, images, class_names, palette, trust)
+    told = facts(fields), _settings(conditions), records, images, class_names, palette, trust
+    return Run(label, path, *told, conditions, command_line(run["about"].get("options")))
+
+
+def command_line(words: Any) -> tuple[str, ...]:
+    """The command that made a run, each word as a shell takes it; paths are cut to their last part."""
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        return ()
+    words = words if words[0] in COMMANDS else ["evaluate", *words]  # tools/evaluate.py has no such word
+    return tuple(shlex.quote(shorten_paths(word)) for word in ("segrobust", *words))
 
 
 def _classes(fields: dict[str, Any], path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:

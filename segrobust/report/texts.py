@@ -59,6 +59,13 @@ def judged(record: Record) -> str:
     return "" if count in (None, record["images"]) else f", {count:.0f} of them judged"
 
 
+def duration(seconds: float) -> str:
+    """``2.4 hours``, ``13 minutes`` or ``41 seconds``."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
 def format_distance(distance: float | None, norm: str | None) -> str:
     """``0.83/255`` under Linf and image units elsewhere; an infinity sign for a distance that was not reached."""
     if distance is None:

@@ -80,6 +80,7 @@ def make_run(tmp_path):
         about = {
             "date": said("2026-11-24T00:12:05+00:00"),
             "versions": {"torch": said("2.14")},
+            "options": ["evaluate", said("net_camvid.py"), "--attack", said("cepgd(steps=100)")],
             said("note"): said("hi"),
         }
         conditions = [Condition("clean", "clean")]

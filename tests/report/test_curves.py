@@ -1,8 +1,10 @@
+import itertools
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
-from segrobust.report.curves import attack_curves, draw, run_curves, score_curve, upper_end
+from segrobust.report.curves import COLOURS, attack_curves, draw, run_curves, score_curve, upper_end
 from segrobust.report.runs import load_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -13,7 +15,8 @@ def record(eps, value, ci=None):
 
 
 def parsed(svg):
-    return ET.fromstring(svg)  # noqa: S314
+    """The elements of a figure's panels below one."""
+    return ET.fromstring(f"<figure>{svg}</figure>")  # noqa: S314
 
 
 def texts(svg):
@@ -84,7 +87,8 @@ def test_any_label_gives_a_sound_figure(label):
 def test_figures_take_the_colour_of_the_page_and_are_the_same_every_time():
     lines = [score_curve("A", [record(1 / 255, 40.0)], None, STYLE)]
     svg = draw(lines, "Linf", "t")
-    assert svg.startswith('<svg role="img" aria-label="t"')
+    panels = [node.get("aria-label") for node in parsed(svg)]
+    assert panels == ["t: mIoU (%)", "t: aAcc (%)"] and svg.startswith('<svg role="img" ')
     assert "currentColor" in svg
     assert "#010203" not in svg
     assert "<metadata" not in svg
@@ -104,3 +108,35 @@ def test_an_attack_keeps_its_colour_in_every_run(make_run):
     assert compared[0].style["linestyle"] != compared[1].style["linestyle"]
     highest = max(run.clean["aAcc"] for run in both)
     assert highest < upper_end(both) <= highest + 12
+
+
+# How colours look without one kind of cones: Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
+VISIONS = {
+    "usual": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(colours):
+    values = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    x, y, z = np.cbrt(np.clip(rgb @ TO_XYZ.T / [0.9505, 1, 1.089], 0.009, None)).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_of_curves_stay_apart_for_every_kind_of_colour_vision(vision):
+    seen = lab(np.clip(linear(COLOURS) @ np.array(VISIONS[vision]).T, 0, 1))
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 24  # 2.3 is just noticeable
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#15181c"])
+def test_colours_of_curves_stand_out_from_both_pages(page):
+    of_page, *of_curves = linear([page, *COLOURS]) @ TO_XYZ[1]
+    assert all((max(one, of_page) + 0.05) / (min(one, of_page) + 0.05) >= 3 for one in of_curves)  # WCAG 1.4.11

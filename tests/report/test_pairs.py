@@ -12,7 +12,7 @@ import pytest
 from segrobust.analysis.statistics import paired_difference
 from segrobust.core.rows import Condition
 from segrobust.report import build_report
-from segrobust.report.pairs import paired_runs, places
+from segrobust.report.pairs import _changes, paired_runs, places
 from segrobust.report.runs import load_runs
 from segrobust.runs.folder import RunFolder
 from tests.report.conftest import extended, row
@@ -92,6 +92,36 @@ def test_the_page_shows_the_numbers_and_embeds_them(make_run):
     assert [one["minus"] for one in second["paired"]] == ["standard"]
     assert second["paired"][0]["differences"][2]["scores"]["mIoU"] == pair.differences[2].scores["mIoU"]
     assert "Paired differences" not in build_report(folders[:1]).read_text()
+
+
+def test_the_images_that_gain_and_lose_most(make_run):
+    """At the largest radius image 1 stays as it is; the attack there is the strongest on every image of both."""
+    folders = [make_run("standard"), make_run("robust")]
+    both = Condition("attack", "SEA", "Linf", 8 / 255, fields={"type": "SEA"})
+    extended(folders[0], [row(image, both, 50) for image in range(4)])
+    extended(folders[1], [row(0, both, 180), row(1, both, 50), row(2, both, 70), row(3, both, 20)])
+    for folder in folders:
+        change(
+            folder / "images.json",
+            lambda content: [e.update(name=f"/a/{n}.png") for n, e in enumerate(content["images"])],
+        )
+    (pair,) = paired_runs(load_runs(folders))
+    assert (pair.differences[-1].norm, pair.differences[-1].eps) == ("Linf", 8 / 255)
+    whole = 1510
+    expected = [("0.png", 50, 180), ("2.png", 50, 70), ("3.png", 50, 20)]
+    assert [name for name, *_ in pair.changes] == [name for name, *_ in expected]
+    for (_, *scores), (_, *rights) in zip(pair.changes, expected, strict=True):
+        assert scores == pytest.approx([100 * (right + 500) / whole for right in rights])
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", build_report(folders).read_text())).split())
+    assert f"0.png {100 * 550 / whole:.2f} {100 * 680 / whole:.2f} {100 * 130 / whole:+.2f}" in text
+
+
+def test_at_most_five_images_gain_and_five_lose():
+    clean = Condition("clean", "clean")
+    first = [row(image, clean, 500) for image in range(20)]
+    second = [row(image, clean, 500 + 10 * (image - 10)) for image in range(20)]
+    found = _changes([str(n) for n in range(20)], first, second)
+    assert [one.name for one in found] == ["19", "18", "17", "16", "15", "4", "3", "2", "1", "0"]
 
 
 def other_data(folder):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from segrobust.report import build_report
+from segrobust.report.curves import COLOURS
 from segrobust.report.runs import load_runs
 from segrobust.report.survival import survival, survival_curves, survival_figures
 from segrobust.report.texts import format_distance, median_cell
@@ -50,7 +51,7 @@ def test_both_kinds_of_attack_in_one_figure(make_run):
     ((title, svg),) = survival_figures([run], "Linf")
     assert title == "mine" and {"CEPGD", "ALMAProx", "images not broken (%)"} <= set(texts(svg))
     assert {"0", "1", "4"} <= set(texts(svg))
-    (x0, y0), (x1, y1), (_, y4), *_ = marker_places(svg, "#4477aa")
+    (x0, y0), (x1, y1), (_, y4), *_ = marker_places(svg, COLOURS[0].lower())
     assert x0 < x1 and (y4 - y0) / (y1 - y0) == pytest.approx(3, rel=1e-3)
 
 
@@ -84,7 +85,7 @@ def test_the_report_shows_them(make_run):
     for part in ("Minimum-norm attacks", "2/255", "0.5/255\u2013\u221e", "98.00", "lost", "25.00"):
         assert part in text
     assert "Images not broken within eps, Linf" in text
-    assert [tag for tag, _ in page.tags].count("svg") == 2
+    assert [tag for tag, _ in page.tags].count("svg") == 3
 
 
 def test_the_report_says_what_the_target_is(make_run):
