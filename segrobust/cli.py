@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
+from segrobust.commands.benchmark_cells import Benchmarking
 from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, OR_FUNCTION, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.network import Network
@@ -99,7 +100,7 @@ def build_parser() -> Parser:
     )
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
     parser.commands = commands.choices
-    for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint, _data):
+    for add in (_demo, _train, _evaluate, _benchmark, _targets, _report, _attacks, _models, _checkpoint, _data):
         add(commands)
     return parser
 
@@ -179,6 +180,22 @@ def _evaluate(commands) -> None:
     parser.add_options(Inputs, "models, data and your own code")
     parser.add_options(Network, "a network of your own (FILE.py:FUNCTION)")
     parser.add_options(Settings, "evaluation")
+
+
+def _benchmark(commands) -> None:
+    parser = _command(
+        commands,
+        "benchmark",
+        "evaluate models under studies that a file lists, and compare them in one table",
+        run.benchmark,
+        "segrobust benchmark configs/benchmarks/smoke.py                does it work here? two minutes, no data needed",
+        "segrobust benchmark configs/benchmarks/camvid.py --dry-run     what it will take",
+        "segrobust benchmark configs/benchmarks/camvid.py               started again it goes on",
+        "segrobust benchmark my.py --only ours standard-net/corruptions",
+        "segrobust benchmark my.py --num-images 4                       a smaller trial, in a folder of its own",
+        "torchrun --nproc_per_node 2 tools/benchmark.py my.py",
+    )
+    parser.add_options(Benchmarking, "options")
 
 
 def _targets(commands) -> None:
