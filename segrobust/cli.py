@@ -25,6 +25,17 @@ from segrobust.datasets.layouts import LAYOUTS, PLAIN
 from segrobust.runs.settings import Settings
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+_BENCHMARK_FILE = """the file, such as configs/benchmarks/camvid.py (models and options are those of
+`segrobust evaluate`; files are looked for beside this one, then in the current folder):
+  name = "mine"
+  models = [
+      dict(name="standard", model="camvid-fpn-r18w24-std-180x240"),
+      dict(name="ours", model="x.py", checkpoint="x.pth", recipe="X-AT", options=dict(data_root="/data/camvid")),
+  ]
+  studies = [
+      dict(name="attacked", attacks=["Standard"], eps=["1/255", "4/255"], num_images=32),
+      dict(name="corrupted", corruptions=["all"], severity=[1, 3, 5]),
+  ]"""
 _START = """start with:
   segrobust demo
   segrobust models
@@ -191,11 +202,12 @@ def _benchmark(commands) -> None:
         "segrobust benchmark configs/benchmarks/smoke.py                does it work here? two minutes, no data needed",
         "segrobust benchmark configs/benchmarks/camvid.py --dry-run     what it will take",
         "segrobust benchmark configs/benchmarks/camvid.py               started again it goes on",
-        "segrobust benchmark my.py --only ours standard-net/corruptions",
+        "segrobust benchmark my.py --only ours other/corruptions '*/min-norm'",
         "segrobust benchmark my.py --num-images 4                       a smaller trial, in a folder of its own",
         "torchrun --nproc_per_node 2 tools/benchmark.py my.py",
     )
-    parser.add_options(Benchmarking, "options")
+    parser.epilog += f"\n\n{_BENCHMARK_FILE}"
+    parser.add_options(Benchmarking, "benchmark")
 
 
 def _targets(commands) -> None:

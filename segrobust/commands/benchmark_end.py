@@ -64,7 +64,7 @@ def finish(file: BenchmarkFile, state: BenchmarkState, console: Console) -> None
 def _ranking(table: BenchmarkTable) -> str:
     if not table.ranked_by:
         return "not ranked: the models have no worst case in common" if len(table.lines) > 1 else ""
-    return f"ranked by the mIoU that is left in the worst case ({table.ranked_by})"
+    return f"ranked by the worst-case mIoU: {table.ranked_by}"
 
 
 def _compare(table: BenchmarkTable, runs: Sequence[tuple[str, str, Path]], work_dir: Path, console: Console) -> None:

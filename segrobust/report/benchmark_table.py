@@ -45,9 +45,13 @@ class Column(NamedTuple):
 
     def title(self, studies: int) -> str:
         """With the study in front where several have such a column."""
-        worst = f"{format_eps(self.eps, self.norm)}" + (f" ({self.norm})" if self.norm != "Linf" else "")
-        text = {WORST_CASE: worst, "median": with_norm(self.name, self.norm), MEAN: "corrupted"}[self.kind]
+        median = f"{with_norm(self.name, self.norm)}, median"
+        text = {WORST_CASE: f"worst case {self.radius}", "median": median, MEAN: "corrupted"}[self.kind]
         return f"{self.study}: {text}" if studies > 1 else text
+
+    @property
+    def radius(self) -> str:
+        return format_eps(self.eps, self.norm) + (f" ({self.norm})" if self.norm != "Linf" else "")
 
 
 @dataclass
@@ -152,7 +156,8 @@ def print_benchmark(table: BenchmarkTable, console: Console) -> None:
 
 def _same_data(one: Contender, other: Contender) -> bool:
     mine, its = one.data(), other.data()
-    return all(mine[study] == its[study] for study in mine.keys() & its.keys())
+    common = mine.keys() & its.keys()
+    return all(mine[study] == its[study] for study in common) and bool(common or {*mine.values()} & {*its.values()})
 
 
 def _table(group: Sequence[Contender]) -> BenchmarkTable:
@@ -169,12 +174,12 @@ def _table(group: Sequence[Contender]) -> BenchmarkTable:
         for one in order
     ]  # fmt: skip
     titles = [column.title(kinds[column._replace(study="")]) for column in columns]
-    where = [f"{one.study}, {one.title(1)}" for one in deciding]
+    where = [f"{one.study} at {one.radius}" for one in deciding]
     return BenchmarkTable(
         ("rank", "model", CLEAN_TITLE, *titles, "trust", "passes", "hours"),
         tuple(lines),
         _data(group),
-        " and ".join(where),
+        ", ".join(where) + (" (the lower one counts)" if len(where) > 1 else ""),
         deciding[0].study if deciding else next(iter(group[0].runs)),
     )
 
