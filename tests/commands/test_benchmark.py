@@ -184,9 +184,7 @@ def test_only_some_and_then_the_others(file, tmp_path, whole, passes, capsys):
 def test_a_cell_that_fails_is_told_and_the_others_go_on(file, world, second, tmp_path, whole, capsys):
     broken = world.root / "broken.safetensors"
     weights = tiny_weights(world.config)
-    save_file(
-        {name: one * 1e38 if name.endswith("conv_seg.weight") else one for name, one in weights.items()}, broken
-    )
+    save_file({name: one * 1e38 if name.endswith("conv_seg.weight") else one for name, one in weights.items()}, broken)
     models = described(world, second)["models"]
     away = {"cfg_options": ["test_dataloader.dataset.data_root=/no/such|place"]}
     models = [
@@ -293,6 +291,28 @@ def test_every_shipped_model_is_in_the_benchmark_of_camvid(repository):
         config = one.command.removeprefix("segrobust train ")
         assert one.recipe and (repository / config).is_file()
         assert Path(config).name == json.loads(zoo()[one.model].config_path.read_text())["trained_with"]
+
+
+def test_the_slurm_script_starts_torchrun_once_per_machine(repository, tmp_path):
+    for name, text in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "printf 'node7\\nnode8\\n'")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_ID": "42",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+    environment = {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(repository)}
+    script = [str(repository / "tools/slurm_benchmark.sh"), "my.py", "--only", "a b"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == [
+        *("--kill-on-bad-exit=1", "python", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "4"),
+        *("--rdzv_backend", "c10d", "--rdzv_id", "42", "--rdzv_endpoint", "node7:29500"),
+        *("tools/benchmark.py", "my.py", "--only", "a b", ""),
+    ]
+    without = subprocess.run(script[:1], env=environment, capture_output=True, text=True)
+    assert without.returncode == 2 and "usage: sbatch" in without.stderr
 
 
 @pytest.mark.slow

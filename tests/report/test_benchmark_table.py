@@ -76,10 +76,12 @@ def test_minimum_norm_and_corruptions_have_columns(make_run):
     fog = [Condition("corruption", "fog", severity=n) for n in (1, 3)]
     rows = [row(n, search, 900, distance=(n + 1) / 255, found=n < 3) for n in range(4)]
     rows += [row(n, one, 700 - 100 * one.severity) for one in fog for n in range(4)]
-    extended(path, rows, [search, *fog])
+    near = Condition("attack", "FMN", "Linf", 4 / 255)  # of the same search
+    extended(path, [*rows, *(row(n, near, 800, found=True) for n in range(4))], [search, near, *fog])
     (table,) = benchmark_tables([("x", "a", path)])
     median, ends, found = column(table, "FMN (Linf), median")["x"].split("\n")
     assert (median, found) == ("2.5/255", "75.00 % found") and ends.startswith("1/255")
+    assert column(table, "passes")["x"] == f"{4 * (1 + 2 * 2 * 201) + 4 * 1 + 2 * 4 * 1:,}"
     (mean,) = [one for one in records(path) if one["name"] == "mean" and one["severity"] is None]
     assert column(table, "corrupted")["x"] == f"{percent(mean['aAcc'])} / {percent(mean['mIoU'])}"
 
@@ -97,6 +99,12 @@ def test_models_on_other_data_stand_apart(make_run):
         [("x", "a", same), ("x", "b", other), ("y", "a", same)]
     )  # another study has other images
     assert len(both.lines) == 2 and [text[:2] for text in both.data] == ["a:", "b:"] and both.ranked_by == "a at 4/255"
+
+
+def test_a_model_without_a_worst_case_comes_last(make_run):
+    plain = make_run("plain", attacks=())
+    (table,) = benchmark_tables([("plain", "b", plain), ("x", "a", make_run("x"))])
+    assert [line[:2] for line in table.lines] == [("1", "x"), ("-", "plain")] and table.ranked_by == "a at 4/255"
 
 
 def test_names_are_inert_in_markdown_and_on_a_terminal(make_run, capsys):
