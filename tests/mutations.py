@@ -1158,9 +1158,13 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if word in models & studies:", "if False:"),
         ('"" if asked.num_images is None else', '"" if True else'),
     ],
-    ("commands/benchmark_state.py", "commands/test_benchmark.py"): [("if known and same else", "if known else")],
-    ("commands/benchmark.py", "commands/test_benchmark.py"): [
+    ("commands/benchmark_state.py", "commands/test_benchmark.py::test_only_some_and_then_the_others"): [
+        ("if known and same else", "if known else"),
+    ],
+    ("commands/benchmark.py", "commands/test_benchmark.py::test_what_is_there_is_taken_without_a_pass"): [
         ("rows > 0 and rows == _rows(cell)", "rows == _rows(cell)"),
+    ],
+    ("commands/benchmark.py", "commands/test_benchmark.py::test_untrustworthy_results_end_with_status_1"): [
         ("if found.trust and found.trust.failed:", "if False:"),
     ],
     ("report/benchmark_table.py", "report/test_benchmark_table.py"): [
