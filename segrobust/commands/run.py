@@ -62,6 +62,10 @@ def benchmark(options: Namespace) -> None:
     for cell in cells:
         with naming(f"{file.path}, {cell}"):
             _check(cell.inputs, cell.network, cell.settings)
+    if file.golden is not None:
+        from segrobust.analysis.golden import read_golden
+
+        read_golden(file.golden)  # what is wrong in it is told now
     from segrobust.commands.benchmark import benchmark_command, benchmark_dry_run
 
     benchmark_dry_run(cells) if asked.dry_run else benchmark_command(file, cells, work_dir_of(file, asked))

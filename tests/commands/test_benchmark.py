@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from segrobust.cli import main
+from segrobust.core.errors import UserError
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
 from segrobust.report.texts import interval, percent
@@ -274,6 +275,13 @@ def test_published_results_stand_beside_ours(file, world, tmp_path, whole, monke
     line = f"published: ['published.json', 'first', 'second', {count}]"
     assert line in capsys.readouterr().out and line in (whole / "benchmark.md").read_text()
     assert run(file(), whole) == 0
+
+    def broken(path):
+        raise UserError(f"{path}: expected published numbers")
+
+    read.read_golden = broken
+    assert run(file(golden="published.json"), tmp_path / "new") == 2
+    assert "published.json: expected published numbers" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_a_folder_with_another_s_benchmark_json_is_refused(file, tmp_path, capsys):
