@@ -32,6 +32,12 @@ def column(table, title):
 
 def test_numbers_are_those_of_the_runs_and_the_best_worst_case_comes_first(make_run):
     weak, strong = make_run("standard"), make_run("robust")
+    for path in (weak, strong):  # the greedy search may find less than the images with the lowest aAcc have
+        found = records(path)
+        for one in found:
+            if one["study"] == "worst_case":
+                one["mIoU_greedy"], one["ci"]["mIoU_greedy"] = one["mIoU_greedy"] - 1, [1.0, 99.0]
+        (path / "summary.json").write_text(json.dumps(found))
     (table,) = benchmark_tables([("weak", "a", weak), ("strong", "a", strong)])
     assert table.titles == (
         *("rank", "model", "clean", "worst case 1/255", "worst case 4/255"), *("trust", "passes", "hours")
