@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrobust.commands import run
+from segrobust.commands.benchmark_cells import Benchmarking
 from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, OR_FUNCTION, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.network import Network
@@ -24,6 +25,17 @@ from segrobust.datasets.layouts import LAYOUTS, PLAIN
 from segrobust.runs.settings import Settings
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+_BENCHMARK_FILE = """the file, such as configs/benchmarks/camvid.py (models and options are those of
+`segrobust evaluate`; files are looked for beside this one, then in the current folder):
+  name = "mine"
+  models = [
+      dict(name="standard", model="camvid-fpn-r18w24-std-180x240"),
+      dict(name="ours", model="x.py", checkpoint="x.pth", recipe="X-AT", options=dict(data_root="/data/camvid")),
+  ]
+  studies = [
+      dict(name="attacked", attacks=["Standard"], eps=["1/255", "4/255"], num_images=32),
+      dict(name="corrupted", corruptions=["all"], severity=[1, 3, 5]),
+  ]"""
 _START = """start with:
   segrobust demo
   segrobust models
@@ -99,7 +111,7 @@ def build_parser() -> Parser:
     )
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
     parser.commands = commands.choices
-    for add in (_demo, _train, _evaluate, _targets, _report, _attacks, _models, _checkpoint, _data):
+    for add in (_demo, _train, _evaluate, _benchmark, _targets, _report, _attacks, _models, _checkpoint, _data):
         add(commands)
     return parser
 
@@ -179,6 +191,23 @@ def _evaluate(commands) -> None:
     parser.add_options(Inputs, "models, data and your own code")
     parser.add_options(Network, "a network of your own (FILE.py:FUNCTION)")
     parser.add_options(Settings, "evaluation")
+
+
+def _benchmark(commands) -> None:
+    parser = _command(
+        commands,
+        "benchmark",
+        "evaluate models under studies that a file lists, and compare them in one table",
+        run.benchmark,
+        "segrobust benchmark configs/benchmarks/smoke.py                does it work here? two minutes, no data needed",
+        "segrobust benchmark configs/benchmarks/camvid.py --dry-run     what it will take",
+        "segrobust benchmark configs/benchmarks/camvid.py               started again it goes on",
+        "segrobust benchmark my.py --only ours other/corruptions '*/min-norm'",
+        "segrobust benchmark my.py --num-images 4                       a smaller trial, in a folder of its own",
+        "torchrun --nproc_per_node 2 tools/benchmark.py my.py",
+    )
+    parser.epilog += f"\n\n{_BENCHMARK_FILE}"
+    parser.add_options(Benchmarking, "benchmark")
 
 
 def _targets(commands) -> None:

@@ -1169,6 +1169,46 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("commands/given.py", "commands/test_saved.py"): [('"reduce_labels": model.reduce_labels', '"reduce_labels": False')],
     ("checks/probe.py", "checks/test_attention.py"): [('if "dropout_p" not in names:', "if True:")],
+    ("core/agree.py", "core/test_agree.py"): [
+        ("return alone or getattr", "return getattr"),
+        ('getattr(error, "of_all", False)', "True"),
+        ("if said is None:", "if not said or own is None:"),
+        ("raise of_all(own or", "raise (own or"),
+    ],
+    ("commands/benchmark_file.py", "commands/test_benchmark_file.py"): [
+        ("names.count(entry.name.lower()) > 1", "names.count(entry.name) > 1"),
+        ("if given.lower() in OWN_FILES:", "if given in OWN_FILES:"),
+        ('if not one.metadata["option"].only_python', "if True"),
+        ('if not key.startswith("_")', "if key"),
+        (' or given.endswith(".")', ""),
+    ],
+    ("commands/benchmark_cells.py", "commands/test_benchmark_file.py"): [
+        ("{**study.options, **model.options, **asked.settings()}", "{**model.options, **study.options, **asked.settings()}"),
+        ("min(asked.num_images, inputs.num_images or asked.num_images)", "asked.num_images"),
+        ("if word in models & studies:", "if False:"),
+        ('"" if asked.num_images is None else', '"" if True else'),
+    ],
+    ("commands/benchmark_state.py", "commands/test_benchmark.py::test_only_some_and_then_the_others"): [
+        ("if known and same else", "if known else"),
+    ],
+    ("commands/benchmark.py", "commands/test_benchmark.py::test_what_is_there_is_taken_without_a_pass"): [
+        ("rows > 0 and rows == _rows(cell)", "rows == _rows(cell)"),
+    ],
+    ("commands/benchmark.py", "commands/test_benchmark.py::test_untrustworthy_results_end_with_status_1"): [
+        ("if found.trust and found.trust.failed:", "if False:"),
+    ],
+    ("report/benchmark_table.py", "report/test_benchmark_table.py"): [
+        ("max((one.eps for one in common", "min((one.eps for one in common"),
+        ('"mIoU_greedy" if column.kind == WORST_CASE else "mIoU"', '"mIoU"'),
+        ("mine[study] == its[study] for study in common", "True for study in common"),
+        ("bool(common or {*mine.values()} & {*its.values()})", "True"),
+        ('(one["name"], one["norm"]) not in searched', "True"),
+        ('"data_fingerprint", "data_recipe", "measured_at"', '"data_fingerprint", "measured_at"'),
+        ('-1.0 if scores[one.name] is None', '999.0 if scores[one.name] is None'),
+        ("set.intersection(*filter(None, worst))", "set.union(*filter(None, worst))"),
+        ('if c.isprintable() or c == "\\n" else', "if c else"),
+    ],
+    ("datasets/mm.py", "datasets/test_scenes.py"): [("test=8, size=(180, 240))", "test=8)")],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,32 @@ def print_dry_run(found: DryRun, console: Console, processes: int = 1) -> None:
         f"passes are forwards and backwards of single images, at most; timed on {found.device} with batches of "
         f"{found.batch_size}; nothing was computed or written"
     )
+    console.print(about, highlight=False, soft_wrap=True)
+
+
+def print_dry_runs(found: Mapping[str, DryRun | str], console: Console, processes: int = 1) -> None:
+    """A line per run by its name, or why there is none, the total, and what several processes take."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("dry run", overflow="fold")
+    for title in ("passes", "time", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    known = {name: one for name, one in found.items() if isinstance(one, DryRun)}
+    for name, one in known.items():
+        table.add_row(Text(name), *_cells("", one.passes, one.seconds, one.peak_bytes)[1:])
+    table.add_section()
+    passes, peaks = sum(one.passes for one in known.values()), [one.peak_bytes or 0 for one in known.values()]
+    seconds = sum(one.seconds for one in known.values())
+    table.add_row("in all, one process", *_cells("", passes, seconds, max(peaks, default=0) or None)[1:])
+    console.print(table)
+    for name, reason in found.items():
+        if isinstance(reason, str):
+            console.print(f"{name}: cannot be run: {reason}", style="red", markup=False, soft_wrap=True)
+    for count in sorted({*PROCESSES, processes} - {1}):
+        yours = ", as started" if count == processes else ""
+        console.print(
+            f"{count} processes{yours}: {_time(sum(one.on(count) for one in known.values()))}", highlight=False
+        )
+    about = "passes are forwards and backwards of single images, at most; nothing was computed or written"
     console.print(about, highlight=False, soft_wrap=True)
 
 

@@ -18,16 +18,20 @@ from segrobust.attacks.base import AttackContractError
 from segrobust.attacks.gradient import ModelError
 from segrobust.commands.data import majority_of_config, source_from_config
 from segrobust.commands.devices import own_device
+from segrobust.commands.dry_run import DryRun
 from segrobust.commands.evaluation import Origin, evaluate
 from segrobust.commands.inputs import Inputs, model_name, weights_of
 from segrobust.commands.network import Network, names_network, network_config
 from segrobust.commands.parsing import parse_cfg_options
 from segrobust.commands.pictures import write_map
+from segrobust.commands.results import Results
 from segrobust.commands.tallies import wants_counts, with_class_counts
+from segrobust.core.agree import agree
 from segrobust.core.errors import RunFailed
 from segrobust.core.processes import exchange
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.protocols import PROTOCOLS, at_root
+from segrobust.datasets.source import MMSegSource
 from segrobust.datasets.targets import build_target, selected
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
@@ -56,10 +60,41 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
             not there.
         RunFailed: the model cannot be attacked, or a trust check says that the results are not trustworthy.
     """
-    device, cfg_options = own_device(settings.share_device), parse_cfg_options(inputs.cfg_options)
+    main = int(os.environ.get("RANK", "0")) == 0
+    try:
+        results = evaluate_inputs(inputs, network, settings)
+    except (AttackContractError, ModelError) as error:
+        if main and settings.checks and (trust := load_trust(inputs.work_dir)):
+            print_checks(trust, Console())
+        raise RunFailed(f"the run failed: {error}") from error
+    if settings.dry_run:
+        return
+    if main and results.trust and results.trust.failed:
+        raise RunFailed(
+            f"the results are not trustworthy: {results.trust.failed}; see {inputs.work_dir / 'report.html'}"
+        )
+
+
+def evaluate_inputs(inputs: Inputs, network: Network, settings: Settings, quiet: bool = False) -> Results | DryRun:
+    """What :func:`evaluate` returns for a model and data that are named.
+
+    Raises:
+        UserError: as of :func:`evaluate_command`.
+        ModelError, AttackContractError: the model cannot be attacked.
+    """
+    device = own_device(settings.share_device)
+    cfg, source, model, settings, origin = agree(lambda: _loaded(inputs, network, settings, device))
+    settings = dataclasses.replace(settings, attack_defaults=_attack_defaults(cfg))
+    return evaluate(model, source, work_dir=inputs.work_dir, origin=origin, quiet=quiet, **vars(settings))
+
+
+def _loaded(
+    inputs: Inputs, network: Network, settings: Settings, device: torch.device
+) -> tuple[Config, MMSegSource, Segmenter, Settings, Origin]:
+    """Config, data, model, the settings with what the config knows of them, and where all this comes from."""
+    cfg_options = parse_cfg_options(inputs.cfg_options)
     check_precision(settings.precision, device)
     cfg, folder = _config(inputs, network, cfg_options), RunFolder(inputs.work_dir)
-    main = int(os.environ.get("RANK", "0")) == 0
     known = [] if settings.fresh else [one["index"] for one in folder.images().entries if "index" in one]
     source = source_from_config(cfg, "test", inputs.num_images, known)
     weights = weights_of(inputs.config, inputs.checkpoint)
@@ -78,20 +113,9 @@ def evaluate_command(inputs: Inputs, network: Network, settings: Settings) -> No
         where=None,  # which the target has in it now
         surrogate=inputs.surrogate and _surrogate(inputs, source.class_names, device),
         fit_on=source_from_config(cfg, "val", FIT_IMAGES) if settings.universal else None,
-        attack_defaults=_attack_defaults(cfg, main),
         declared=cfg.get("declared"),
     )
-    try:
-        origin = _origin(inputs, cfg, weights)
-        results = evaluate(model, source, work_dir=folder.path, origin=origin, **vars(settings))
-    except (AttackContractError, ModelError) as error:
-        if main and settings.checks and (trust := load_trust(folder.path)):
-            print_checks(trust, Console())
-        raise RunFailed(f"the run failed: {error}") from error
-    if settings.dry_run:
-        return
-    if main and results.trust and results.trust.failed:
-        raise RunFailed(f"the results are not trustworthy: {results.trust.failed}; see {folder.path / 'report.html'}")
+    return cfg, source, model, settings, _origin(inputs, cfg, weights)
 
 
 def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Config:
@@ -106,12 +130,14 @@ def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Co
     return config_of(network_config(inputs, network), inputs.config, cfg_options)
 
 
-def _attack_defaults(cfg: Config, main: bool) -> dict[str, Any] | None:
+def _attack_defaults(cfg: Config) -> dict[str, Any] | None:
     """The config's, with class counts that name a split counted, by one process for all."""
     defaults = cfg.get("attack_defaults")
     if not defaults or not wants_counts(defaults):
         return defaults
-    return json.loads(exchange(json.dumps(with_class_counts(defaults, cfg)) if main else "")[0])
+    main = int(os.environ.get("RANK", "0")) == 0
+    counted = agree(lambda: json.dumps(with_class_counts(defaults, cfg)) if main else "")
+    return json.loads(exchange(counted)[0])
 
 
 def _origin(inputs: Inputs, cfg: Config, weights: Path) -> Origin:

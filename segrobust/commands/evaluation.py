@@ -35,6 +35,7 @@ from segrobust.commands.given import as_segmenter, as_source
 from segrobust.commands.network import Network
 from segrobust.commands.pictures import write_map, write_pictures
 from segrobust.commands.results import Results, print_results, results_of
+from segrobust.core.agree import agree, of_all
 from segrobust.core.errors import UserError
 from segrobust.core.options import takes
 from segrobust.core.processes import Signal, together
@@ -42,7 +43,7 @@ from segrobust.core.rows import INPUT, ORIGINAL, Condition, check_complete
 from segrobust.core.units import DEFAULT_EPS
 from segrobust.datasets.mask import read_mask
 from segrobust.datasets.source import Source
-from segrobust.datasets.survey import survey
+from segrobust.datasets.survey import Survey, survey
 from segrobust.datasets.targets import build_target, selected
 from segrobust.models.digests import weights_sha256
 from segrobust.models.segmenter import Segmenter
@@ -153,12 +154,17 @@ def _evaluate(
     model: Segmenter, dataset: Any, settings: Settings, work_dir: str | Path, origin: Origin
 ) -> DryRun | None:
     """The whole of an evaluation in its folder, or what it would cost."""
-    check_work_dir(work_dir)
-    dataset = checked_source(dataset)
-    check_fit(model, dataset, settings.surrogate)
-    found, folder = survey(dataset, settings.metric_size), RunFolder(work_dir)
-    settings = _with_data(settings, dataset)
-    studies = _studies(settings, () if settings.fresh else folder.conditions())
+
+    def planned() -> tuple[Source, Settings, Survey, list[Study]]:
+        check_work_dir(work_dir)
+        source = checked_source(dataset)
+        check_fit(model, source, settings.surrogate)
+        found, known = survey(source, settings.metric_size), () if settings.fresh else RunFolder(work_dir).conditions()
+        settled = _with_data(settings, source)
+        return source, settled, found, _studies(settled, known)
+
+    dataset, settings, found, studies = agree(planned)
+    folder = RunFolder(work_dir)
     state = processes_of(model, settings)
     refuse_unequal(gather_object([environment_of(next(model.parameters()).device)]))
     shown = ("seed", "precision", "eot", "metric_size", "target", "rest", "mask", "deterministic", "cuda_graphs")
@@ -168,22 +174,25 @@ def _evaluate(
         facts = {"declared": settings.declared, "files": origin.files}
         if settings.dry_run:
             return dry_run(_opened(bench, studies, folder, settings, origin, found.sizes), settings, facts)
-        if state.is_main_process:  # to the end: nobody else may start here while the checks or the report are made
-            stack.enter_context(folder.held(0))
+        if state.is_main_process:
             for warning in found.warnings:
                 _LOG.warning(warning)
+        # to the end: nobody else may start here while the checks or the report are made
+        agree(lambda: state.is_main_process and stack.enter_context(folder.held(0)))
         before = _digest(bench, settings)
         executor = _opened(bench, studies, folder, settings, origin, found.sizes)
         stack.enter_context(folder.held(state.process_index))
         if state.is_main_process:
             note_repeatable(executor)
         error = _run(executor, state)
+        if isinstance(error, UserError):
+            raise of_all(error)
         altered = any(gather_object([_digest(bench, settings) != before]))
-        if state.is_main_process:
-            _finish(executor, settings, {**facts, "altered": altered, "error": error})
+        facts |= {"altered": altered, "error": error}
+        agree(lambda: state.is_main_process and _finish(executor, settings, facts))
         gather_object([None])  # all wait here: a process that leaves takes the others with it
     if error:
-        raise error
+        raise of_all(error)
     return None
 
 
@@ -197,25 +206,30 @@ def _opened(
     if settings.batch_size == AUTO:
         batch_size = settle_batch_size(bench, studies, folder, settings.fresh)
         settings = dataclasses.replace(settings, batch_size=batch_size)
-    opened = [None]
-    if PartialState().is_main_process:
-        stored = {**origin.identity, **identity_of(bench, studies, settings)}
-        places = {"eps_in": EPS_IN, "measured_at": MEASURED_AT[settings.metric_size]}
-        about = {**about_this_run(bench.device), "sizes": sizes, **places, **origin.about}
-        conditions = [condition for study in studies for condition in study.conditions]
-        entries = entries_of(bench.source)
-        if settings.universal:
-            _refuse_fitted_on(entries, entries_of(settings.fit_on))
-        options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
-        if settings.dry_run:
-            opened = [folder.planned(stored, entries, **options)]
-        else:
-            opened = [(None, folder.open(stored, conditions, entries, **options))]
-            if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
-                write_map(folder.path / "target.png", settings.target.map, bench.source)
-    planned, order = broadcast_object_list(opened)[0]
+    opened = agree(lambda: PartialState().is_main_process and _open(bench, studies, folder, settings, origin, sizes))
+    planned, order = broadcast_object_list([opened])[0]
     bench.source = Ordered(bench.source, order)
     return Executor(bench, studies, planned or folder, settings.batch_size, settings.save_adversarial)
+
+
+def _open(
+    bench: Bench, studies: list[Study], folder: RunFolder, settings: Settings, origin: Origin, sizes: str
+) -> tuple[RunFolder | None, list[int]]:
+    """For a dry run the folder as it would be opened, and for each image of the run its place in the source."""
+    stored = {**origin.identity, **identity_of(bench, studies, settings)}
+    places = {"eps_in": EPS_IN, "measured_at": MEASURED_AT[settings.metric_size]}
+    about = {**about_this_run(bench.device), "sizes": sizes, **places, **origin.about}
+    conditions = [condition for study in studies for condition in study.conditions]
+    entries = entries_of(bench.source)
+    if settings.universal:
+        _refuse_fitted_on(entries, entries_of(settings.fit_on))
+    options = {"fresh": settings.fresh, "about": about, "accept_different": settings.accept_different}
+    if settings.dry_run:
+        return folder.planned(stored, entries, **options)
+    order = folder.open(stored, conditions, entries, **options)
+    if settings.target is not None and settings.target.map is not None:  # for the next start, and a reader
+        write_map(folder.path / "target.png", settings.target.map, bench.source)
+    return None, order
 
 
 def _refuse_fitted_on(measured: Sequence[Mapping[str, Any]], fitted_on: Sequence[Mapping[str, Any]]) -> None:
@@ -269,14 +283,14 @@ def _digest(bench: Bench, settings: Settings) -> str:
 
 
 def _run(executor: Executor, state: PartialState) -> Exception | None:
-    """The work of this process, and what an attack of any process failed with, for every process the same.
+    """The work of this process, and what that of any process failed with, for every process the same.
 
     The others then stop after their batch, so that the checks of the failed run need not wait for all rows.
     """
     error, failure = None, Signal()
     try:
         executor.run(state.process_index, state.num_processes, failure.is_given)
-    except (AttackContractError, ModelError) as caught:
+    except (AttackContractError, ModelError, UserError) as caught:
         error = caught
         failure.give()
     return next((one for one in gather_object([error]) if one), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from segrobust.commands.benchmark_cells import Benchmarking, cells_of, work_dir_of
+from segrobust.commands.benchmark_file import naming, read_benchmark
 from segrobust.commands.catalogue import check_specs, in_catalogue, norm_of
 from segrobust.commands.inputs import Inputs, shipped_name
 from segrobust.commands.network import Network, check_network
@@ -46,12 +48,34 @@ def train(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Attack a checkpoint and leave rows, summary and report in the work dir."""
     inputs, network, settings = (options_from(kind, options) for kind in (Inputs, Network, Settings))
-    check_network(inputs, network)
-    import_own(inputs.imports)
-    _check_attacks(inputs, settings)
+    _check(inputs, network, settings)
     from segrobust.commands.evaluate import evaluate_command
 
     evaluate_command(inputs, network, settings)
+
+
+def benchmark(options: Namespace) -> None:
+    """Evaluate models under studies, and write one table."""
+    asked = options_from(Benchmarking, options)
+    file = read_benchmark(asked.file)
+    cells = cells_of(file, asked)
+    for cell in cells:
+        with naming(f"{file.path}, {cell}"):
+            _check(cell.inputs, cell.network, cell.settings)
+    if file.golden is not None:
+        from segrobust.analysis.golden import read_golden
+
+        read_golden(file.golden)  # what is wrong in it is told now
+    from segrobust.commands.benchmark import benchmark_command, benchmark_dry_run
+
+    benchmark_dry_run(cells) if asked.dry_run else benchmark_command(file, cells, work_dir_of(file, asked))
+
+
+def _check(inputs: Inputs, network: Network, settings: Settings) -> None:
+    """Tell what is wrong with an evaluation now, before its model and data are loaded."""
+    check_network(inputs, network)
+    import_own(inputs.imports)
+    _check_attacks(inputs, settings)
 
 
 def _check_attacks(inputs: Inputs, settings: Settings) -> None:

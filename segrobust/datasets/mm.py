@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +15,15 @@ import segrobust.datasets.loading
 import segrobust.datasets.protocols.steps
 import segrobust.datasets.seeded  # noqa: F401  (all register what configs name)
 from segrobust.core.errors import UserError
-from segrobust.core.files import read_json
+from segrobust.core.files import clear_io_errors, read_json
 from segrobust.core.palette import default_palette
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.labels import VOID
 from segrobust.datasets.layouts import LABEL_IDS
 from segrobust.datasets.scenes import CLASSES as SCENE_CLASSES
 from segrobust.datasets.scenes import PALETTE as SCENE_PALETTE
+from segrobust.datasets.scenes import write_scenes
+from segrobust.datasets.tally import cache_folder
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -104,6 +108,39 @@ class SyntheticScenes(FolderDataset):
     """The procedural street scenes that ``segrobust.datasets.scenes.write_scenes`` writes."""
 
     METAINFO = dict(classes=SCENE_CLASSES, palette=[list(colour) for colour in SCENE_PALETTE])
+
+
+@DATASETS.register_module()
+class CamVidScenes(FolderDataset):
+    """Eight synthetic scenes with CamVid's classes, for models of CamVid where CamVid is not there.
+
+    They are written once, into the user's folder of caches (``SEGROBUST_CACHE`` names another one). No model of CamVid
+    has seen such images: what is measured on them says that all works, and nothing of a model's worth.
+    """
+
+    METAINFO = CamVidDataset.METAINFO
+
+    def __init__(self, data_root: str | None = None, **kwargs) -> None:
+        super().__init__(data_root=str(data_root or painted_scenes()), **kwargs)
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
+        """CamVid's ids by those of the scenes; mmseg asks for it."""
+        names = {**dict(zip(SCENE_CLASSES, SCENE_CLASSES, strict=True)), "sign": "sign symbol"}
+        return {number: cls.METAINFO["classes"].index(names[name]) for number, name in enumerate(SCENE_CLASSES)}
+
+
+def painted_scenes() -> Path:
+    """The folder of the scenes that are written once; several processes may ask for it at the same time."""
+    root = cache_folder() / "scenes-8x180x240"
+    if not (root / "classes.json").is_file():
+        with clear_io_errors(f"write scenes to {root}", "name another folder in SEGROBUST_CACHE"):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root.parent) as new:
+                write_scenes(Path(new) / "scenes", train=1, val=1, test=8, size=(180, 240))
+                with contextlib.suppress(OSError):  # another process was faster
+                    (Path(new) / "scenes").rename(root)
+    return root
 
 
 @DATASETS.register_module()

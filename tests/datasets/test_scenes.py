@@ -96,3 +96,29 @@ def test_classes_json_names_the_classes(tmp_path):
 def test_empty_splits_and_tiny_images_are_refused(tmp_path, arguments):
     with pytest.raises(UserError, match="at least 1 image per split"):
         write_scenes(tmp_path, **arguments)
+
+
+def test_scenes_with_the_classes_of_camvid_are_written_once(tmp_path, monkeypatch):
+    from segrobust.models.mm import import_mmseg
+
+    import_mmseg()
+    from mmseg.registry import DATASETS
+
+    monkeypatch.setenv("SEGROBUST_CACHE", str(tmp_path))
+    data = DATASETS.build(dict(type="CamVidScenes", split="test", test_mode=True))
+    (folder,) = tmp_path.iterdir()
+    stamps = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
+    names, expected = data.metainfo["classes"], {"sign symbol" if name == "sign" else name for name in CLASSES}
+    assert len(data) == 8 and data[0]["inputs"].shape == (3, 180, 240)
+    seen = set()
+    for index, packed in enumerate(data):
+        label = packed["data_samples"].gt_sem_seg.data[0].numpy()
+        own = np.array(Image.open(data.get_data_info(index)["seg_map_path"]))
+        assert ((label == 255) == (own == 255)).all()
+        for number in set(own.flat) - {255}:
+            (new,) = set(label[own == number])
+            assert names[new].removesuffix(" symbol") == CLASSES[number]
+            seen.add(names[new])
+    assert seen == expected
+    DATASETS.build(dict(type="CamVidScenes", split="val", test_mode=True))
+    assert stamps == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.png")}
