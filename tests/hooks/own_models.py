@@ -37,6 +37,11 @@ def own_net(outputs: int = 5) -> nn.Module:
     return OwnNet(outputs)
 
 
+def pooled_net() -> nn.Module:
+    """Batch normalisation of a map of 1x1 pixel."""
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Conv2d(4, K, 1))
+
+
 @register_segmenter
 class WholeSegmenter(Segmenter):
     """A segmenter that is its own network."""

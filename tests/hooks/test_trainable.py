@@ -129,7 +129,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_labelled_pixels(weights):
                     weight += each
     found = model(**data, mode="loss")
     assert list(found) == ["loss_ce"]
-    assert float(found["loss_ce"]) == pytest.approx(total / weight, rel=1e-5)
+    assert found["loss_ce"].item() == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_a_batch_without_labelled_pixels_gives_zero_and_no_gradient():
@@ -334,3 +334,11 @@ def test_a_factorys_arguments_are_its_own(tmp_path):
     for load_from in (None, "some.pth"):
         config = own_config({**PYTHON, "kwargs": kwargs}, load_from=load_from)
         assert prepare(config, tmp_path, False, False, None, "none").model.kwargs == kwargs
+
+
+def test_a_batch_of_one_image_is_told_where_it_cannot_be_normalised(tmp_path):
+    model = dict(type="PythonSegmenter", factory="tests.hooks.own_models:pooled_net", num_classes=3)
+    with pytest.raises(UserError, match=r"batch_size=1.*set batch_size in train_dataloader to at least 2") as told:
+        train(own_config(model, iters=1, attack=None, **{"train_dataloader.batch_size": 1}), tmp_path)
+    assert "\n" not in str(told.value)
+    assert train(own_config(model, iters=1, attack=None), tmp_path).iter == 1
