@@ -1209,6 +1209,41 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('if c.isprintable() or c == "\\n" else', "if c else"),
     ],
     ("datasets/mm.py", "datasets/test_scenes.py"): [("test=8, size=(180, 240))", "test=8)")],
+    ("models/trainable.py", "hooks/test_trainable.py"): [
+        ("CHANNEL_SWAP = [2, 1, 0]", "CHANNEL_SWAP = [0, 1, 2]"),
+        ("weights = (labels != void).to(losses)", "weights = torch.ones_like(losses)"),
+        ("weights = weights * self.class_weight[labels.where(labels != void, 0)]", "pass"),
+        (".clamp_min(torch.finfo(losses.dtype).tiny)", ""),
+        ("weight=self.class_weight, ", ""),
+        ("logits = self.segmenter(inputs)", "logits = self.segmenter(inputs * 255)"),
+        ("if label.shape[-2:] != image.shape[-2:]:", "if False:"),
+        ("check_ids(label.numpy(), self.num_classes, self.ignore_index, name)", "pass"),
+        ("if not training and len(", "if training and len("),
+        ("one = F.interpolate(one[None]", "one = F.interpolate(one[None].argmax(1, True).float()"),
+        ("        if outside:", "        if False:"),
+        ("    refuse_sharded(model)\n", ""),
+        ("weights.min() < 0 or not weights.any()", "weights.min() < 0"),
+        ("        return self.segmenter.network.state_dict(destination", "        return super().state_dict(destination"),
+    ],
+    ("models/load.py", "hooks/test_trainable.py"): [('key not in ("type", "train_cfg")', 'key != "type"')],
+    ("models/checkpoint/loading.py", "hooks/test_trainable.py"): [
+        (" and not _goes_on(content, envelope):", ":"),
+        (' and envelope.partition(".")[0] not in content', ""),
+    ],
+    ("models/adapters/huggingface.py", "hooks/test_trainable.py"): [
+        ("self.net.load_state_dict(fitted.state_dict())", "self.net = fitted"),
+    ],
+    ("hooks/load_from.py", "hooks/test_trainable.py"): [
+        ("model.load_weights if trainable else", "partial(load_strict, model) if trainable else"),
+        ("model.segmenter.envelope if trainable else None", "None"),
+    ],
+    ("commands/training.py", "hooks/test_trainable.py"): [
+        ("config.model if own else without_pretrained", "without_pretrained"),
+        ("if not own and (elsewhere or", "if (elsewhere or"),
+    ],
+    ("commands/training.py", "hooks/test_trainable_processes.py"): [
+        ('config.setdefault("find_unused_parameters", True)', 'config.setdefault("find_unused_parameters", False)'),
+    ],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -25,6 +25,7 @@ from segrobust.hooks.load_from import listed_parts
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
 from segrobust.models.deterministic import deterministic as repeating_on
+from segrobust.models.load import own_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.mm_needs import check_packages
 from segrobust.models.pretrained import refuse_downloads, without_pretrained
@@ -144,11 +145,15 @@ def _guard(config: Config) -> None:
     """Put in what watches every training, and make the weights that it starts from what the config says they are."""
     left_out = listed_parts(config.get("load_from_except"))
     elsewhere = () if config.get("resume") else left_out  # a checkpoint to go on from holds all weights
+    own = own_segmenter(config.model) is not None  # those download nothing
     if config.get("load_from"):
         refuse_downloads(config.load_from, "load_from")
-        config.model = without_pretrained(config.model.to_dict(), elsewhere)
-    if elsewhere or not config.get("load_from"):
+        config.model = config.model if own else without_pretrained(config.model.to_dict(), elsewhere)
+    if not own and (elsewhere or not config.get("load_from")):
         refuse_downloads(config.model)
+    if own:
+        config.setdefault("find_unused_parameters", True)  # an auxiliary head has no gradient
+        config.setdefault("default_scope", "mmseg")
     hooks = list(config.get("custom_hooks") or [])
     given = {hook.get("type") for hook in hooks if isinstance(hook, Mapping)}
     hooks += [dict(type=kind) for kind in GUARDS if kind not in given]

@@ -14,7 +14,8 @@ A minimum-norm attack stops where an image has been fooled: each image gets a ra
 
     attack = dict(type="ALMAProx", steps=5, eps_max="4/255", target_apsr=0.5)
 
-One setting of any config with an mmseg model; loss, loop and the other hooks stay what they are.
+One setting of any config with an mmseg model or a segmenter of segrobust; loss, loop and the other hooks stay what they
+are.
 """
 
 from __future__ import annotations
@@ -35,11 +36,10 @@ from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
-from segrobust.models.adapters.mmseg import MMSegSegmenter, unwrapped
+from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.replayed import Replayed
-
-CHANNEL_SWAP = [2, 1, 0]  # loaders deliver BGR in 0..255
+from segrobust.models.trainable import CHANNEL_SWAP, from_loader, live_segmenter
 
 
 @HOOKS.register_module()
@@ -113,7 +113,7 @@ class AdversarialTrainingHook(Hook):
         return sorted(generator.permutation(count)[clean:].tolist())
 
     def before_train(self, runner: Any) -> None:
-        self.segmenter = self._attacked = MMSegSegmenter.live(runner.model)
+        self.segmenter = self._attacked = live_segmenter(runner.model)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -169,6 +169,6 @@ def equal_batches(
         raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
                         "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
     for group in of_equal_size({index: inputs[index].shape for index in chosen}):
-        images = torch.stack([inputs[index].to(device).float()[CHANNEL_SWAP] / 255 for index in group])
+        images = torch.stack([from_loader(inputs[index].to(device)) for index in group])
         labels = [samples[index].gt_sem_seg.data.squeeze(0).to(device).long() for index in group]
         yield group, images, torch.stack(labels)

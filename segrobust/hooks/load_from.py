@@ -10,6 +10,7 @@ To fine-tune for other classes, name what starts as without that file (from rand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -20,6 +21,7 @@ from segrobust.core.errors import UserError
 from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
 from segrobust.models.checkpoint.naming import renamed
+from segrobust.models.trainable import TrainableSegmenter
 
 
 @HOOKS.register_module()
@@ -47,17 +49,19 @@ class LoadFromHook(Hook):
 
     def load(self, model: nn.Module, source: str) -> None:
         """Load the file, except for what is left out."""
+        trainable = isinstance(model, TrainableSegmenter)
+        load_weights = model.load_weights if trainable else partial(load_strict, model)
         own = model.state_dict()
         for name in self.leave_out:
             if not any(_inside(key, name) for key in own):
                 raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
                                 f"{next(reversed(own))!r}")  # fmt: skip
-        given = renamed(own, load_state_dict(source))
+        given = renamed(own, load_state_dict(source, envelope=model.segmenter.envelope if trainable else None))
         left_out = {key for key in {**own, **given} if any(_inside(key, name) for name in self.leave_out)}
         given = {key: value for key, value in given.items() if key not in left_out}
         other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)
         try:
-            load_strict(model, given | {key: own[key] for key in left_out & own.keys()}, source)
+            load_weights(given | {key: own[key] for key in left_out & own.keys()}, source)
         except UserError as error:
             way_out = other and (f"; to train this part anew from random weights, set load_from_except="
                                  f"['{other.rpartition('.')[0]}']")  # fmt: skip

@@ -6,9 +6,9 @@
     ]
     default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=500, save_best="robust/mIoU"))
 
-A setting of any config with an mmseg model; loop and clean metrics stay what they are. Unlike accuracy at one radius, a
-minimum norm neither saturates nor has to be chosen beforehand: it falls when a model overfits to the attack that it
-trains with (``save_best="min_norm/median", rule="greater"``).
+A setting of any config with an mmseg model or a segmenter of segrobust; loop and clean metrics stay what they are.
+Unlike accuracy at one radius, a minimum norm neither saturates nor has to be chosen beforehand: it falls when a model
+overfits to the attack that it trains with (``save_best="min_norm/median", rule="greater"``).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, evenly_spaced
-from segrobust.models.adapters.mmseg import MMSegSegmenter
 from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter
+from segrobust.models.trainable import live_segmenter
 
 Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
 
@@ -119,7 +119,7 @@ class RobustValidationHook(Hook):
         loop = runner.val_loop
         dataset = loop.dataloader.dataset
         source = MMSegSource(dataset, evenly_spaced(len(dataset), self.num_images))
-        segmenter = MMSegSegmenter.live(runner.model)
+        segmenter = live_segmenter(runner.model)
         device = next(segmenter.parameters()).device
         replayed = Replayed(segmenter)
         model = replayed if self.cuda_graphs else segmenter

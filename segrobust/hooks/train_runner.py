@@ -12,17 +12,24 @@ from torch import nn
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.pipeline import with_own_reading
+from segrobust.models.load import own_segmenter
 from segrobust.models.network_io import in_channels_last
+from segrobust.models.trainable import build_trainable
 
 SMALL_BATCH = 4  # images per process up to which the statistics of batch normalisation are a poor estimate
 
 
 class TrainRunner(Runner):
-    """Brings the model into channels-last order before DDP takes the order of its gradients from it.
+    """Trains segrobust's segmenters as well as mmseg's models, in channels-last order before DDP takes the order of
+    its gradients from the model.
 
     Raises:
         UserError: SyncBN on several CPU processes, which torch does not have.
     """
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        own = isinstance(model, Mapping) and own_segmenter(model) is not None
+        return build_trainable(self.cfg) if own else super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         model = in_channels_last(model)

@@ -98,16 +98,21 @@ def build_segmenter(config: Config) -> Segmenter:
     settings = config.get("model")
     if not isinstance(settings, Mapping) or "type" not in settings:
         raise UserError(f"{config.filename or 'this config'}: expected an entry model=dict(type=...), found none")
-    kind = settings["type"]
-    own = kind if isinstance(kind, type) and issubclass(kind, Segmenter) else SEGMENTERS.get(kind)
+    own = own_segmenter(settings)
     if own is None:
         return MMSegSegmenter.from_config(config)
-    options = {key: value for key, value in settings.to_dict().items() if key != "type"}
+    options = {key: value for key, value in settings.to_dict().items() if key not in ("type", "train_cfg")}
     folder = Path(config.filename).resolve().parent if config.filename else None
     with as_user_error(lambda error: f"model=dict(type={own.__name__!r}, ...): {error}", (TypeError,)):
         model = own.built(options, folder)
     _name_classes(model, dataset_identity(config), options)
     return model
+
+
+def own_segmenter(settings: Mapping[str, Any]) -> type[Segmenter] | None:
+    """The registered class that a config's ``model`` names; None: it is one of mmseg's."""
+    kind = settings.get("type")
+    return kind if isinstance(kind, type) and issubclass(kind, Segmenter) else SEGMENTERS.get(kind)
 
 
 def _name_classes(model: Segmenter, data: Mapping[str, Any], options: Mapping[str, Any]) -> None:

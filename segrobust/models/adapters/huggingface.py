@@ -93,7 +93,8 @@ class HuggingFaceSegmenter(Segmenter):
         return self.net
 
     def load_weights(self, weights: Mapping[str, Tensor], source: Any) -> None:
-        self.net = _network(type(self.net), self.net.config, dict(weights), source)
+        fitted = _network(type(self.net), self.net.config, dict(weights), source)
+        self.net.load_state_dict(fitted.state_dict())  # in place: an optimizer may hold these parameters
 
     def _normalised(self, images: Tensor, *_: Any, **__: Any) -> Tensor:
         """In the place of the processor's own, which rounds to float32 and waits for the device."""

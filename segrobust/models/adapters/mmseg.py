@@ -63,12 +63,8 @@ class MMSegSegmenter(Segmenter):
         Raises:
             UserError: not a segmentor of mmseg, or sharded by FSDP (its parameters are not whole outside forward).
         """
-        from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # takes two seconds
-
         import_mmseg()
-        if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in module.modules()):
-            raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
-                            "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
+        refuse_sharded(module)
         return cls(unwrapped(module))
 
     @classmethod
@@ -152,6 +148,15 @@ def _sizes(image: tuple[int, int], padded: tuple[int, int], pads: bool) -> dict[
     if pads:
         sizes |= {"pad_shape": padded, "padding_size": [0, padded[1] - image[1], 0, padded[0] - image[0]]}
     return sizes
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """UserError: the model is sharded by FSDP."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # takes two seconds
+
+    if any(isinstance(part, FullyShardedDataParallel | FSDPModule) for part in model.modules()):
+        raise UserError("attacks during training work on a plain model or under DDP; this one is sharded by FSDP: "
+                        "leave out model_wrapper_cfg and the FSDP strategy")  # fmt: skip
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

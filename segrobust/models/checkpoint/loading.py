@@ -33,13 +33,16 @@ def load_state_dict(
         path: safetensors, or a file of ``torch.save``.
         trust: read a pickle that needs arbitrary code after all, and log it. It can run any program.
         weights: ``"raw"`` or ``"ema"`` (averaged) where a file holds both; otherwise logged; see ``averaged.py``.
-        envelope: the entry that holds the weights, such as ``"nets.student"``, where it cannot be told.
+        envelope: the entry that holds the weights, such as ``"nets.student"``, where it cannot be told; a training of
+            mmengine's own that began with them has it no more.
 
     Raises:
         UserError: not a file, not a checkpoint, damaged, without (such) weights or entry, or it wants to run code.
     """
     content = read_checkpoint(path, trust)
-    return _taken(content if envelope is None else _inside(content, envelope, path), path, weights)
+    if envelope is not None and not _goes_on(content, envelope):
+        content = _inside(content, envelope, path)
+    return _taken(content, path, weights)
 
 
 def _taken(content: Any, path: str | os.PathLike, weights: str | None) -> dict[str, Tensor]:
@@ -48,6 +51,12 @@ def _taken(content: Any, path: str | os.PathLike, weights: str | None) -> dict[s
     if weights is None and (text := found.describe(path)):
         LOGGER.warning("%s", text)
     return without_wrappers(found.weights)
+
+
+def _goes_on(content: Any, envelope: str) -> bool:
+    """Whether mmengine wrote the file, without that entry."""
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    return isinstance(meta, Mapping) and "mmengine_version" in meta and envelope.partition(".")[0] not in content
 
 
 def _inside(content: Any, envelope: str, path: str | os.PathLike) -> Any:
