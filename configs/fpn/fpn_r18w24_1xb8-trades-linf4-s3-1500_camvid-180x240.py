@@ -9,7 +9,9 @@ _base_ = [
 ]
 custom_hooks = [
     dict(type="ReseedHook"),
-    dict(type="AdversarialTrainingHook", attack={{_base_.adversary}}, loss=dict(type="TRADES", beta=6.0), eps_warmup=200),
+    dict(
+        type="AdversarialTrainingHook", attack={{_base_.adversary}}, loss=dict(type="TRADES", beta=6.0), eps_warmup=200
+    ),
     dict(type="EMAHook", momentum=0.005),
     {{_base_.robust_validation}},
 ]

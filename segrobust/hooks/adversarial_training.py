@@ -109,7 +109,9 @@ class AdversarialTrainingHook(Hook):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"AdversarialTrainingHook: expected {name} to be an integer >= 0, got {value!r}")
         if steps_warmup and not isinstance(getattr(self.attack, "steps", None), int):
-            raise UserError(f"AdversarialTrainingHook: {self.attack.name} has no steps to warm up; leave steps_warmup out")
+            raise UserError(
+                f"AdversarialTrainingHook: {self.attack.name} has no steps to warm up; leave steps_warmup out"
+            )
         if loss is not None and clean_ratio:
             raise UserError("AdversarialTrainingHook: a loss over clean and attacked images has all clean ones in it; "
                             "leave clean_ratio out")  # fmt: skip

@@ -66,7 +66,9 @@ def with_steps(attack: Attack, steps: int) -> Attack:
         return build_attack("CEPGD", norm=attack.norm, eps=attack.eps, steps=steps, keep="last", **PLAIN)
     fields = {field.name for field in dataclasses.fields(attack)}
     if attack.minimum_norm or not {"steps", "step_size"} <= fields:
-        raise UserError(f"OverfittingHook: {attack.name} has no steps that could be raised; set action='warn' or 'stop'")
+        raise UserError(
+            f"OverfittingHook: {attack.name} has no steps that could be raised; set action='warn' or 'stop'"
+        )
     if attack.steps >= steps:
         raise UserError(f"OverfittingHook: expected more steps than the attack's {attack.steps}, got steps={steps}")
     return dataclasses.replace(attack, steps=steps, step_size=None)

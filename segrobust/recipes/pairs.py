@@ -34,8 +34,8 @@ class Pairs:
         heads = segmentor.decode_head
         self.head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         if segmentor.out_channels < 2:
-            raise UserError(f"{loss.name} compares softmax probabilities, and {type(self.head).__name__} has one sigmoid "
-                            "channel; set out_channels to the number of classes")  # fmt: skip
+            raise UserError(f"{loss.name} compares softmax probabilities, and {type(self.head).__name__} has one "
+                            "sigmoid channel; set out_channels to the number of classes")  # fmt: skip
         self.segmentor, self.loss, self.own = segmentor, loss, segmentor.loss
         self.active = False
         segmentor.loss = self

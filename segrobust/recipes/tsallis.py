@@ -58,7 +58,7 @@ class TsallisLoss(nn.Module):
     def forward(
         self, cls_score: Tensor, label: Tensor, weight: Tensor | None = None, ignore_index: int = 255, **_: Any
     ) -> Tensor:
-        """Of logits ``[N, K, H, W]`` at labels ``[N, H, W]``; ``weight`` of every pixel, ``[N, H, W]``, is a sampler's."""
+        """Of logits ``[N, K, H, W]`` at labels ``[N, H, W]``; ``weight``, ``[N, H, W]``, is a sampler's."""
         minus_log_p = F.cross_entropy(cls_score, label, reduction="none", ignore_index=ignore_index)
         loss = tsallis(minus_log_p, self.q_at(_progress() if self.q_end is not None else 0.0))
         valid = label != ignore_index

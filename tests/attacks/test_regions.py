@@ -1,4 +1,4 @@
-"""RP-PGD's regions: which pixels are in which, what they weigh, and that every search remembers its own points alone."""
+"""RP-PGD's regions: which pixels are in which, what they weigh, and every search remembers its own points."""
 
 from __future__ import annotations
 

@@ -82,7 +82,9 @@ def test_a_resume_goes_on_with_the_raised_steps_bitwise(raised, tmp_path):
 
 
 def test_it_ends_the_training_where_told_to(raised, tmp_path):
-    with pytest.raises(RunFailed, match=r"training stopped by catastrophic overfitting in iteration \d+: FGSM .* train with"):
+    with pytest.raises(
+        RunFailed, match=r"training stopped by catastrophic overfitting in iteration \d+: FGSM .* train with"
+    ):
         train(low_contrast(action="stop"), work_dir=tmp_path)
     assert (tmp_path / "iter_20.pth").exists() == (tripped(raised[1]) > 1)
 
@@ -95,7 +97,8 @@ def test_a_sound_training_is_left_alone(action, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "attack", [dict(PGD, step_size=0.1), dict(type="TsallisPGD", eps="4/255", steps=1, optimiser="pgd", step_size="5/255")]
+    "attack",
+    [dict(PGD, step_size=0.1), dict(type="TsallisPGD", eps="4/255", steps=1, optimiser="pgd", step_size="5/255")],
 )
 def test_more_steps_are_the_same_attack_with_smaller_ones(attack):
     before, after = build_attack(attack), with_steps(build_attack(attack), 7)

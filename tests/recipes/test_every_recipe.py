@@ -101,7 +101,9 @@ def test_the_regions_of_rp_pgd_remember(tmp_path, monkeypatch):
     assert sum(count for _, count in seen) > 0  # pixels that are right again and still on the boundary
 
 
-@pytest.mark.parametrize(("name", "beta", "terms"), [("trades-linf4-s3", 6, ()), ("mart-linf4-s3", 5, ("loss_margin",))])
+@pytest.mark.parametrize(
+    ("name", "beta", "terms"), [("trades-linf4-s3", 6, ()), ("mart-linf4-s3", 5, ("loss_margin",))]
+)
 def test_the_divergence_has_its_part(name, beta, terms, tmp_path):
     runner = train(miniature(name), work_dir=tmp_path)
     divergence = history(runner, "kl")

@@ -74,7 +74,7 @@ def test_without_an_attack_there_is_no_divergence(name, given):
 
 @pytest.mark.parametrize("name", ["TRADES", "MART"])
 def test_void_pixels_have_no_part(name, given):
-    clean, attacked, labels, valid = given
+    clean, attacked, _, valid = given
     before = total(terms(name, given))
     with torch.no_grad():
         clean.movedim(1, -1)[~valid] = 50 * torch.randn(int((~valid).sum()), K, dtype=torch.float64)

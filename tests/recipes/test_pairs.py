@@ -47,7 +47,9 @@ def halves(model, count=3):
     """A batch of clean images and others of the same labels, as the network gets it in training."""
     samples = [ToyScenes()[index] for index in range(count)]
     noise = [(one["inputs"].float() + 20 * torch.randn(one["inputs"].shape)).clamp(0, 255) for one in samples]
-    data = dict(inputs=[one["inputs"] for one in samples] + noise, data_samples=[one["data_samples"] for one in samples] * 2)
+    data = dict(
+        inputs=[one["inputs"] for one in samples] + noise, data_samples=[one["data_samples"] for one in samples] * 2
+    )
     return model.data_preprocessor(data, True)
 
 
@@ -125,7 +127,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="all clean ones in it; leave clean_ratio out"):
         AdversarialTrainingHook(PGD, clean_ratio=0.5, loss="TRADES")
     config = paired()
-    config.model.decode_head.update(num_classes=2, out_channels=1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True))
+    config.model.decode_head.update(
+        num_classes=2, out_channels=1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True)
+    )
     with pytest.raises(UserError, match="FCNHead has one sigmoid channel"):
         train(config, work_dir=tmp_path)
 

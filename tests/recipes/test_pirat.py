@@ -82,5 +82,5 @@ def test_training_begins_with_the_classifiers_weights(tmp_path):
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     classifier("test_resnet", tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="other.safetensors"):
+    with pytest.raises(UserError, match=r"other\.safetensors"):
         train(pirat(tmp_path / "other.safetensors"), work_dir=tmp_path / "run")
