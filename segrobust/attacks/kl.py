@@ -18,7 +18,7 @@ from segrobust.core.errors import UserError
 @register_attack
 class KLPGD(GradientAttack):
     """KL(softmax of the clean image || softmax under attack), summed over the valid pixels (Zhang et al., 2019,
-    arXiv 1901.08573, eq. 5).
+    arXiv 1901.08573).
 
     The logit gradient is the difference of the two, which is zero at the clean image: a search starts from noise in the
     ball. (TRADES starts from Gaussian noise of 0.001.) One more forward per search. Best iterates and ``found`` go by

@@ -105,7 +105,7 @@ def log_not_rival(logits: Tensor, labels: Tensor) -> Tensor:
 @register_paired_loss
 class TRADES(PairedLoss):
     """The segmentor's loss on the clean images plus beta times the mean KL divergence of the attacked prediction from
-    the clean one (Zhang et al., 2019, arXiv 1901.08573, eq. 5; beta is its 1/lambda).
+    the clean one (Zhang et al., 2019, arXiv 1901.08573; beta is its 1/lambda).
 
     Gradients flow into both predictions, as in the authors' code.
     """
@@ -120,7 +120,7 @@ class TRADES(PairedLoss):
 @register_paired_loss
 class MART(PairedLoss):
     """The boosted cross-entropy of the attacked images, -log p_y - log(1 - max over k != y of p_k), plus beta times
-    the KL divergence weighted by 1 - p_y of the clean image (Wang et al., ICLR 2020, eq. 11; beta is its lambda).
+    the KL divergence weighted by 1 - p_y of the clean image (Wang et al., ICLR 2020; beta is its lambda).
 
     The first term is the segmentor's own loss on the attacked images. Gradients flow through the weight too, as in the
     authors' code.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,8 @@ class Pairs:
         segmentor: of mmseg, with softmax over at least two classes and one map of logits from its last head.
 
     Raises:
-        UserError: a sigmoid head; in the first batch, a head with none or several maps of logits in training.
+        UserError: a sigmoid head, or activation checkpointing on several processes; in the first batch, a head with
+            none or several maps of logits in training.
     """
 
     def __init__(self, segmentor: nn.Module, loss: PairedLoss) -> None:
@@ -36,6 +38,9 @@ class Pairs:
         if segmentor.out_channels < 2:
             raise UserError(f"{loss.name} compares softmax probabilities, and {type(self.head).__name__} has one "
                             "sigmoid channel; set out_channels to the number of classes")  # fmt: skip
+        if get_world_size() > 1 and any(getattr(part, "with_cp", False) for part in segmentor.modules()):
+            raise UserError(f"{loss.name}: two passes with activation checkpointing do not go with several processes; "
+                            "set with_cp=False in the model")  # fmt: skip
         self.segmentor, self.loss, self.own = segmentor, loss, segmentor.loss
         self.active = False
         segmentor.loss = self

@@ -134,6 +134,16 @@ def test_what_does_not_fit_is_refused(tmp_path):
         train(config, work_dir=tmp_path)
 
 
+def test_activation_checkpointing_on_several_processes_is_refused(tmp_path, monkeypatch):
+    """DDP ends with an error of its own in the second pass."""
+    monkeypatch.setattr("segrobust.recipes.pairs.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"TRADES: two passes with activation checkpointing .* set with_cp=False"):
+        train(paired(), work_dir=tmp_path / "refused")
+    config = paired(iters=1)
+    config.model.backbone.with_cp = False
+    assert train(config, work_dir=tmp_path / "without").iter == 1
+
+
 def test_a_head_without_one_map_is_refused(trained):
     model = copy.deepcopy(trained.model).train()
     pairs = Pairs(model, build_paired_loss("TRADES"))
