@@ -1244,6 +1244,60 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("commands/training.py", "hooks/test_trainable_processes.py"): [
         ('config.setdefault("find_unused_parameters", True)', 'config.setdefault("find_unused_parameters", False)'),
     ],
+    ("attacks/regions.py", "attacks/test_regions.py"): [
+        ("self.least = 1 / (2 * steps)", "self.least = 1 / steps"),
+        ("half = pixels.progress / 2", "half = pixels.progress / 3"),
+        ("max(half - self.least, 0.0)", "half"),
+        ("self.boundary | (wrong & ~self.false)", "wrong & ~self.false"),
+        ("problem.engine.gradient(points, regions, progress)", "problem.engine.gradient(points, self.weight, progress)"),
+    ],
+    ("attacks/gradient_attack.py", "attacks/test_regions.py"): [
+        ("measure = self.begin(problem)", "measure = partial(self.measure_gradient, problem.engine)"),
+    ],
+    ("attacks/kl.py", "attacks/test_kl.py"): [
+        ("(logits.softmax(1) - clean)", "(clean - logits.softmax(1))"),
+        (" * goal.valid.unsqueeze(1)", ""),
+        ("forwards + self.restarts", "forwards + 1"),
+        ("if not self.random_start:", "if False:"),
+    ],
+    ("recipes/paired.py", "recipes/test_paired.py"): [
+        ("beta: float = 6.0", "beta: float = 5.0"),
+        ("beta: float = 5.0", "beta: float = 6.0"),
+        ("unsure * kl(", "kl("),
+        ("(log_p.exp() * (log_p - log_r))", "(log_r.exp() * (log_r - log_p))"),
+        ("scatter(1, own, -math.inf)", "scatter(1, own, 0)"),
+        ("(values * valid).sum()", "values.sum()"),
+        ("divergence.detach()}\n\n\n@register_paired_loss\nclass MART", "divergence}\n\n\n@register_paired_loss\nclass MART"),
+    ],
+    ("recipes/pairs.py", "recipes/test_pairs.py"): [
+        ("if not self.active:", "if False:"),
+        ("del self.segmentor.loss", "pass"),
+        ("if segmentor.out_channels < 2:", "if False:"),
+        ("half = len(data_samples) // 2", "half = len(data_samples) // 3"),
+    ],
+    ("recipes/tsallis.py", "recipes/test_tsallis.py"): [
+        ("* minus_log_p) / (1 - q)", "* minus_log_p) / (2 - q)"),
+        ("hub.get_info(\"iter\", 0) /", "(hub.get_info(\"iter\", 0) + 1) /"),
+        ("count = loss * of_class, of_class.sum()", "count = loss * of_class, valid.sum()"),
+        ("or not value <= 1:", "or False:"),
+    ],
+    ("hooks/overfitting.py", "hooks/test_guard.py"): [
+        ("steps=steps, step_size=None)", "steps=steps)"),
+        ("runner.message_hub.update_info(RAISED, self.steps)", "pass"),
+        ("if attack.steps >= steps:", "if False:"),
+        ("if self.action == \"stop\":", "if False:"),
+        ("RATIO, DIFFERENCE = 0.6, 0.1", "RATIO, DIFFERENCE = 0.3, 0.1"),
+    ],
+    ("hooks/overfitting.py", "recipes/test_distributed.py"): [("all_reduce(means, \"mean\")", "pass")],
+    ("hooks/adversarial_training.py", "hooks/test_steps_warmup.py"): [
+        ("(self.attack.steps - 1) * done", "self.attack.steps * done"),
+        ("if done < self.steps_warmup:", "if False:"),
+    ],
+    ("hooks/adversarial_training.py", "recipes/test_pairs.py"): [
+        ("self.pairs.remove()", "pass"),
+        ("if loss is not None and clean_ratio:", "if False:"),
+        ("self.pairs.active = attack is not None", "self.pairs.active = True"),
+    ],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -17,6 +17,7 @@ FLOORS = (  # from the top; a name on a floor may import those below it, and its
     ("report",),
     ("checks",),
     ("hooks",),
+    ("recipes",),
     ("runs",),
     ("studies",),
     ("analysis",),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,6 +73,11 @@ class GradientAttack(BoundedAttack):
         """Statistics and ascent direction of the loss; a loss that is no weighted cross-entropy overrides this."""
         return engine.gradient(points, self.weight, progress, self.sharpness(progress))
 
+    def begin(self, problem: Problem) -> Callable[[Tensor, float], Measurement]:
+        """What measures the points of one search, from points and progress; a loss with a memory of the search, or of
+        the clean images, overrides this."""
+        return partial(self.measure_gradient, problem.engine)
+
     def sharpness(self, progress: float) -> float:
         """Factor on the logits inside the softmax of the gradient."""
         return 1.0
@@ -98,18 +105,26 @@ class GradientAttack(BoundedAttack):
 
     def search(self, problem: Problem, points: Tensor) -> SearchResult:
         """All stages from the given points on; what the last one found."""
-        stages = self.stages()
+        measure = self.begin(problem)
         done = 0
-        for radius, steps in stages:
-            result = self._run_stage(problem, points, radius, steps, done)
+        for radius, steps in self.stages():
+            result = self._run_stage(problem, measure, points, radius, steps, done)
             points = (result.by_error if self.handover == "error" else result.by_ce).points
             done += steps
         return result
 
-    def _run_stage(self, problem: Problem, points: Tensor, radius: float, steps: int, done: int) -> SearchResult:
-        def gradient(at: Tensor, step: int):
+    def _run_stage(
+        self,
+        problem: Problem,
+        measure: Callable[[Tensor, float], Measurement],
+        points: Tensor,
+        radius: float,
+        steps: int,
+        done: int,
+    ) -> SearchResult:
+        def gradient(at: Tensor, step: int) -> Measurement:
             progress = step / steps if self.scope == "stage" else (done + step) / self.steps
-            return self.measure_gradient(problem.engine, at, progress)
+            return measure(at, progress)
 
         eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
         stage = Stage(problem, self.threat, eps, steps, gradient)

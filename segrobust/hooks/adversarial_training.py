@@ -14,8 +14,12 @@ A minimum-norm attack stops where an image has been fooled: each image gets a ra
 
     attack = dict(type="ALMAProx", steps=5, eps_max="4/255", target_apsr=0.5)
 
-One setting of any config with an mmseg model or a segmenter of segrobust; loss, loop and the other hooks stay what they
-are.
+A loss over the clean images and the attacked ones, of an mmseg model (``segrobust.recipes``)::
+
+    dict(type="AdversarialTrainingHook", attack=dict(type="KLPGD", ...), loss=dict(type="TRADES", beta=6.0))
+
+One setting of any config with an mmseg model or a segmenter of segrobust; loop and the other hooks stay what they are,
+and without ``loss`` so does the loss.
 """
 
 from __future__ import annotations
@@ -40,6 +44,8 @@ from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.replayed import Replayed
 from segrobust.models.trainable import CHANNEL_SWAP, from_loader, live_segmenter
+from segrobust.recipes.paired import PairedLoss, build_paired_loss
+from segrobust.recipes.pairs import Pairs
 
 
 @HOOKS.register_module()
@@ -61,12 +67,16 @@ class AdversarialTrainingHook(Hook):
         start: first iteration (not epoch) with attacks, counted from 0; before it, training is standard.
         eps_warmup: number of iterations over which eps (or the cap) grows linearly from 0 at ``start`` to its full
             value.
+        steps_warmup: number of iterations over which the attack's steps grow from 1 at ``start`` to all of them, which
+            makes the first iterations cheaper.
+        loss: name or config of a loss over the clean images and the attacked ones, such as ``dict(type="TRADES",
+            beta=6.0)``; both halves go through the network on their own. None: the model's loss on attacked images.
         seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
         cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
-        UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, or a model under
-            FSDP.
+        UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, a model under
+            FSDP, or one that the ``loss`` does not fit.
     """
 
     def __init__(
@@ -77,6 +87,8 @@ class AdversarialTrainingHook(Hook):
         eps_warmup: int = 0,
         seed: int | None = None,
         cuda_graphs: bool = True,
+        steps_warmup: int = 0,
+        loss: str | Mapping[str, Any] | PairedLoss | None = None,
     ) -> None:
         self.attack = build_attack(attack)
         if self.attack.targeted:
@@ -87,12 +99,27 @@ class AdversarialTrainingHook(Hook):
                             'give it a cap to train with, for instance eps_max="4/255"')  # fmt: skip
         if not 0 <= clean_ratio < 1:
             raise UserError(f"AdversarialTrainingHook: expected 0 <= clean_ratio < 1, got {clean_ratio!r}")
-        for name, value in (("start", start), ("eps_warmup", eps_warmup), ("seed", seed or 0)):
+        for name, value in (
+            ("start", start),
+            ("eps_warmup", eps_warmup),
+            ("steps_warmup", steps_warmup),
+            ("seed", seed or 0),
+        ):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"AdversarialTrainingHook: expected {name} to be an integer >= 0, got {value!r}")
+        if steps_warmup and not isinstance(getattr(self.attack, "steps", None), int):
+            raise UserError(
+                f"AdversarialTrainingHook: {self.attack.name} has no steps to warm up; leave steps_warmup out"
+            )
+        if loss is not None and clean_ratio:
+            raise UserError("AdversarialTrainingHook: a loss over clean and attacked images has all clean ones in it; "
+                            "leave clean_ratio out")  # fmt: skip
+        self.loss = None if loss is None else build_paired_loss(loss)
+        self.pairs: Pairs | None = None  # of a training with a loss, while it lasts
         self.clean_ratio = clean_ratio
         self.start = start
         self.eps_warmup = eps_warmup
+        self.steps_warmup = steps_warmup
         self.seed = seed
         self.cuda_graphs = cuda_graphs
 
@@ -101,10 +128,12 @@ class AdversarialTrainingHook(Hook):
         done = iteration - self.start
         if done < 0 or (done == 0 and self.eps_warmup):
             return None
-        if done >= self.eps_warmup:
-            return self.attack
-        eps = getattr(self.attack, self.radius) * done / self.eps_warmup
-        return dataclasses.replace(self.attack, **{self.radius: eps})
+        less = {}
+        if done < self.eps_warmup:
+            less[self.radius] = getattr(self.attack, self.radius) * done / self.eps_warmup
+        if done < self.steps_warmup:
+            less["steps"] = 1 + (self.attack.steps - 1) * done // self.steps_warmup
+        return dataclasses.replace(self.attack, **less) if less else self.attack
 
     def choose(self, count: int, seed: int, iteration: int, rank: int) -> list[int]:
         """The images of a batch of ``count`` that are attacked."""
@@ -114,10 +143,19 @@ class AdversarialTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.segmenter = self._attacked = live_segmenter(runner.model)
+        if self.loss is not None:
+            self.pairs = Pairs(unwrapped(runner.model), self.loss)
+
+    def after_train(self, runner: Any) -> None:
+        if self.pairs is not None:
+            self.pairs.remove()
+            self.pairs = None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
         runner.message_hub.update_scalar("train/adv_eps", getattr(attack, self.radius) if attack else 0.0)
+        if self.pairs is not None:
+            self.pairs.active = attack is not None
         if attack is None:
             return
         begin = time.perf_counter()
@@ -132,7 +170,7 @@ class AdversarialTrainingHook(Hook):
         runner.message_hub.update_scalar("train/adv_time", time.perf_counter() - begin)
 
     def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any]) -> list[AttackResult]:
-        """Attack the chosen images in place."""
+        """Attack the chosen images in place or, for a loss over both, put them all behind the clean ones."""
         inputs = list(data_batch["inputs"])
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
@@ -145,6 +183,9 @@ class AdversarialTrainingHook(Hook):
                 )
                 for index, attacked in zip(group, results[-1].images, strict=True):
                     inputs[index] = to_loader(attacked)
+        if self.pairs is not None:
+            inputs = [*data_batch["inputs"], *inputs]
+            data_batch["data_samples"] = [*data_batch["data_samples"]] * 2
         data_batch["inputs"] = inputs
         if self.cuda_graphs and self._attacked is self.segmenter:  # from now on a training step's memory is known
             self._attacked = Replayed(self.segmenter)

@@ -80,6 +80,16 @@ def balanced_sharp_loss(logits, goal, progress, counts=(10.0, 200.0, 50.0)):
     return (inverse / inverse.sum()).sqrt()[goal.labels] * sharp_loss(logits, goal, progress)
 
 
+def region_loss(logits, goal, progress, steps=300):
+    """At the first point of a search: true and false pixels alone."""
+    false = reached(logits, goal)
+    weights = torch.zeros_like(logits[:, 0])
+    for n, valid in enumerate(goal.valid):
+        for region, factor in ((~false[n] & valid, 1 - progress / 2), (false[n] & valid, 1 / (2 * steps))):
+            weights[n][region] = factor / region.sum() * valid.sum()
+    return weights * cross_entropy(logits, goal)
+
+
 LOSSES = {
     "CEPGD": ({}, lambda logits, goal, progress: cross_entropy(logits, goal)),
     "SegPGD": ({}, segpgd_loss),
@@ -88,6 +98,7 @@ LOSSES = {
     "MaskedPGD": ({}, lambda logits, goal, progress: ~reached(logits, goal) * cross_entropy(logits, goal)),
     "BalancedPGD": ({"class_counts": (10, 200, 50)}, balanced_loss),
     "TsallisPGD": ({}, lambda logits, goal, progress: tsallis_loss(-2 + 3 * progress)(logits, goal, progress)),
+    "RPPGD": ({}, region_loss),
     "SharpPGD": ({}, sharp_loss),
     "BalancedSharpPGD": ({"class_counts": (10, 200, 50)}, balanced_sharp_loss),
 }

@@ -12,7 +12,7 @@ from tests.attacks.test_table import BOUNDED, GRADIENT, RADII, call, in_every_no
 from tests.attacks.toys import PixelLinear, SmallNet, batch, share_wrong
 
 SAME = {"Linf": 1e-5, "L2": 2e-5, "L1": 1e-4}  # of pixels; sums over an image differ in their order
-NOT_GREEDY = ("SphericalPGD", "Square")  # they may leave a pixel that can be had: for others, or untried
+NOT_GREEDY = ("KLPGD", "SphericalPGD", "Square")  # they may leave a pixel that can be had: for others, or untried
 DRAWS_LOTS = ("Square",)  # ties between candidates: its points may differ, not what they reach
 
 pytestmark = pytest.mark.usefixtures("float32")

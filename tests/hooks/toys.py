@@ -65,13 +65,16 @@ class ToyScenes(Dataset):
     """Noisy images of two brightnesses with a void border; BGR uint8, as mmseg's loader packs them.
 
     Augmentation draws from Python's, numpy's and torch's global generators. ``wide`` images are 8 pixels wider.
+    ``contrast`` scales all differences, around a grey of 115.
     """
 
     ignore_index = 255
     metainfo = dict(classes=CLASSES, palette=[[0, 0, 0], [255, 255, 255], [128, 0, 0]])
 
-    def __init__(self, length: int = 6, augment: bool = False, wide: tuple[int, ...] = ()) -> None:
-        self.length, self.augment, self.wide = length, augment, wide
+    def __init__(
+        self, length: int = 6, augment: bool = False, wide: tuple[int, ...] = (), contrast: float = 1.0
+    ) -> None:
+        self.length, self.augment, self.wide, self.contrast = length, augment, wide, contrast
 
     def __len__(self) -> int:
         return self.length
@@ -83,7 +86,7 @@ class ToyScenes(Dataset):
         generator = np.random.default_rng(index)
         height, width = 32, 40 if index in self.wide else 32
         label = (generator.random((height // 8, width // 8)) < 0.5).astype(np.int64).repeat(8, 0).repeat(8, 1)
-        image = 70 + 90 * label[None] + generator.normal(0, 25, (3, height, width))
+        image = 115 + self.contrast * (90 * label[None] - 45 + generator.normal(0, 25, (3, height, width)))
         image = torch.from_numpy(image.clip(0, 255).astype(np.uint8))
         label[:2] = 255
         label[8:12, 8:12] = 2

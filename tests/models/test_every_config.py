@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 from pathlib import Path
 
@@ -76,10 +77,12 @@ def test_it_is_built_and_attacked(file, built):
     assert model.num_classes == len(metainfo_of(config.test_dataloader.dataset)["classes"]) == len(model.class_names)
     images = torch.rand(1, 3, 32, 32, generator=random)
     labels = torch.randint(model.num_classes, (1, 32, 32), generator=random)
-    attack = attack_of(config)
-    assert ("pgdat" in file.stem or "almaat" in file.stem) == (attack.name != "CEPGD")
+    attack, radius = attack_of(config), re.search(r"-linf(\d+)-", file.stem)
+    trained = [one for one in config.get("custom_hooks") or () if one["type"] == AdversarialTrainingHook.__name__]
+    assert len(trained) == bool(radius)  # the name of an adversarial one carries its radius, and its clean images
+    assert bool(trained and trained[0].get("clean_ratio")) == ("-clean50-" in file.stem)
     change = (attack(model, images, labels).images - images).abs().max().item()
-    assert 0 < change <= 4 / 255 + 1e-6
+    assert 0 < change <= (int(radius[1]) if radius else 4) / 255 + 1e-6
     for name, millions in NETWORKS.items():
         if file.stem.startswith(f"{name}_"):
             assert sum(one.numel() for one in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.15)

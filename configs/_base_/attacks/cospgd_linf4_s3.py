@@ -1,0 +1,1 @@
+adversary = dict(type="CosPGD", eps="4/255", steps=3, optimiser="pgd", radius_reduction=False, keep="last")

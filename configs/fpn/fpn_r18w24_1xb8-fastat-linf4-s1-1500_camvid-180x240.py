@@ -1,0 +1,17 @@
+# Fast training with one step (arXiv 2001.03994): 6 passes an iteration in place of 10, and 3 steps from the moment when
+# the model has learned to fool the one.
+_base_ = [
+    "../_base_/models/fpn_r18w24_flat.py",
+    "../_base_/datasets/camvid_180x240_strong.py",
+    "../_base_/schedules/at_linf4_1500.py",
+    "../_base_/attacks/cepgd_linf4_s1.py",
+    "../_base_/default_runtime.py",
+]
+custom_hooks = [
+    dict(type="ReseedHook"),
+    dict(type="AdversarialTrainingHook", attack={{_base_.adversary}}, eps_warmup=200),
+    dict(type="EMAHook", momentum=0.005),
+    {{_base_.robust_validation}},
+    dict(type="OverfittingHook", interval=50, action="steps", steps=3),
+]
+load_from = "{{ fileDirname }}/../../segrobust/zoo/camvid-fpn-r18w24-std-180x240.safetensors"
