@@ -34,8 +34,8 @@ class Pairs:
 
     def __init__(self, segmentor: nn.Module, loss: PairedLoss) -> None:
         if not hasattr(segmentor, "decode_head"):
-            raise UserError(f"{loss.name} needs a model of mmseg with a decode_head, which {type(segmentor).__name__} has "
-                            "not; train it with attacked images alone (loss=None)")  # fmt: skip
+            raise UserError(f"{loss.name} needs a model of mmseg with a decode_head, which {type(segmentor).__name__} "
+                            "has not; train it with attacked images alone (loss=None)")  # fmt: skip
         heads = segmentor.decode_head
         self.head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         if segmentor.out_channels < 2:
