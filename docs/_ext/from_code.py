@@ -1,11 +1,11 @@
 """Tables that are read from the code, so that they cannot fall behind it.
 
-    ```{options} segrobust.runs.settings.Settings
-    ```
-    ```{protocols}
-    ```
-    ```{published}
-    ```
+```{options} segrobust.runs.settings.Settings
+```
+```{protocols}
+```
+```{published}
+```
 """
 
 from __future__ import annotations
