@@ -84,7 +84,7 @@ class Protocols(CodeTable):
 class PublishedModels(CodeTable):
     """The published checkpoints with their authors' scores."""
 
-    header = ("name", "data", "trained", "parameters", "file", "published mIoU in %, not reproduced")
+    header = ("name", "data", "trained", "parameters", "published mIoU in %, not reproduced", "file")
 
     def rows(self) -> Iterator[Sequence[str]]:
         from segrobust.models.published import PUBLISHED
@@ -93,7 +93,7 @@ class PublishedModels(CodeTable):
             scores = ", ".join(f"{what} {score.miou}" for what, score in one.scores.items()) or "none"
             file = f"`{one.file}`" if one.file else "none published"
             count = f"{one.parameters / 1e6:.1f} M"
-            yield f"`{one.name}`", one.data.name, cell(one.training), count, file, cell(scores)
+            yield f"`{one.name}`", one.data.name, cell(one.training), count, cell(scores), file
 
 
 class AttackClasses(Directive):
@@ -116,11 +116,12 @@ FIELD = re.compile(r"[a-z]\w*(, [a-z]\w*)*: ")
 
 
 def fields_as_arguments(app, what: str, name: str, thing: object, options, lines: list[str]) -> None:
-    """A paragraph that begins with ``field: text`` is of fields up to its end, as below ``Args:``."""
+    """A paragraph of several lines ``field: text`` is of fields, as below ``Args:``."""
     starts = [number for number, line in enumerate(lines) if FIELD.match(line) and not (number and lines[number - 1])]
     for start in reversed(starts):
         end = next((number for number in range(start, len(lines)) if not lines[number]), len(lines))
-        lines[start:end] = ["Args:", *(f"    {line}" for line in lines[start:end])]
+        if sum(bool(FIELD.match(line)) for line in lines[start:end]) > 1:
+            lines[start:end] = ["Args:", *(f"    {line}" for line in lines[start:end])]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
