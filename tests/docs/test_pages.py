@@ -43,6 +43,14 @@ def test_everything_that_is_exported_is_in_the_api():
     assert {*segrobust.__all__, *hooks.__all__} - documented == {"__version__"}
 
 
+def test_the_floors_that_contributors_read_are_those_of_the_house():
+    from tests.test_layers import FLOORS
+
+    listed = re.search(r"one list of floors: (.*?);", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))[1]
+    floors = [name for names in FLOORS for name in names if name != "__main__"]
+    assert [name for name in re.findall(r"`(\w+)`", listed) if name in floors] == floors
+
+
 def test_protocols_that_a_page_names_exist():
     from segrobust.datasets.protocols import PROTOCOLS
 
