@@ -61,11 +61,13 @@ def place(tmp_path_factory):
 @pytest.fixture
 def here(place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a command may add this folder
     monkeypatch.setenv("COLUMNS", "200")
     handed = []
     for name, answer in HEAVY.items():
         monkeypatch.setattr(name, lambda *given, answer=answer, name=name, **named: handed.append(name) or answer)
-    return handed
+    yield handed
+    sys.modules.pop("my_net", None)
 
 
 def test_there_are_commands_and_marked_blocks_are_known():
