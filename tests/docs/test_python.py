@@ -11,9 +11,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import segrobust
 from tests.docs.snippets import BLOCKS, CLASSES, blocks, image_folder, network_file
 
 PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
+
+
+def quick(*given, **options):
+    """``segrobust.evaluate`` with few steps, where a page does not say how many."""
+    from segrobust.commands.evaluation import evaluate
+
+    return evaluate(*given, **{"steps": 20, **options})
 
 
 @pytest.fixture
@@ -28,6 +36,7 @@ def own(tmp_path, monkeypatch) -> dict:
     images = torch.rand(2, 3, 16, 24)
     labels = net(images).argmax(1).detach()
     labels[:, 0] = 255
+    monkeypatch.setitem(vars(segrobust), "evaluate", quick)
     sys.modules.pop("my_net", None)
     yield {"net": net, "images": images, "labels": labels}
     sys.modules.pop("my_net", None)
