@@ -11,12 +11,13 @@ SEES_GPU = "$(BIN)/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_ava
 STAMP := $(VENV)/.segrobust-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format clean
+.PHONY: help demo test test-gpu docs lint format clean
 
 help:
 	@echo "make demo     train a standard and a robust segmenter on synthetic scenes, attack both, write a report"
 	@echo "make test     ruff and the test suite; then test-gpu where torch sees a GPU"
 	@echo "make test-gpu the tests that need a GPU, alone (one GPU, a few minutes)"
+	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make lint     ruff alone; make format: let ruff correct what it can"
 	@echo "make clean    remove .venv and caches; work_dirs stays"
 
@@ -35,6 +36,11 @@ test: lint
 test-gpu: $(STAMP)
 	SEGROBUST_TEST_GPU=1 "$(BIN)/python" -m pytest tests/gpu $(PYTEST_ARGS)$(if $(strip $(PYTEST_ARGS)), || test $$? -eq 5)
 
+# As strict as it gets without the network: any warning fails, names that lead nowhere are warnings.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 lint: $(STAMP)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
@@ -44,7 +50,7 @@ format: $(STAMP)
 	"$(BIN)/ruff" format .
 
 clean:
-	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .dist_test
+	rm -rf "$(VENV)" build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis .dist_test
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One resolver call for everything, so that torch and torchvision come from the same index and fit each other.

@@ -54,6 +54,12 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
 
 
+def test_docs_are_built_so_that_a_warning_fails(checkout):
+    made = make(checkout, "docs")
+    assert made.returncode == 0, made.stderr
+    assert "python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html" in made.stdout.replace('"', "")
+
+
 def test_second_run_installs_nothing(checkout):
     first = make(checkout, "lint")
     assert first.returncode == 0, first.stderr

@@ -63,10 +63,10 @@ def test_what_has_no_scores_and_what_was_normalised(capsys):
 
 
 @pytest.mark.parametrize("name", zoo())
-def test_all_about_a_shipped_one_is_what_its_files_and_the_readme_say(name, repository, capsys):
+def test_all_about_a_shipped_one_is_what_its_files_and_the_documentation_say(name, repository, capsys):
     assert main(["models", name]) == 0
     told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    model, text = load_segmenter(name, device="cpu"), (repository / "README.md").read_text()
+    model, text = load_segmenter(name, device="cpu"), (repository / "docs" / "measured.md").read_text()
     count = sum(one.numel() for one in model.network.parameters())
     assert (told["kind"], told["classes"], told["parameters"]) == ("shipped", str(model.num_classes), f"{count:,}")
     assert (told["data"], told["images"]) == ("CamVid", "resized to 240x180")

@@ -1,4 +1,4 @@
-"""The shipped models: small, equal to the configs they were trained with, and what the README says of them."""
+"""The shipped models: small, equal to the configs they were trained with, and what is said of them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,123 @@
+"""Every ```python block of the pages runs, with a small network and two small images as the user's own.
+
+The blocks of a page share their names. What a block of a config says is built: a model, data, hooks, which train.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import segrobust
+from tests.docs.snippets import BLOCKS, CLASSES, blocks, image_folder, network_file
+
+PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
+
+
+def quick(*given, **options):
+    """``segrobust.evaluate`` with few steps, where a page does not say how many."""
+    from segrobust.commands.evaluation import evaluate
+
+    return evaluate(*given, **{"steps": 20, **options})
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> dict:
+    """The names that pages take for granted, in a folder with the files that they name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    network_file(tmp_path)
+    image_folder(tmp_path / "ROOT", 2, "test")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, CLASSES, 1))
+    images = torch.rand(2, 3, 16, 24)
+    labels = net(images).argmax(1).detach()
+    labels[:, 0] = 255
+    monkeypatch.setitem(vars(segrobust), "evaluate", quick)
+    sys.modules.pop("my_net", None)
+    yield {"net": net, "images": images, "labels": labels}
+    sys.modules.pop("my_net", None)
+
+
+def test_there_is_something_to_run():
+    assert len([block for block in BLOCKS if block.language == "python"]) >= 19
+    assert {"README.md", "start.md", "own_network.md", "train.md", "attacks.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page, own, tmp_path):
+    for block in blocks(page):
+        if block.language == "python":
+            before = dict(own)
+            exec(compile(block.text, f"{page}: {block.first}", "exec"), own)  # noqa: S102 - as a user would
+            set_here = {name: value for name, value in own.items() if before.get(name) is not value}
+            follow(set_here, tmp_path / str(len(own)))
+    check(page, SimpleNamespace(**{name: value for name, value in own.items() if name.isidentifier()}))
+
+
+def follow(names: dict, work_dir) -> None:
+    """Build what a block of a config sets."""
+    from segrobust.hooks import LoadFromHook
+    from segrobust.runs.settings import Settings
+
+    if isinstance(names.get("model"), dict):
+        built_model(names["model"])
+    if "test_dataloader" in names:
+        built_data(names["test_dataloader"])
+    if "custom_hooks" in names:
+        trained(names, work_dir)
+    if "custom_imports" in names:
+        from mmengine.utils import import_modules_from_strings
+
+        assert import_modules_from_strings(**names["custom_imports"])[0].__name__ == "segrobust.hooks"
+    if "load_from_except" in names:
+        assert LoadFromHook(names["load_from_except"]).leave_out == tuple(names["load_from_except"])
+    if "declared" in names:
+        assert Settings.of(declared=names["declared"]).declared == names["declared"]
+
+
+def built_model(config: dict) -> None:
+    from segrobust import load_segmenter
+
+    model = load_segmenter({"model": config}, device="cpu", channels_last=False)
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 64, 64)).shape == (1, config["num_classes"], 64, 64)
+
+
+def built_data(loader: dict) -> None:
+    from mmengine.config import Config
+
+    from segrobust import source_from_config
+
+    source = source_from_config(Config({"test_dataloader": loader}))
+    assert len(source) == 2 and source[0].image.shape == (3, 24, 32) and source.num_classes == 2
+
+
+def trained(names: dict, work_dir) -> None:
+    """Two iterations with the hooks, and a validation, which logs what they say."""
+    from segrobust.commands.training import train
+    from tests.hooks.toys import toy_config, with_plain_validation
+
+    config = with_plain_validation(toy_config(*names["custom_hooks"], attack=None, iters=2))
+    config.default_hooks.update(names.get("default_hooks", {}))
+    runner = train(config, work_dir=work_dir)
+    scalars = runner.message_hub.log_scalars
+    assert "train/adv_eps" in scalars
+    minimum_norm = "ALMAProx" in str(names["custom_hooks"])
+    assert f"val/{'min_norm/median' if minimum_norm else 'robust/mIoU'}" in scalars
+
+
+def check(page: str, own: SimpleNamespace) -> None:
+    """What the results of some pages must be."""
+    if page == "evaluate.md":
+        assert own.run.trust is not None and own.run.folder.is_dir()
+        assert {row["name"] for row in own.again.table()} == {"clean", "CosPGD", "SegPGD", "worst_case"}
+        assert [row["eps"] for row in own.worst] == [1 / 255, 4 / 255]
+    if page == "attacks.md":
+        assert own.result.pixel_error.shape == (2,) and (own.result.distance <= 4 / 255 + 1e-6).all()
+        assert own.smallest.found.shape == (2,) and (own.smallest.pixel_error > 0.9).all()
+    if page in ("own_network.md", "README.md"):
+        assert own.run.table()[0]["name"] == "clean" and len(own.run.worst_case) == 2
