@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -30,14 +31,16 @@ HEAVY = {  # what a command hands its checked options to
     "segrobust.commands.demo.run_demo": None,
     "segrobust.commands.training.train": None,
     "segrobust.commands.evaluate.evaluate_command": None,
+    "segrobust.commands.benchmark.benchmark_command": None,
+    "segrobust.commands.benchmark.benchmark_dry_run": None,
     "segrobust.commands.evaluate.targets_command": (),
     "segrobust.commands.checkpoints.inspect_command": None,
     "segrobust.commands.checkpoints.convert_command": None,
     "segrobust.commands.data_check.check_data": None,
     "segrobust.report.build_report": None,
 }
-FOLLOWED = ("demo", "train", "evaluate", "targets", "report", "attacks", "models", "checkpoint", "data")
-FILES = ("weights.pth", "UperNet_ConvNext_T_VOC.pth")
+FOLLOWED = ("demo", "train", "evaluate", "benchmark", "targets", "report", "attacks", "models", "checkpoint", "data")
+FILES = ("weights.pth", "UperNet_ConvNext_T_VOC.pth", "work_dirs/my_config/iter_400.pth")
 FOLDERS = ("DIR", "SHARED", "RUN_DIR", "VOCdevkit/VOC2012", "cityscapes")
 LINES = [(page, " ".join(words), words) for page, words in commands()]
 
@@ -49,10 +52,15 @@ def place(tmp_path_factory):
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    (folder / "my_config.py").write_text("train_cfg = dict(max_iters=400)\n")
     (folder / "RUN_DIR" / "run.json").write_text("{}")
     network_file(folder)
     image_folder(folder / "FOLDER", 11)
+    models = [{"name": "robust", "model": ROBUST}]
+    studies = [{"name": name, "attacks": ["FGSM"]} for name in ("attacked", "min-norm")]
+    (folder / "my.py").write_text(f"name, models, studies = 'mine', {models}, {studies}\n")
     saved_folders(folder)
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
@@ -102,7 +110,8 @@ def follow(words: list[str], handed: list[str]) -> None:
         environment[name] = value
     first, rest = words[0], words[1:]
     if first == "segrobust":
-        segrobust(rest, handed)
+        with mock.patch.dict(os.environ, environment):
+            segrobust(rest, handed)
     elif first == "python":
         python(rest, handed)
     elif first == "torchrun":
@@ -112,6 +121,9 @@ def follow(words: list[str], handed: list[str]) -> None:
                                 capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
         assert echoed[:2] == ["-m", "torch.distributed.run"]
         torchrun(echoed[2:], handed)
+    elif first == "sbatch":
+        assert "tools/benchmark.py" in (ROOT / rest[0]).read_text()
+        segrobust(["benchmark", *rest[1:]], handed)
     elif first == "make":
         rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert rest and set(rest) <= set(rules)
@@ -140,7 +152,7 @@ def segrobust(words: list[str], handed: list[str]) -> None:
 def python(words: list[str], handed: list[str]) -> None:
     """A script of ours: thin ones by the command line, others by the flags that they know."""
     script = words[0]
-    if script in ("tools/train.py", "tools/evaluate.py", "tools/report.py"):
+    if script in ("tools/train.py", "tools/evaluate.py", "tools/report.py", "tools/benchmark.py"):
         segrobust([script.removeprefix("tools/").removesuffix(".py"), *words[1:]], handed)
         return
     text = (ROOT / script).read_text()

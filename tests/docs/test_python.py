@@ -5,6 +5,7 @@ The blocks of a page share their names. What a block of a config says is built: 
 
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -31,8 +32,13 @@ def own(tmp_path, monkeypatch) -> dict:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     network_file(tmp_path)
     image_folder(tmp_path / "ROOT", 2, "test")
+    for split in ("train", "val"):
+        image_folder(tmp_path / "my_data", CLASSES, split)
+    names = [f"class {number}" for number in range(CLASSES)]
+    (tmp_path / "my_data" / "classes.json").write_text(json.dumps({"classes": names}))
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, CLASSES, 1))
+    torch.save(net.state_dict(), "weights.pth")
     images = torch.rand(2, 3, 16, 24)
     labels = net(images).argmax(1).detach()
     labels[:, 0] = 255
@@ -63,6 +69,11 @@ def follow(names: dict, work_dir) -> None:
     from segrobust.hooks import LoadFromHook
     from segrobust.runs.settings import Settings
 
+    if "studies" in names:
+        listed_benchmark(names, work_dir)
+    if "train_dataloader" in names:
+        trained_whole(names, work_dir)
+        return
     if isinstance(names.get("model"), dict):
         built_model(names["model"])
     if "test_dataloader" in names:
@@ -72,7 +83,17 @@ def follow(names: dict, work_dir) -> None:
     if "custom_imports" in names:
         from mmengine.utils import import_modules_from_strings
 
-        assert import_modules_from_strings(**names["custom_imports"])[0].__name__ == "segrobust.hooks"
+        modules = import_modules_from_strings(**names["custom_imports"])
+        assert [one.__name__ for one in modules] == names["custom_imports"]["imports"]
+    if "loss_decode" in names:
+        from mmengine.registry import MODELS
+
+        assert type(MODELS.build(names["loss_decode"])).__name__ == names["loss_decode"]["type"]
+    for hook in ("swa", "stop"):
+        if hook in names:
+            from mmengine.registry import HOOKS
+
+            HOOKS.build(names[hook])
     if "load_from_except" in names:
         assert LoadFromHook(names["load_from_except"]).leave_out == tuple(names["load_from_except"])
     if "declared" in names:
@@ -106,8 +127,35 @@ def trained(names: dict, work_dir) -> None:
     runner = train(config, work_dir=work_dir)
     scalars = runner.message_hub.log_scalars
     assert "train/adv_eps" in scalars
-    minimum_norm = "ALMAProx" in str(names["custom_hooks"])
-    assert f"val/{'min_norm/median' if minimum_norm else 'robust/mIoU'}" in scalars
+    minimum_norm, validated = (word in str(names["custom_hooks"]) for word in ("ALMAProx", "RobustValidationHook"))
+    assert not validated or f"val/{'min_norm/median' if minimum_norm else 'robust/mIoU'}" in scalars
+
+
+def trained_whole(names: dict, work_dir) -> None:
+    """Two iterations of the config that a block is, in place of its own number, and its evaluation."""
+    from mmengine.config import Config
+
+    from segrobust import load_segmenter
+    from segrobust.commands.training import train
+
+    config = Config({name: value for name, value in names.items() if name not in ("data", "pgd", "pipeline")})
+    config.train_cfg.update(max_iters=2, val_interval=2)
+    config.default_hooks.checkpoint.interval = 2
+    runner = train(config, work_dir=work_dir)
+    assert {"train/adv_eps", "train/loss_ce", "val/robust/mIoU"} <= set(runner.message_hub.log_scalars)
+    made = load_segmenter({"model": names["model"]}, work_dir / "iter_2.pth", device="cpu", channels_last=False)
+    assert made.num_classes == names["model"]["num_classes"]
+
+
+def listed_benchmark(names: dict, work_dir) -> None:
+    """Every model under every study."""
+    from segrobust.commands.benchmark_cells import Benchmarking, cells_of
+    from segrobust.commands.benchmark_file import read_benchmark
+
+    file = work_dir.with_suffix(".json")
+    file.write_text(json.dumps({name: names[name] for name in ("name", "models", "studies")}))
+    cells = cells_of(read_benchmark(file), Benchmarking.of(file=file))
+    assert len(cells) == len(names["models"]) * len(names["studies"])
 
 
 def check(page: str, own: SimpleNamespace) -> None:
