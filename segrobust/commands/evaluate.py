@@ -28,6 +28,7 @@ from segrobust.core.errors import RunFailed
 from segrobust.core.processes import exchange
 from segrobust.datasets.classes import check_class_order
 from segrobust.datasets.protocols import PROTOCOLS, at_root
+from segrobust.datasets.source import MMSegSource
 from segrobust.datasets.targets import build_target, selected
 from segrobust.models.checkpoint.averaged import weights_in
 from segrobust.models.checkpoint.reading import read_checkpoint, sha256, stored_class_names
@@ -103,6 +104,16 @@ def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Co
             at_root(cfg, inputs.data_root)
         return cfg
     return config_of(network_config(inputs, network), inputs.config, cfg_options)
+
+
+def model_and_data(
+    inputs: Inputs, network: Network, num_images: int, known: Sequence[int]
+) -> tuple[Segmenter, MMSegSource]:
+    """The model that is named and the images that it would be measured on, those with ``known`` indices first."""
+    cfg = _config(inputs, network, parse_cfg_options(inputs.cfg_options))
+    source = source_from_config(cfg, "test", num_images, known)
+    weights = weights_of(inputs.config, inputs.checkpoint)
+    return _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, own_device(False)), source
 
 
 def _attack_defaults(cfg: Config, main: bool) -> dict[str, Any] | None:
