@@ -86,7 +86,7 @@ def render(runs: Sequence[Run]) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=printable,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -206,7 +206,7 @@ def _grid(run: Run) -> list[dict[str, Any]]:
     return [{**entry, "norm": norms.get(entry["attack"], "Linf")} for entry in read_grid(run.path / "images")]
 
 
-def printable(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     """Text without control characters and without marks that turn the direction of what follows, such as U+202E."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value

@@ -70,10 +70,12 @@ def make_run(tmp_path):
         rows = []
         for one in conditions:
             for image in range(len(entries)):
-                right = clean if one.eps is None and "distance" not in one.fields else robust - radii.index(one.eps) * 10
+                right = robust - 10 * radii.index(one.eps) if one.eps is not None else robust
                 extra = {"forwards": 451, "backwards": 450, "distance": one.eps or 0.0}
+                if one.study == "attack" and one.eps is None:
+                    extra |= {"distance": (image + 1) / 255, "found": True, "error_of_correct": 1.0}
                 if one.study == "clean":
-                    extra = {"forwards": 1, "backwards": 0, "distance": 0.0}
+                    right, extra = clean, {"forwards": 1, "backwards": 0, "distance": 0.0}
                 rows.append(Row(image, one, counts(right - image), extra))
         with folder.writer() as writer:
             writer.append(rows, [0.25] * len(rows))

@@ -162,14 +162,19 @@ def test_other_weights_or_other_data_make_an_entry_of_their_own(make_run, board)
 
 
 def test_corruptions_and_minimum_norms_of_other_runs_join_the_entry(make_run, board):
-    fog = Condition("corruption", "fog", severity=3, fields={"distance": 0})
+    fog = Condition("corruption", "fog", severity=3)
+    search = Condition("attack", "ALMAProx", "Linf", fields={"type": "ALMAProx"})
     corrupted = make_run("corrupted", radii=(), studies=[fog], robust=600)
     with pytest.raises(UserError, match="expected a run with an attack at some radius"):
         board.add([corrupted], {})
-    (name,) = board.add([corrupted, make_run()], {})
+    nearest = make_run("nearest", radii=(), studies=[search], robust=600)
+    (name,) = board.add([corrupted, nearest, make_run()], {})
     entry = board.entry(name)
     assert entry["corruptions"]["types"] == 1 and entry["corruptions"]["severities"] == [3]
-    assert len(entry["evidence"]) == 2
+    assert entry["minimum_norm"]["median"] == pytest.approx(16.5 / 255, rel=1e-3)
+    assert (entry["minimum_norm"]["found"], entry["minimum_norm"]["attack"]) == (100.0, "ALMAProx")
+    assert len(entry["evidence"]) == 3
+    assert entry["cost"]["backwards"] == 5 * 450
 
 
 @pytest.mark.parametrize("what", ["row", "summary", "checks", "missing row", "no summary", "labels", "negative"])
@@ -245,7 +250,7 @@ def test_a_self_reported_lower_number_changes_no_rank(make_run, board):
     (name,) = board.add([make_run("best", robust=500, weights="aa")], {})
     board.add([make_run("next", robust=400, weights="bb")], {})
     before, ranked = board.entry(name), ranks(board)
-    board.submit_rows(name, make_run("sent", robust=0 + 60, attack="CEPGD", weights="aa"), {"by": "a rival", "date": ""})
+    board.submit_rows(name, make_run("sent", robust=80, attack="CEPGD", weights="aa"), {"by": "a rival", "date": ""})
     entry = board.entry(name)
     assert [one["best_known"] for one in entry["robust"]] == [one["best_known"] for one in before["robust"]]
     (told,) = entry["submissions"]
