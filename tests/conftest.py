@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.browser import chromium as chromium
+
 torch.set_num_threads(1)
 ON_GPU = os.environ.get("SEGROBUST_TEST_GPU") == "1"
 
