@@ -11,7 +11,9 @@ from tests.browser import WIDTHS, opened
 from tests.leaderboard import conftest
 from tests.leaderboard.test_board import images
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><a href=javascript:alert(3)>{{ 7*7 }}\u202e-->"
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><a href=javascript:alert(3)>{{ 7*7 }}\u202e-->"
+)
 NUMBERS = [("TsallisPGD-AT", 800, 520), ("standard", 950, 90), ("CE-PGD-AT", 820, 470)]
 
 
@@ -137,7 +139,9 @@ def test_hostile_names_are_inert(chromium, hostile):
 def test_the_policy_names_the_only_script_and_style(made):
     text = (made.path / "index.html").read_text()
     policy = text.partition('Content-Security-Policy" content="')[2].partition('"')[0]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy and "http" not in policy
+    assert (
+        policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy and "http" not in policy
+    )
 
 
 def test_marks_that_turn_the_direction_of_text_are_replaced(hostile):
