@@ -17,13 +17,14 @@ def lead(action, board, *words):
     return main(["leaderboard", action, "--board", str(board), *map(str, words)])
 
 
-def test_from_a_run_to_a_lower_entry_and_back_to_its_proof(world, finished, tmp_path, capsys):
-    folder, sent = tmp_path / "board", tmp_path / "sent"
-    assert lead("add", folder, finished, "--claimed", "1/255=50,60") == 0
+def test_from_a_run_to_a_lower_entry_and_back_to_its_proof(world, tmp_path, capsys):
+    folder, weak, sent = tmp_path / "board", tmp_path / "weak", tmp_path / "sent"
+    assert main(world.evaluate(weak, "--steps", "1", "--eps", "128/255", "--no-pictures")) == 0
+    assert lead("add", folder, weak, "--claimed", "128/255=50,60") == 0
     board = Board(folder)
     (entry,) = board.entries()
     assert entry["robust"][0]["claimed"]["aAcc"] == 60.0
-    assert main(world.evaluate(sent, "--steps", "20", "--save-adversarial")) == 0
+    assert main(world.evaluate(sent, "--steps", "30", "--eps", "128/255", "--save-adversarial")) == 0
     model = ("--model", world.config, world.weights)
     assert lead("add", folder, "--for", entry["id"], "--rows", sent) == 0
     assert "NOT counted" in capsys.readouterr().out

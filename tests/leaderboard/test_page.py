@@ -39,8 +39,8 @@ def hostile(made, tmp_path_factory):
     for group in table["groups"]:
         for entry in group["entries"]:
             for part in ("model", "told", "data", "trust", "cost"):
-                entry[part] = {name: HOSTILE if isinstance(value, str) or value is None and part == "told"
-                               and name not in ("parameters", "claimed", "claimed_clean") else value
+                entry[part] = {name: HOSTILE if isinstance(value, str) or (value is None and part == "told"
+                               and name not in ("parameters", "claimed", "claimed_clean")) else value
                                for name, value in entry[part].items()}  # fmt: skip
             entry |= {"command": HOSTILE, "date": HOSTILE, "not_standard": HOSTILE}
             entry["not_ranked"] = entry["not_ranked"] and HOSTILE
