@@ -14,6 +14,7 @@ FLOORS = (  # from the top; a name on a floor may import those below it, and its
     ("__main__",),
     ("cli",),
     ("commands",),
+    ("leaderboard",),
     ("report",),
     ("checks",),
     ("hooks",),

@@ -130,6 +130,16 @@ def _config(inputs: Inputs, network: Network, cfg_options: dict[str, Any]) -> Co
     return config_of(network_config(inputs, network), inputs.config, cfg_options)
 
 
+def model_and_data(
+    inputs: Inputs, network: Network, num_images: int, known: Sequence[int]
+) -> tuple[Segmenter, MMSegSource]:
+    """The model that is named and the images that it would be measured on, those with ``known`` indices first."""
+    cfg = _config(inputs, network, parse_cfg_options(inputs.cfg_options))
+    source = source_from_config(cfg, "test", num_images, known)
+    weights = weights_of(inputs.config, inputs.checkpoint)
+    return _segmenter(inputs.config, cfg, weights, inputs, inputs.weights, own_device(False)), source
+
+
 def _attack_defaults(cfg: Config) -> dict[str, Any] | None:
     """The config's, with class counts that name a split counted, by one process for all."""
     defaults = cfg.get("attack_defaults")

@@ -218,7 +218,8 @@ def _open(
     """For a dry run the folder as it would be opened, and for each image of the run its place in the source."""
     stored = {**origin.identity, **identity_of(bench, studies, settings)}
     places = {"eps_in": EPS_IN, "measured_at": MEASURED_AT[settings.metric_size]}
-    about = {**about_this_run(bench.device), "sizes": sizes, **places, **origin.about}
+    parameters = sum(one.numel() for one in bench.model.parameters())
+    about = {**about_this_run(bench.device), "sizes": sizes, "parameters": parameters, **places, **origin.about}
     conditions = [condition for study in studies for condition in study.conditions]
     entries = entries_of(bench.source)
     if settings.universal:

@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,12 +34,12 @@ class Parser(argparse.ArgumentParser):
         self.flags += [name for name in names if name.startswith("-")]
         return super().add_argument(*names, **more)
 
-    def add_options(self, cls: type[Options], title: str) -> None:
-        """The options of a dataclass, under a title of their own; :func:`options_from` reads them."""
+    def add_options(self, cls: type[Options], title: str, only: Collection[str] | None = None) -> None:
+        """The options of a dataclass, or some of them, under a title of their own; :func:`options_from` reads them."""
         group = self.add_argument_group(title)
         for field in dataclasses.fields(cls):
             about: Option = field.metadata["option"]
-            if not about.only_python:
+            if not about.only_python and (only is None or field.name in only):
                 names, more = _form(field, about)
                 self.flags += names
                 group.add_argument(*(names or [field.name]), **more)

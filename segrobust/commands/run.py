@@ -119,6 +119,27 @@ def report(options: Namespace) -> None:
     print(build_report(options.run_dirs, options.out, options.interactive))
 
 
+def leaderboard_add(options: Namespace) -> None:
+    """Add runs to a leaderboard, or lower an entry."""
+    from segrobust.commands.leaderboard import add_command
+
+    add_command(options)
+
+
+def leaderboard_verify(options: Namespace) -> int:
+    """Tell whether a leaderboard follows from what it keeps."""
+    from segrobust.commands.leaderboard import verify_command
+
+    return verify_command(options)
+
+
+def leaderboard_build(options: Namespace) -> None:
+    """Write a leaderboard's page."""
+    from segrobust.commands.leaderboard import build_command
+
+    build_command(options)
+
+
 def attacks(options: Namespace) -> None:
     """List the attacks, or what can be set of one."""
     from segrobust.commands.listing import print_attacks, print_fields

@@ -84,6 +84,11 @@ class Condition:
         radius = "" if self.eps is None else f" {format_eps(self.eps, self.norm)}"
         return f"{self.name}{radius}" + (f" severity {self.severity}" if self.severity else "")
 
+    @property
+    def folder(self) -> str:
+        """The title as the name of the folder that its attacked images are kept in."""
+        return self.title.translate(str.maketrans("/ :", "-_-"))
+
     def description(self) -> dict[str, Any]:
         """As a JSON object; what is not set is left out."""
         values = {name: getattr(self, name) for name in _DESCRIBED}

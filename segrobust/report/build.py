@@ -69,7 +69,7 @@ def render(runs: Sequence[Run], interactive: bool = False) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -108,7 +108,7 @@ class Contents:
     def __call__(self, title: str) -> Markup:
         """A heading that the table of contents leads to."""
         self._titles.append(title)
-        return Markup('<h2 id="section-{}">{}</h2>').format(len(self._titles), escape(_printable(title)))
+        return Markup('<h2 id="section-{}">{}</h2>').format(len(self._titles), escape(printable(title)))
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Anchor and title of each."""
@@ -153,7 +153,7 @@ def _digest(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """Text without control characters and without marks that turn the direction of what follows, such as U+202E."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value

@@ -23,7 +23,7 @@ from segrobust.report.texts import with_norm
 from segrobust.report.trust import Trust, load_trust
 from segrobust.runs.folder import FORMAT, RunFolder
 
-_PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
+PRIVATE = re.compile(r"(^|[._])(host|hostname|node|user|username|login|home|cwd|pid|ip|address|email)$", re.I)
 _POSIX_PATH = re.compile(r"(?<![\w.:/~<])~?/(?:[^\s/'\"=,;:<>]+/)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"=,;:<>]+[\\/])+")
 _LONG = ("class_names", "palette")
@@ -184,7 +184,7 @@ def facts(fields: Any, prefix: str = "") -> dict[str, str]:
         found: dict[str, str] = {}
         for key, value in fields.items():
             name = f"{prefix}.{key}" if prefix else str(key)
-            if key not in _LONG and not _PRIVATE.search(name):
+            if key not in _LONG and not PRIVATE.search(name):
                 found |= facts(value, name)
         return found
     if isinstance(fields, list) and not any(isinstance(item, (list, dict)) for item in fields):

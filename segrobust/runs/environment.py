@@ -21,8 +21,8 @@ from segrobust.runs.differences import differing
 DECIDING = ("torch", "torchvision", "timm", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation")
 DECIDING += ("numpy", "opencv-python", "pillow")  # they read and resize the files
 OPENCV = ("python", "python-headless", "contrib-python", "contrib-python-headless")  # distributions of one package
-NO_ROWS = ("__main__.py", "analysis", "checks", "cli.py", "commands", "hooks", "report", "runs/estimate.py")
-NO_ROWS += ("runs/memory.py", "runs/progress.py", "runs/trial.py")
+NO_ROWS = ("__main__.py", "analysis", "checks", "cli.py", "commands", "hooks", "leaderboard", "report")
+NO_ROWS += ("runs/estimate.py", "runs/memory.py", "runs/progress.py", "runs/trial.py")
 
 
 @functools.cache

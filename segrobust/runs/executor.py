@@ -134,5 +134,4 @@ class Executor:
             replace_file(file, buffer.getvalue())
 
     def image_file(self, condition: Condition, image: int) -> Path:
-        name = condition.title.translate(str.maketrans("/ :", "-_-"))
-        return self.folder.path / "adversarial" / name / f"{image:06d}.npy"
+        return self.folder.path / "adversarial" / condition.folder / f"{image:06d}.npy"
