@@ -69,7 +69,9 @@ def test_numbers_are_those_of_the_papers(literal):
 
 
 def test_there_is_every_number_and_none_is_said_to_be_reproduced():
-    counts = {name: sum(cell.where[0] == name for cell in GOLDEN.cells) for name in sorted({c.where[0] for c in GOLDEN.cells})}
+    counts = {
+        name: sum(cell.where[0] == name for cell in GOLDEN.cells) for name in sorted({c.where[0] for c in GOLDEN.cells})
+    }
     assert counts == {
         "cospgd.json": 152, "ddcat.json": 108, "dla.json": 84, "eroseg.json": 104, "openmmlab.json": 39,
         "rppgd.json": 121, "sea.json": 465, "segpgd.json": 234, "semsegbench.json": 62,
@@ -123,7 +125,14 @@ def test_003_is_read_in_both_ways_where_a_paper_says_it_is_8_255():
     assert {cell.eps for cell in GOLDEN.cells if cell.where[0] in ("rppgd.json", "eroseg.json")} == {(0.03,), ()}
 
 
-COLUMN = {"name": "A 4/255", "attack": "JSPGD", "backwards": 300, "norm": "Linf", "eps_published": "4/255", "eps": ["4/255"]}
+COLUMN = {
+    "name": "A 4/255",
+    "attack": "JSPGD",
+    "backwards": 300,
+    "norm": "Linf",
+    "eps_published": "4/255",
+    "eps": ["4/255"],
+}
 TABLE = {
     "name": "t", "source": "someone", "tag": "tex", "data": "VOC 2012", "split": "val", "images": 100,
     "protocol": "p", "protocol_published": "p", "metrics": ["aAcc", "mIoU"], "sided": "two", "tolerance": 1.0,
@@ -202,7 +211,9 @@ def test_near_protocols_count_where_there_is_none_of_ours_and_then_one_sided(tmp
 def test_a_run_that_does_not_tell_its_protocol_is_taken_at_its_word(tmp_path):
     untold = record()
     del untold["protocol"], untold["metric_size"]
-    assert {one.reason for one in compare(golden_of(tmp_path), {"net": [untold]})} == {"the protocol of ours is not told"}
+    assert {one.reason for one in compare(golden_of(tmp_path), {"net": [untold]})} == {
+        "the protocol of ours is not told"
+    }
 
 
 @pytest.mark.parametrize(
@@ -232,7 +243,9 @@ def test_presets_and_second_names_are_told_apart(tmp_path):
 
 def test_of_several_that_fit_the_lowest_counts(tmp_path):
     golden = golden_of(tmp_path, eps=["0.03", "4/255"], sided="one")
-    first, second = compare(golden, {"net": [record(mIoU=70.0), record(eps=0.03, aAcc=80.0), record(eps=0.05, aAcc=1.0)]})
+    first, second = compare(
+        golden, {"net": [record(mIoU=70.0), record(eps=0.03, aAcc=80.0), record(eps=0.05, aAcc=1.0)]}
+    )
     assert (first.ours, second.ours) == (60.4, 40.0)
 
 
@@ -262,7 +275,8 @@ def test_records_are_told_their_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"tolerance": 0}, "tolerance > 0"), ({"sided": "three"}, "unknown sided 'three'"), ({"status": "x"}, "status"),
-     ({"metric_size": "x"}, "metric_size"), ({"colour": 1}, "unknown entry 'colour'"), ({"eps": []}, "expected norm, eps"),
+     ({"metric_size": "x"}, "metric_size"), ({"colour": 1}, "unknown entry 'colour'"),
+     ({"eps": []}, "expected norm, eps"),
      ({"eps": ["1/255", "2/255"]}, "one-sided"), ({"protocol": None}, "one-sided"), ({"eps": ["4"]}, "did you mean"),
      ({"backwards": None}, "backwards of JSPGD"), ({"rows": {"net": [["a", 1]]}}, "expected a number"),
      ({"rows": {"net": [[1]]}}, "not a table"), ({"rows": {"net": []}}, "not a table"), ({"rows": 3}, "not a table")],
@@ -283,6 +297,6 @@ def test_files_that_are_none_are_refused(tmp_path):
     golden_of(tmp_path)
     for group in ({"about": "x", "cells": [["g.json", "t", "net", "A", "x"]]}, {"about": "x"}, 3):
         (tmp_path / "all.json").write_text(json.dumps({"format": 1, "files": ["g.json"], "contradictions": [group]}))
-        with pytest.raises(UserError, match="there is no g.json, t, net, A, x|expected an about and cells"):
+        with pytest.raises(UserError, match=r"there is no g\.json, t, net, A, x|expected an about and cells"):
             read_golden(tmp_path / "all.json")
     assert len(read_cells(tmp_path / "g.json")) == 2
