@@ -1150,7 +1150,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('record["name"].partition("#")[0]', 'record["name"]'),
         ("or record.get(\"surrogate\") or", "or"),
         ("record = min(usable,", "record = max(usable,"),
-        ("return 100 - record", "return record"),
+        ("else 100 - record", "else record"),
     ],
     ("analysis/golden_file.py", "analysis/test_golden.py"): [
         ("or self.tolerance <= 0", ""),
