@@ -1323,6 +1323,30 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if not torch.isfinite(pixels).all() or pixels.amin()", "if pixels.amin()"),
         ("if distance <= allowed(norm, eps)", "if True"),
     ],
+    ("analysis/golden.py", "analysis/test_golden.py"): [
+        ("cell.tolerance + _sampling(cell, record)", "cell.tolerance"),
+        ("return (high - low) / 2", "return high - low"),
+        ('BELOW if cell.sided == "one" else LOWER', "LOWER"),
+        ("record[\"images\"] > cell.images", "False"),
+        ("protocol not in accepted", "False"),
+        ("cell.reads in CLASS_MEANS and absent", "False"),
+        ("cell.sample is not None", "False"),
+        ('record["name"].partition("#")[0]', 'record["name"]'),
+        ("or record.get(\"surrogate\") or", "or"),
+        ("record = min(usable,", "record = max(usable,"),
+        ("else 100 - record", "else record"),
+    ],
+    ("analysis/golden_file.py", "analysis/test_golden.py"): [
+        ("or self.tolerance <= 0", ""),
+        (" or len(self.eps) > 1", ""),
+        ("for name in fields if name not in known", "for name in fields if False"),
+    ],
+    ("report/golden_table.py", "report/test_golden_table.py"): [
+        ("if one.verdict in (HIGHER, LOWER)", "if False"),
+        (".replace(\"|\", \"\\\\|\")", ""),
+        ('if cell.sided == "one" else', "if False else"),
+    ],
+    ("models/mm.py", "commands/test_golden_files.py"): [(', "attack_defaults")', ",)")],
 }  # fmt: skip
 
 TABLE = tuple(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from segrobust.analysis.golden import as_measured, compare, read_golden
 from segrobust.analysis.summary import Record
 from segrobust.commands.benchmark_file import BenchmarkFile
 from segrobust.commands.benchmark_state import FAILED, BenchmarkState
@@ -21,7 +22,9 @@ from segrobust.report.benchmark_table import (
     escaped,
     print_benchmark,
 )
+from segrobust.report.golden_table import golden_lines
 from segrobust.report.runs import load_runs
+from segrobust.runs.folder import RunFolder
 
 READING = (
     "aAcc / mIoU in %, with 95 % intervals over images; of attacks the worst case within the radius, with the lowest "
@@ -83,12 +86,10 @@ def _beside_published(file: BenchmarkFile, runs: Sequence[tuple[str, str, Path]]
     """The published results that the file names beside ours, as lines of Markdown."""
     if file.golden is None:
         return []
-    from segrobust.analysis.golden import compare, read_golden
-    from segrobust.report.golden_table import golden_lines
-
     records: dict[str, list[Record]] = defaultdict(list)
     for model, _, folder in runs:
-        records[model] += load_runs([folder])[0].records
+        run = load_runs([folder])[0]
+        records[model] += as_measured(run.records, run.facts, RunFolder(folder).conditions())
     lines = golden_lines(compare(read_golden(file.golden), dict(records)))
     console.print("\n".join(lines), markup=False, highlight=False)
     return ["", *lines]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NOISE = frozenset({"Could not import OneDL"})  # printed to stdout by mmseg, twice
 NO_OPS = re.escape("Fail to import ``MultiScaleDeformableAttention``")  # we need none of mmcv's compiled ops
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
+OURS = ("load_from_except", "attack_defaults")  # entries of a config that we read, and the Runner does not
 
 
 @cache
@@ -126,10 +127,10 @@ def _merged(config: Config, name: str, cfg_options: Mapping[str, Any] | None) ->
 
 
 def _check_entries(config: Config, cfg_options: Mapping[str, Any]) -> None:
-    """An option may change an entry of the config or add one that the Runner knows; any other is a slip of the pen."""
+    """An option may change an entry of the config or add one that is read; any other is a slip of the pen."""
     from mmengine.runner import Runner
 
-    known = {*config, *inspect.signature(Runner.__init__).parameters, "load_from_except"} - {"self", "cfg"}
+    known = {*config, *inspect.signature(Runner.__init__).parameters, *OURS} - {"self", "cfg"}
     for entry in (key.partition(".")[0] for key in cfg_options):
         if entry not in known:
             raise unknown_name("config entry", entry, known)

@@ -11,14 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from segrobust.cli import main
-from segrobust.core.errors import UserError
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.shipped import zoo
 from segrobust.report.texts import interval, percent
@@ -261,27 +259,26 @@ def test_untrustworthy_results_end_with_status_1(file, tmp_path, capsys):
     assert "| not trustworthy |" in (tmp_path / "benchmark.md").read_text()
 
 
-def test_published_results_stand_beside_ours(file, world, tmp_path, whole, monkeypatch, capsys):
+def test_published_results_stand_beside_ours(file, world, tmp_path, whole, capsys):
     golden = world.root / "published.json"
-    golden.write_text("{}")
-    read, table = ModuleType("golden"), ModuleType("golden_table")
-    read.read_golden = lambda path: {"path": path}
-    read.compare = lambda golden, records: [golden["path"].name, *sorted(records), len(records["first"])]
-    table.golden_lines = lambda comparisons: [f"published: {comparisons}"]
-    monkeypatch.setitem(sys.modules, "segrobust.analysis.golden", read)
-    monkeypatch.setitem(sys.modules, "segrobust.report.golden_table", table)
+    column = {"name": "PGD3", "attack": "CEPGD(steps=3)", "backwards": 3, "norm": "Linf"}
+    table = {
+        "name": "t", "source": "A paper", "tag": "tex", "data": "scenes", "split": "test", "images": 1449,
+        "protocol": None, "nearest": ["own"], "protocol_published": "tiles", "metrics": ["aAcc"], "sided": "one",
+        "tolerance": 3.0, "why": "so", "status": "not reproduced",
+        "columns": [column | {"eps_published": "4/255", "eps": ["4/255"]}], "rows": {"first": [101.0]},
+    }  # fmt: skip
+    golden.write_text(json.dumps({"format": 1, "about": "x", "models": {"first": "a tiny one"}, "tables": [table]}))
     assert run(file(golden="published.json"), whole) == 0
-    count = sum(len(json.loads((whole / one / "summary.json").read_text())) for one in CELLS[:2])
-    line = f"published: ['published.json', 'first', 'second', {count}]"
+    records = json.loads((whole / "first/attacked/summary.json").read_text())
+    ours = next(one["aAcc"] for one in records if one["name"] == "CEPGD" and one["eps"] == pytest.approx(4 / 255))
+    line = f"| first | PGD3, 4/255 | aAcc | at most 101 | {ours:.2f} | {ours - 101:+.2f} |"
     assert line in capsys.readouterr().out and line in (whole / "benchmark.md").read_text()
     assert run(file(), whole) == 0
 
-    def broken(path):
-        raise UserError(f"{path}: expected published numbers")
-
-    read.read_golden = broken
+    golden.write_text("{}")
     assert run(file(golden="published.json"), tmp_path / "new") == 2
-    assert "published.json: expected published numbers" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    assert "published.json: expected a list of tables" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_a_folder_with_another_s_benchmark_json_is_refused(file, tmp_path, capsys):
