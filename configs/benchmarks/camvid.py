@@ -15,10 +15,36 @@ models = [
         recipe="standard",
         command=_train + "std-strong-1800_camvid-180x240.py",
     ),
+    # four trainings from the standard weights, with equal passes
+    dict(
+        name="cepgd-at",
+        model="camvid-fpn-r18w24-cepgdat-linf4-180x240",
+        recipe="CE-PGD-AT",
+        command=_train + "cepgdat-linf4-s3-1500_camvid-180x240.py",
+    ),
     dict(
         name="tsallispgd-at",
-        model="camvid-fpn-r18w24-pgdat-linf4-180x240",
+        model="camvid-fpn-r18w24-tsallispgdat-linf4-180x240",
         recipe="TsallisPGD-AT",
+        command=_train + "tsallispgdat-linf4-s3-1500_camvid-180x240.py",
+    ),
+    dict(
+        name="sharppgd-at",
+        model="camvid-fpn-r18w24-sharppgdat-linf4-180x240",
+        recipe="SharpPGD-AT",
+        command=_train + "sharppgdat-linf4-s3-1500_camvid-180x240.py",
+    ),
+    dict(
+        name="alma-at",
+        model="camvid-fpn-r18w24-almaproxat-linf4-180x240",
+        recipe="ALMA-AT",
+        command=_train + "almaproxat-linf4-s5-1000_camvid-180x240.py",
+    ),
+    # two stages of 2400 iterations in all, the mean of both stages' weights
+    dict(
+        name="tsallispgd-at-long",
+        model="camvid-fpn-r18w24-pgdat-linf4-180x240",
+        recipe="TsallisPGD-AT, two stages",
         command=_train + "pgdat-linf4-s3-strong-900_camvid-180x240.py",
     ),
 ]
