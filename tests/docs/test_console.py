@@ -40,7 +40,13 @@ HEAVY = {  # what a command hands its checked options to
     "segrobust.report.build_report": None,
 }
 FOLLOWED = ("demo", "train", "evaluate", "benchmark", "targets", "report", "attacks", "models", "checkpoint", "data")
-FILES = ("weights.pth", "UperNet_ConvNext_T_VOC.pth", "work_dirs/my_config/iter_400.pth")
+FILES = (
+    "weights.pth",
+    "UperNet_ConvNext_T_VOC.pth",
+    "DIR/UperNet_ConvNext_T_VOC.pth",
+    "DIR/UperNet_ConvNext_S_VOC.pth",
+    "work_dirs/my_config/iter_400.pth",
+)
 FOLDERS = ("DIR", "SHARED", "RUN_DIR", "VOCdevkit/VOC2012", "cityscapes")
 LINES = [(page, " ".join(words), words) for page, words in commands()]
 
