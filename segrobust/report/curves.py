@@ -30,7 +30,7 @@ _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # Paul Tol, bright
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 10,
@@ -102,38 +102,52 @@ def draw(
     panels: Mapping[str, str] = SCORES,
     ticks: Sequence[float] = (),
 ) -> Markup:
-    """The panels beside each other as an SVG element, with one legend below.
+    """The panels beside each other as an SVG element, with one legend below; ``title`` is what a screen reader says.
 
-    Args:
-        curves: at least one.
-        norm: Linf radii are shown in /255, others in image units.
-        title: what a screen reader says.
-        top: upper end of all scales, in percent.
-        panels: their labels by the names that the curves have points of.
-        ticks: growing radii above 0; by default those of the points.
+    The other arguments are those of :func:`drawn`.
     """
-    ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(11.5, 4.1), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (name, label) in zip(axes, panels.items(), strict=True):
-            for curve in curves:
-                _draw_curve(axis, curve, name, unit(norm))
-            axis.set_ylabel(label)
-            axis.set_ylim(0, top)
-            _radius_axis(axis, ticks, norm)
-            axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
-        # A label that starts with an underscore would be left out of the legend.
-        names = [f" {name}" if name.startswith("_") else name for name in (_plain(curve.label) for curve in curves)]
-        columns = math.ceil(len(names) / math.ceil(len(names) / 6))
-        handles = axes[0].get_lines()
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = drawn(curves, norm, top, panels, ticks)
         stream = io.StringIO()
         with warnings.catch_warnings():
             # The browser has its own fonts; matplotlib's only measure the legend.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     return _inline(stream.getvalue(), title)
+
+
+def drawn(
+    curves: Sequence[Curve],
+    norm: str,
+    top: float = 100.0,
+    panels: Mapping[str, str] = SCORES,
+    ticks: Sequence[float] = (),
+) -> Figure:
+    """The same as matplotlib's figure, in the style that is set.
+
+    Args:
+        curves: at least one.
+        norm: Linf radii are shown in /255, others in image units.
+        top: upper end of all scales, in percent.
+        panels: their labels by the names that the curves have points of.
+        ticks: growing radii above 0; by default those of the points.
+    """
+    ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
+    figure = Figure(figsize=(11.5, 4.1), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+        for curve in curves:
+            _draw_curve(axis, curve, name, unit(norm))
+        axis.set_ylabel(label)
+        axis.set_ylim(0, top)
+        _radius_axis(axis, ticks, norm)
+        axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
+    # A label that starts with an underscore would be left out of the legend.
+    names = [f" {name}" if name.startswith("_") else name for name in (_plain(curve.label) for curve in curves)]
+    columns = math.ceil(len(names) / math.ceil(len(names) / 6))
+    handles = axes[0].get_lines()
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+    return figure
 
 
 def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:

@@ -44,9 +44,18 @@ class MeasuredData:
             return self._plain(root, pipeline)
         known = {"reduce_zero_label": self.reduce_zero_label} if self.reduce_zero_label is not None else {}
         place = self.root if root is None else str(self._archive(root))
+        # archives whose labels have other ids, such as Cityscapes' labelIds, have a type of their own
+        parts = self.archive.parts(Path(place)) if self.plain and root is not None else {}
+        kinds = {split: part["type"] for split, part in parts.items()}
 
         def loader(split: str) -> dict[str, Any]:
-            data = {"type": self.kind, "data_root": place, "test_mode": True, **self.splits[split], **known}
+            data = {
+                "type": kinds.get(split, self.kind),
+                "data_root": place,
+                "test_mode": True,
+                **self.splits[split],
+                **known,
+            }
             return {"dataset": {**data, "pipeline": list(pipeline)}}
 
         uses = {"test": "val", "val": "train", "train": "train"}
