@@ -1,7 +1,7 @@
 """The command line: parse, check what can be checked at once, and only then import torch.
 
-Exit status: 0 done; 1 ran but something failed; 2 the user's input was wrong, told in one line; 130 interrupted; 141 whoever
-read the output left early, as `head` does.
+Exit status: 0 done; 1 ran but something failed; 2 the user's input was wrong, told in one line; 130 interrupted;
+141 whoever reads the output left early, as `head` does.
 """
 
 from __future__ import annotations

@@ -44,18 +44,10 @@ class MeasuredData:
             return self._plain(root, pipeline)
         known = {"reduce_zero_label": self.reduce_zero_label} if self.reduce_zero_label is not None else {}
         place = self.root if root is None else str(self._archive(root))
-        # archives whose labels have other ids, such as Cityscapes' labelIds, have a type of their own
-        parts = self.archive.parts(Path(place)) if self.plain and root is not None else {}
-        kinds = {split: part["type"] for split, part in parts.items()}
 
         def loader(split: str) -> dict[str, Any]:
-            data = {
-                "type": kinds.get(split, self.kind),
-                "data_root": place,
-                "test_mode": True,
-                **self.splits[split],
-                **known,
-            }
+            kind = self._kind(Path(place), split)
+            data = {"type": kind, "data_root": place, "test_mode": True, **self.splits[split], **known}
             return {"dataset": {**data, "pipeline": list(pipeline)}}
 
         uses = {"test": "val", "val": "train", "train": "train"}
@@ -73,6 +65,11 @@ class MeasuredData:
         if "train_dataloader" in loaders:
             loaders["val_dataloader"] = loaders["train_dataloader"]
         return loaders
+
+    def _kind(self, root: Path, split: str) -> str:
+        """The type that reads the labels that are there, such as Cityscapes' labelIds, unless ours reads others."""
+        part = self.archive.parts(root).get(split, {})
+        return part.get("type", self.kind) if self.kind == self.archive.types[0] else self.kind
 
     def _archive(self, root: Path) -> Path:
         found = next((place for place in self.archive.roots(root) if (place / self._mark).is_dir()), None)
