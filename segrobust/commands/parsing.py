@@ -159,13 +159,14 @@ _INSTEAD = {ending: option for option, (ending, _) in reversed(EXPORTS.items())}
 @checked
 def report_file(text: str) -> Path:
     """An HTML file that can be written."""
-    ending = Path(text).suffix.lower()
+    path = out_file(text)
+    ending = path.suffix.lower()
     if ending != ".html":
         option = _INSTEAD.get(ending)
         raise UserError(
             f"expected a name that ends in .html, got {text!r}" + (f"; {option} writes that" if option else "")
         )
-    return out_file(text)
+    return path
 
 
 def file_ending(ending: str) -> Callable[[str], Path]:
