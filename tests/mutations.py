@@ -989,6 +989,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("label == self.ignore_index", "label != self.ignore_index"),
     ],
     ("datasets/protocols/data.py", "datasets/test_protocols.py"): [
+        ('part.get("type", self.kind) if self.kind == self.archive.types[0] else self.kind', "self.kind"),
+        (" if self.kind == self.archive.types[0] else self.kind", ""),
         ("reduce_zero_label=True, **_ADE", "reduce_zero_label=False, **_ADE"),
         ('{"test": "val", "val": "train"', '{"test": "train", "val": "train"'),
         ("if not self.plain:", "if False:"),
@@ -1178,10 +1180,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('== run.facts.get("checkpoint_sha256")', "!= None"),
     ],
     ("cli.py", "commands/test_commands.py"): [("READER_LEFT = 128 + 13", "READER_LEFT = 1")],
-    ("datasets/protocols/data.py", "datasets/test_protocols.py"): [
-        ('part.get("type", self.kind) if self.kind == self.archive.types[0] else self.kind', "self.kind"),
-        (" if self.kind == self.archive.types[0] else self.kind", ""),
-    ],
 }  # fmt: skip
 
 TABLE = tuple(

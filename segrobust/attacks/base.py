@@ -243,6 +243,6 @@ class BoundedAttack(Attack):
         for candidate in candidates:
             self._check_images(candidate.images, problem, candidate.eps)
         engine = problem.engine
-        passes = engine.forwards, engine.backwards
-        trace = ErrorTrace(engine.history)
-        return AttackResult(points, distance, error >= FOUND_SHARE, error, *passes, candidates, trace=trace)
+        found = error >= FOUND_SHARE
+        passes, trace = (engine.forwards, engine.backwards), ErrorTrace(engine.history)
+        return AttackResult(points, distance, found, error, *passes, candidates, trace=trace)

@@ -24,9 +24,13 @@ def size_classes(labels: Tensor) -> Tensor:
 
 def _of_map(label: np.ndarray) -> np.ndarray:
     classes = np.zeros(label.shape, dtype=np.uint8)
+    label = label.astype(np.int32)
     for one in np.unique(label):
         mask = label == one
-        _, places, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=_TOUCHING)
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        window = slice(top, top + height), slice(left, left + width)
+        inside = np.ascontiguousarray(mask[window])
+        _, places, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=_TOUCHING)
         of_components = np.searchsorted(SIZE_BOUNDS, stats[:, cv2.CC_STAT_AREA]).astype(np.uint8)
-        np.copyto(classes, of_components[places], where=mask)
+        np.copyto(classes[window], of_components[places], where=inside)
     return classes
