@@ -1,12 +1,14 @@
 """The command line: parse, check what can be checked at once, and only then import torch.
 
-Exit status: 0 done; 1 ran but something failed; 2 the user's input was wrong, told in one line; 130 interrupted.
+Exit status: 0 done; 1 ran but something failed; 2 the user's input was wrong, told in one line; 130 interrupted;
+141 whoever reads the output left early, as `head` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,17 @@ from segrobust.commands.benchmark_cells import Benchmarking
 from segrobust.commands.inputs import CFG_OPTIONS, CONFIG, OR_FUNCTION, WEIGHTS, Inputs
 from segrobust.commands.interrupt import Interrupts
 from segrobust.commands.network import Network
-from segrobust.commands.parsing import Parser, cfg_option, checked, file, out_file, work_dir
+from segrobust.commands.parsing import (
+    EXPORTS,
+    Parser,
+    cfg_option,
+    checked,
+    file,
+    file_ending,
+    out_file,
+    report_file,
+    work_dir,
+)
 from segrobust.core.errors import FailedElsewhere, RunFailed, UserError
 from segrobust.core.options import one_of, whole
 from segrobust.core.processes import together
@@ -25,6 +37,7 @@ from segrobust.datasets.layouts import LAYOUTS, PLAIN
 from segrobust.runs.settings import Settings
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+READER_LEFT = 128 + 13  # as a shell reports SIGPIPE
 _BENCHMARK_FILE = """the file, such as configs/benchmarks/camvid.py (models and options are those of
 `segrobust evaluate`; files are looked for beside this one, then in the current folder):
   name = "mine"
@@ -48,13 +61,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     with Interrupts("run the same command again to go on") as interrupts:
         try:
-            return _run(argv, interrupts)
+            status = _run(argv, interrupts)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            if not _reader_left():
+                raise
+            return READER_LEFT
+        except SystemExit as error:  # rich leaves so, with a status of its own
+            if not isinstance(error.__context__, BrokenPipeError):
+                raise
+            return READER_LEFT
         except KeyboardInterrupt as error:
             return interrupts.tell(str(error) or interrupts.advice, error)
         except Exception as error:
             if interrupts.came:  # another process left first, or a data loader's worker
                 return interrupts.tell(interrupts.advice, error)
             raise
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more; then what is still to be written at Python's end goes nowhere."""
+    output = sys.stdout.fileno()
+    watch = select.poll()
+    watch.register(output, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True
 
 
 def _run(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
@@ -236,9 +272,15 @@ def _report(commands) -> None:
         "segrobust report work_dirs/standard/evaluation",
         "segrobust report work_dirs/standard/evaluation work_dirs/robust/evaluation --out compared.html",
         "segrobust report work_dirs/standard/evaluation --interactive --out interactive.html",
+        "segrobust report work_dirs/standard/evaluation --csv all.csv --latex table.tex --figures figures",
+        "segrobust report work_dirs/standard/evaluation --model-card README.md",
     )
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="work dir of a `segrobust evaluate`")
-    parser.add_argument("--out", type=out_file, metavar="FILE", help="default: report.html in the first folder")
+    what = "the HTML report (default: report.html in the first folder, where nothing else is asked for)"
+    parser.add_argument("--out", type=report_file, metavar="FILE.html", help=what)
+    for option, (ending, what) in EXPORTS.items():
+        parser.add_argument(option, type=file_ending(ending), metavar=f"FILE{ending}", help=what)
+    parser.add_argument("--figures", type=checked(work_dir), metavar="DIR", help="curves as PDF and SVG")
     what = "curves that answer to the mouse, and a file of 5 MB more (needs plotly: the extra interactive)"
     parser.add_argument("--interactive", action="store_true", help=what)
 

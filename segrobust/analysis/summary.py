@@ -16,6 +16,7 @@ from segrobust.analysis.broken import all_broken_shares, distance_fields, succes
 from segrobust.analysis.conditions import by_condition, complete, incomplete
 from segrobust.analysis.corruption import add_degradation, corruption_means
 from segrobust.analysis.metrics import Scores, class_iou, dense_counts, finite, pooled, share
+from segrobust.analysis.readings import convergence, miou_of_images, miou_without_background, pooled_sizes
 from segrobust.analysis.statistics import bootstrap_intervals
 from segrobust.analysis.worst_case import WORST_CASE, Choice, choose, worst_choices
 from segrobust.core.rows import ATTACK, Condition, Row
@@ -32,6 +33,7 @@ def summarise(
     timing: Iterable[Mapping[str, Any]] | None = None,
     images: int | None = None,
     samples: int = 1000,
+    class_names: Sequence[str] = (),
 ) -> list[Record]:
     """The records of a run: clean first, then the other conditions by study, name, radius and severity, then the worst
     cases by radius and the means over corruptions.
@@ -48,6 +50,10 @@ def summarise(
     the other pixels are to keep the clean prediction, is the percent of them that do. Conditions that tell regions of
     the image apart have ``regions`` (:func:`pooled_regions`); corruptions and their means ``degradation``
     (:mod:`segrobust.analysis.corruption`).
+
+    ``mIoU_images`` is the mean over images of their own mIoU, and ``mIoU_without_background``, where one of the
+    ``class_names`` is background, the mean over all other classes. ``sizes`` tells small things from large ones
+    (:func:`pooled_sizes`). An attack that follows gradients has ``convergence`` (:func:`convergence`).
 
     The result of a minimum-norm attack has no radius and no ``broken``, but over images, failures counting as inf,
     ``median_distance`` and ``quantiles`` (null: inf) with ``ci.median_distance`` (null: inf at that end, or at both),
@@ -96,6 +102,8 @@ def summarise(
         record["chosen"] = dict(sorted(Counter(row.condition.name for row in choice.by_accuracy).items()))
         _add_miou(record, choice, num_classes, samples)
         records.append(record | {"broken": broken[norm][eps]})
+    for record in records:
+        record |= miou_without_background(record["iou"], class_names)
     records += corruption_means(records)
     add_degradation(records)
     return records
@@ -117,6 +125,7 @@ def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: 
         **{name: getattr(condition, name) for name in _DESCRIBED},
         "images": len(rows),
         **{name: finite(score) for name, score in zip(Scores._fields, scores, strict=True)},
+        "mIoU_images": miou_of_images(*counts),
         "ci": {name: _interval(*ends) for name, ends in bounds.items()},
         "iou": [finite(value) for value in class_iou(*summed)],
         **_cost(rows, len(rows), costs),
@@ -126,6 +135,10 @@ def _record(condition: Condition, rows: Sequence[Row], num_classes: int, costs: 
     if "rest_pixels" in rows[0].extra:
         kept, rest = np.sum([(row.extra["kept"], row.extra["rest_pixels"]) for row in rows], axis=0)
         record["kept"] = finite(100 * share(kept, rest))
+    if sizes := pooled_sizes(rows):
+        record["sizes"] = sizes
+    if condition.study != WORST_CASE and (curve := convergence(rows)):
+        record["convergence"] = curve
     if condition.study == ATTACK and condition.eps is None:
         fields, record["ci"]["median_distance"] = distance_fields(rows, samples)
         return record | fields

@@ -13,6 +13,7 @@ from segrobust.attacks.configured import Configured
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.inputs import as_batch
 from segrobust.attacks.segmentation import Goal, Segmentation, Task
+from segrobust.attacks.trace import ErrorTrace
 from segrobust.core.draws import Draws
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.threats import THREATS, allowed, per_image
@@ -49,6 +50,7 @@ class AttackResult:
     error_of_correct: ``[N]``, minimum-norm attacks: ``pixel_error`` over the pixels that were not at the goal before.
     distance_8bit: ``[N]``, minimum-norm attacks: norm after rounding to 8 bits, inf where that loses the goal; None
         where nothing was rounded (attacks with a cap, which are made for training).
+    trace: of bounded attacks, how ``pixel_error`` grew; without points where an attack does not track it.
     """
 
     images: Tensor
@@ -60,6 +62,7 @@ class AttackResult:
     candidates: tuple[Candidate, ...] = ()
     error_of_correct: Tensor | None = None
     distance_8bit: Tensor | None = None
+    trace: ErrorTrace | None = None
 
 
 class Answer(NamedTuple):
@@ -241,4 +244,5 @@ class BoundedAttack(Attack):
             self._check_images(candidate.images, problem, candidate.eps)
         engine = problem.engine
         found = error >= FOUND_SHARE
-        return AttackResult(points, distance, found, error, engine.forwards, engine.backwards, candidates)
+        passes, trace = (engine.forwards, engine.backwards), ErrorTrace(engine.history)
+        return AttackResult(points, distance, found, error, *passes, candidates, trace=trace)

@@ -55,16 +55,30 @@ class Passes:
     backwards: int = 0
 
 
+@dataclass(frozen=True)
+class BestError:
+    """Errors ``[M]`` of one engine's images at their best points so far, on the device.
+
+    engine: its place in ``History.passes``. backwards: so far, of all engines there.
+    """
+
+    engine: int
+    backwards: tuple[int, ...]
+    error: Tensor
+
+
 @dataclass
 class History:
     """What an engine and its subsets have done on one batch.
 
     finite: 0-dim bool on the device, whether all gradients were finite; None before the first one.
+    errors: as they were tracked, in order.
     """
 
     images: int
     passes: list[Passes] = field(default_factory=list)
     finite: Tensor | None = None
+    errors: list[BestError] = field(default_factory=list)
 
     def total(self, of: str) -> Tensor:
         """Forwards or backwards per image, ``[N]`` long, on the CPU; waits for the device if images have left."""
@@ -85,7 +99,7 @@ class Engine:
         self._begin(None)
 
     def _begin(self, rows: Tensor | None) -> None:
-        self._passes = Passes(rows)
+        self._passes, self._place = Passes(rows), len(self._history.passes)
         self._history.passes.append(self._passes)
         self._kept: dict[int, Tensor] = {}
 
@@ -109,6 +123,16 @@ class Engine:
     def backwards(self) -> Tensor:
         """So far, of every image of the batch, ``[N]`` long, on the CPU."""
         return self._history.total("backwards")
+
+    @property
+    def history(self) -> History:
+        """That of the batch, which subsets share."""
+        return self._history
+
+    def track(self, error: Tensor) -> None:
+        """Keep the error ``[N]`` at the best points so far beside the passes until now; waits for nothing."""
+        backwards = tuple(one.backwards for one in self._history.passes)
+        self._history.errors.append(BestError(self._place, backwards, error))
 
     def measure(self, points: Tensor) -> Measurement:
         """One forward without a gradient."""

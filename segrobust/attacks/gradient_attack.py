@@ -127,7 +127,7 @@ class GradientAttack(BoundedAttack):
             return measure(at, progress)
 
         eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
-        stage = Stage(problem, self.threat, eps, steps, gradient)
+        stage = Stage(problem, self.threat, eps, steps, gradient, within=radius <= 1)
         points = stage.project(points)
         if self.optimiser == "apgd":
             return apgd(stage, points, self.track, self.first_step, self.halves_first)

@@ -45,13 +45,17 @@ class BestIterate:
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of ``steps`` gradients at ``eps`` (``[N]``); ``gradient(points, step)`` weighs the pixels."""
+    """One run of ``steps`` gradients at ``eps`` (``[N]``); ``gradient(points, step)`` weighs the pixels.
+
+    within: ``eps`` is within the attack's radius: the best error is tracked, as the points may be the answer.
+    """
 
     problem: Problem
     threat: object
     eps: Tensor
     steps: int
     gradient: Gradient
+    within: bool = False
 
     def project(self, points: Tensor) -> Tensor:
         return self.threat.project(points, self.problem.clean, self.eps)
@@ -64,12 +68,14 @@ class SearchResult:
     """Best points of a search: by error, by cross-entropy towards the goal and, where the problem has class weights, by
     balanced error (the summed weights of the pixels at the goal); and the last ones."""
 
-    def __init__(self, problem: Problem, points: Tensor, measured: Measurement) -> None:
-        self.problem = problem
+    def __init__(self, stage: Stage, points: Tensor, measured: Measurement) -> None:
+        problem = self.problem = stage.problem
+        self.within = stage.within
         self.by_error, self.last = BestIterate(points, measured.error), BestIterate(points, measured.error)
         self.by_ce = BestIterate(points, towards_goal(problem, measured))
         weighted = problem.class_weights is not None
         self.by_balanced_error = BestIterate(points, self._balanced_error(measured)) if weighted else None
+        self._track()
 
     def update(self, points: Tensor, measured: Measurement) -> None:
         self.by_error.update(points, measured.error)
@@ -77,6 +83,11 @@ class SearchResult:
         self.last = BestIterate(points, measured.error)
         if self.by_balanced_error is not None:
             self.by_balanced_error.update(points, self._balanced_error(measured))
+        self._track()
+
+    def _track(self) -> None:
+        if self.within:
+            self.problem.engine.track(self.by_error.score)
 
     def _balanced_error(self, measured: Measurement) -> Tensor:
         return (self.problem.class_weights * measured.reached).flatten(1).sum(1)
@@ -90,7 +101,7 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
     """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
     measured = stage.gradient(points, 0)
-    result = SearchResult(stage.problem, points, measured)
+    result = SearchResult(stage, points, measured)
     for step in range(1, stage.steps + 1):
         size = step_size * STEP_SCHEDULES[schedule]((step - 1) / stage.steps)
         points = stage.move(points, measured.gradient, size)
@@ -124,7 +135,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
     problem = stage.problem
     look_back = checkpoints(stage.steps)
     measured = stage.gradient(points, 0)
-    result = SearchResult(problem, points, measured)
+    result = SearchResult(stage, points, measured)
     start = _tracked(problem, measured, track)
     value = torch.full_like(start, -math.inf)
     best, best_gradient = BestIterate(points, start), measured.gradient

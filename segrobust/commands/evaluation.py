@@ -306,7 +306,8 @@ def _finish(executor: Executor, settings: Settings, facts: dict[str, Any]) -> No
         return
     rows = folder.rows()
     check_complete(rows, [one for study in executor.studies for one in study.conditions], images, folder.path)
-    summary = summarise(rows, executor.bench.source.num_classes, folder.timings(), images)
+    source = executor.bench.source
+    summary = summarise(rows, source.num_classes, folder.timings(), images, class_names=source.class_names)
     folder.write_json("summary.json", summary)
     if settings.checks:
         run_checks(Context(executor, summary, **facts))

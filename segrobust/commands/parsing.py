@@ -144,6 +144,43 @@ def out_file(text: str) -> Path:
     return path
 
 
+EXPORTS = {  # what a report can be written as besides HTML: how its file ends, and what it is
+    "--csv": (".csv", "all numbers, a line per condition"),
+    "--rows-csv": (".csv", "a line per image and condition"),
+    "--latex": (".tex", "a table for a paper (booktabs)"),
+    "--markdown": (".md", "a table for a README"),
+    "--model-card": (".md", "a card for the Hugging Face Hub, and .eval_results beside it"),
+}
+_INSTEAD = {ending: option for option, (ending, _) in reversed(EXPORTS.items())} | dict.fromkeys(
+    (".pdf", ".svg", ".png"), "--figures"
+)
+
+
+@checked
+def report_file(text: str) -> Path:
+    """An HTML file that can be written."""
+    path = out_file(text)
+    ending = path.suffix.lower()
+    if ending != ".html":
+        option = _INSTEAD.get(ending)
+        raise UserError(
+            f"expected a name that ends in .html, got {text!r}" + (f"; {option} writes that" if option else "")
+        )
+    return path
+
+
+def file_ending(ending: str) -> Callable[[str], Path]:
+    """The type of an option for a file that can be written and has this ending."""
+
+    @checked
+    def named(text: str) -> Path:
+        if Path(text).suffix.lower() != ending:
+            raise UserError(f"expected a name that ends in {ending}, got {text!r}")
+        return out_file(text)
+
+    return named
+
+
 def cfg_option(text: str) -> str:
     """``key.path=value``, kept as text: :func:`parse_cfg_options` reads the value."""
     key, equals, value = text.partition("=")

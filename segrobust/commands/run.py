@@ -110,13 +110,18 @@ def targets(options: Namespace) -> None:
 
 
 def report(options: Namespace) -> None:
-    """Write the report over finished runs."""
+    """Write the report over finished runs, or what is asked for in its place."""
     for folder in options.run_dirs:
         if not (folder / "run.json").is_file():
             raise UserError(f"no run in {str(folder)!r} (no run.json); name the work dir of a `segrobust evaluate`")
-    from segrobust.report import build_report
+    from segrobust.report import build_report, export
 
-    print(build_report(options.run_dirs, options.out, options.interactive))
+    kinds = ("csv", "rows_csv", "latex", "markdown", "figures", "model_card")
+    asked = {kind: getattr(options, kind) for kind in kinds}
+    if any(asked.values()):
+        print(*export(options.run_dirs, **asked), sep="\n")
+    if options.out or options.interactive or not any(asked.values()):
+        print(build_report(options.run_dirs, options.out, options.interactive))
 
 
 def leaderboard_add(options: Namespace) -> None:

@@ -23,6 +23,7 @@ from segrobust.core.units import FOUND_SHARE, format_eps
 
 CLEAN, ATTACK, CORRUPTION, UNIVERSAL = "clean", "attack", "corruption", "universal"  # names of studies
 INPUT, ORIGINAL = METRIC_SIZES = ("input", "original")  # pixels are counted as attacked, or as files have them
+SIZE_BOUNDS = 32**2, 96**2  # pixels of a small and of a medium component at most, as in COCO
 _TYPES = {
     "study": str, "name": str, "norm": str, "eps": (int, float), "severity": int, "surrogate": str, "candidate": str,
     "control": bool, "fields": dict,
@@ -124,6 +125,10 @@ class Row:
         distance_8bit: of a minimum-norm result, after rounding to 8 bits, inf where that loses the goal.
         error_of_correct: of a minimum-norm result, share reached of the pixels that were not at the goal before.
         regions: ``[[right, counted], ...]`` pixels per region of the image that the study tells apart.
+        sizes: of clean and attacked images, ``[[right, counted], ...]`` pixels in labelled components of at most
+            ``SIZE_BOUNDS`` pixels, and in larger ones.
+        trace: of an attack by gradients, ``[[backwards, error], ...]``: share of the pixels at the goal, by the
+            attack's own count, at its best points within the radius after so many passes.
         at_target, target_pixels: of a targeted run, pixels predicted as their target, of those that have a label and
             a target.
         kept, rest_pixels: where these are to keep the clean prediction, pixels without a target that do, of those that

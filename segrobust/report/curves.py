@@ -167,6 +167,24 @@ def _finish(figure: Figure, axis: Axes, labels: Sequence[str]) -> int:
     return math.ceil(len(names) / columns)
 
 
+def drawn(
+    curves: Sequence[Curve],
+    norm: str,
+    top: float = 100.0,
+    panels: Mapping[str, str] = SCORES,
+    ticks: Sequence[float] = (),
+) -> Figure:
+    """The panels of :func:`draw` beside each other, as matplotlib's figure in the style that is set."""
+    ticks = ticks or sorted({eps for one in curves for points in one.points.values() for eps, *_ in points if eps > 0})
+    figure = Figure(figsize=(11.5, 4.1), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, name in zip(axes, panels, strict=True):
+        labels = _score_panel(axis, name, curves, panels, norm, top, ticks)
+        axis.grid(True, color=_INK, alpha=0.13, linewidth=0.7)
+    _finish(figure, axes[0], labels)
+    return figure
+
+
 def _draw_curve(axis: Axes, curve: Curve, panel: str, scale: int) -> None:
     points = [(scale * eps, value, interval) for eps, value, interval in curve.points[panel]]
     axis.plot([x for x, *_ in points], [value for _, value, _ in points], clip_on=False, **curve.style)

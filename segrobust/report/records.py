@@ -10,8 +10,8 @@ from segrobust.analysis.summary import Record
 from segrobust.core.errors import UserError
 
 _TEXT, _NUMBER = "a text", "a number"
-_POINT = "two numbers"
 _INTERVAL, _OPEN = "a lower and an upper bound", "a lower and an upper bound or null"
+_PAIR = "passes and an error"
 _LOST = {"aAcc": _NUMBER, "mIoU": _NUMBER}
 _ALWAYS = {
     **dict.fromkeys(("study", "name", "norm", "surrogate"), _TEXT),
@@ -26,13 +26,13 @@ _SOMETIMES = {
     **dict.fromkeys(("judged", "kept"), _NUMBER),
     **dict.fromkeys(("mIoU_greedy", "mIoU_per_image", "mIoU_gap"), _NUMBER),
     **dict.fromkeys(("images_per_second", "peak_bytes", "types"), _NUMBER),
+    **dict.fromkeys(("mIoU_images", "mIoU_without_background"), _NUMBER),
     "distances": [_NUMBER],
     "quantiles": {"25": _NUMBER, "75": _NUMBER},
     "degradation": {"points": _LOST, "relative": _LOST},
     "regions": [{"within": _NUMBER, "right": _NUMBER, "pixels": _NUMBER}],
-    **dict.fromkeys(("mIoU_images", "mIoU_without_background"), _NUMBER),
     "sizes": [{"upto": _NUMBER, "right": _NUMBER, "pixels": _NUMBER}],
-    "convergence": [_POINT],
+    "convergence": [_PAIR],
 }
 
 

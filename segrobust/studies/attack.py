@@ -89,7 +89,11 @@ class AttackStudy(Study):
         for condition, images, own in zip(self.conditions, *self._answers(result), strict=True):
             distance = self.attack.threat.distance(images - group.images)
             passes = {"forwards": result.forwards, "backwards": result.backwards}
-            yield Perturbed(condition, images, _per_image({**passes, "distance": distance, **own}))
+            extra = _per_image({**passes, "distance": distance, **own})
+            if not condition.candidate and self.surrogate is None and result.trace:
+                traces = result.trace.per_image()
+                extra = [one | ({"trace": trace} if trace else {}) for one, trace in zip(extra, traces, strict=True)]
+            yield Perturbed(condition, images, extra)
 
     def _answers(self, result: AttackResult) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """Images, and what a row has more, in the order of the conditions."""

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from segrobust.models.expectation import Expectation, drawing
 from segrobust.models.precision import computing_in
 from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter, frozen_eval
+from segrobust.studies.sizes import size_classes
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,19 @@ class Group:
     kept: Tensor | None = None
 
     @property
+    def measured_labels(self) -> Tensor:
+        """What predictions are compared with."""
+        return self.labels if self.originals is None else self.originals
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) at which predictions are compared with labels."""
-        return tuple((self.labels if self.originals is None else self.originals).shape[1:])
+        return tuple(self.measured_labels.shape[1:])
+
+    @cached_property
+    def size_classes(self) -> Tensor:
+        """How large the component is that each of these labels lies in, see :func:`size_classes`."""
+        return size_classes(self.measured_labels)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from segrobust.core.rows import Row
+from segrobust.core.rows import ATTACK, CLEAN, SIZE_BOUNDS, Row
 from segrobust.datasets.labels import resize_nearest
 from segrobust.studies.base import Perturbed
 from segrobust.studies.bench import Bench, Group
@@ -15,8 +15,7 @@ from segrobust.studies.bench import Bench, Group
 
 def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
     """One row per image of the group, at the size of the metric."""
-    prediction, task = bench.measured(made.images, group), bench.task
-    labels = group.labels if group.originals is None else group.originals
+    prediction, task, labels = bench.measured(made.images, group), bench.task, group.measured_labels
     if made.void is not None:
         labels = labels.masked_fill(_resized(made.void.long(), group.size).bool(), bench.source.ignore_index)
     more = [{"forwards": 1, "backwards": 0, **extra} for extra in made.extra]
@@ -32,6 +31,8 @@ def rows_of(bench: Bench, group: Group, made: Perturbed) -> Iterator[Row]:
         regions = _resized(made.regions, group.size)
         for n, extra in enumerate(more):  # as many as the image has itself, whatever the others of its batch have
             extra["regions"] = _by_region(bench, prediction[n], labels[n], regions[n], int(regions[n].max()) + 1)
+    for n, extra in enumerate(more if made.condition.study in (CLEAN, ATTACK) else ()):
+        extra["sizes"] = _by_region(bench, prediction[n], labels[n], group.size_classes[n], len(SIZE_BOUNDS) + 1)
     for n, counts in enumerate(task.counts(prediction, labels)):
         yield Row(group.ids[n], made.condition, counts, more[n])
 

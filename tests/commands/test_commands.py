@@ -36,6 +36,50 @@ sys.exit(f"imported {{heavy}}" if heavy else status)
 """
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("x.csv", "--csv"), ("x.tex", "--latex"), ("x.md", "--markdown"), ("x.pdf", "--figures"), ("x.SVG", "--figures")],
+)
+def test_a_page_is_not_written_into_another_type_of_file(name, option, tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / name)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"ends in .html, got '{tmp_path / name}'; {option} writes that" in line
+    assert main(["report", str(tmp_path), "--latex", str(tmp_path / "x.csv")]) == 2
+    assert "--latex: expected a name that ends in .tex" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_are_written_in_place_of_the_page(finished, tmp_path, capsys):
+    names = {"--csv": "a.csv", "--rows-csv": "r.csv", "--latex": "a.tex", "--markdown": "a.md", "--model-card": "R.md"}
+    words = [word for option, name in names.items() for word in (option, str(tmp_path / name))]
+    before = (finished / "report.html").stat().st_mtime_ns
+    assert main(["report", str(finished), *words]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert {path.name for path in written} == {*names.values(), "segrobust.yaml"} and all(map(Path.is_file, written))
+    assert (finished / "report.html").stat().st_mtime_ns == before
+    assert main(["report", str(finished), "--csv", str(tmp_path / "b.csv"), "--out", str(tmp_path / "b.html")]) == 0
+    assert (tmp_path / "b.csv").is_file() and (tmp_path / "b.html").is_file()
+
+
+@pytest.mark.parametrize("words", [["models", "--json"], ["models"], ["attacks"], ["attacks", "tsallis-pgd"]])
+def test_a_reader_who_leaves_sees_no_traceback(words):
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from segrobust.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *words], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_broken_pipe_elsewhere_is_an_error_like_any_other(monkeypatch, capfd):
+    def fails(options):
+        raise BrokenPipeError("to another process")
+
+    monkeypatch.setattr(run, "models", fails)
+    with pytest.raises(BrokenPipeError):
+        main(["models"])
+
+
 REFUSED = {
     "no such config file": ["evaluate", "none.py", "--eps", "1/255"],
     "unknown option '--num-image'": ["evaluate", "none.py", "--num-image", "3"],

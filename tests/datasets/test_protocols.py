@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,21 @@ def test_real_images_have_the_published_sizes(name):
         void = (source[index].label == 255).any()
         assert not (protocol.void_class == 0 and void)
     assert len(source) == {"VOC 2012": 12, "ADE20K": 3, "Cityscapes": 4}[protocol.data.archive.name]
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name.startswith("city")])
+def test_cityscapes_label_ids_become_the_classes_of_its_train_ids(name, archives, tmp_path):
+    """As the archive has them, without the files that its scripts write; train ids are preferred where they are."""
+    place = PLACES["Cityscapes"][1].format("a_000000_000001")
+    root, stored = tmp_path / "archive", np.array(Image.open(archives["Cityscapes"] / place))
+    shutil.copytree(archives["Cityscapes"], root)
+    table = np.full(256, 3, np.uint8)  # out of roi, which is void
+    table[[0, 5, 18]] = 7, 17, 33  # road, pole and bicycle
+    label_ids = root / place.replace("labelTrainIds", "labelIds")
+    Image.fromarray(table[stored]).save(label_ids)
+    preferred = source_from_config(PROTOCOLS[name].loaders(root))[0]
+    (root / place).unlink()
+    read = source_from_config(PROTOCOLS[name].loaders(root))
+    assert torch.equal(read[0].label, preferred.label) and torch.equal(read[0].image, preferred.image)
+    assert {0, 5, 18, 255} == set(read[0].label.unique().tolist())
+    assert (read.num_classes, read.ignore_index) == (19, 255)

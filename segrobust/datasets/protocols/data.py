@@ -46,7 +46,8 @@ class MeasuredData:
         place = self.root if root is None else str(self._archive(root))
 
         def loader(split: str) -> dict[str, Any]:
-            data = {"type": self.kind, "data_root": place, "test_mode": True, **self.splits[split], **known}
+            kind = self._kind(Path(place), split)
+            data = {"type": kind, "data_root": place, "test_mode": True, **self.splits[split], **known}
             return {"dataset": {**data, "pipeline": list(pipeline)}}
 
         uses = {"test": "val", "val": "train", "train": "train"}
@@ -64,6 +65,11 @@ class MeasuredData:
         if "train_dataloader" in loaders:
             loaders["val_dataloader"] = loaders["train_dataloader"]
         return loaders
+
+    def _kind(self, root: Path, split: str) -> str:
+        """The type that reads the labels that are there, such as Cityscapes' labelIds, unless ours reads others."""
+        part = self.archive.parts(root).get(split, {})
+        return part.get("type", self.kind) if self.kind == self.archive.types[0] else self.kind
 
     def _archive(self, root: Path) -> Path:
         found = next((place for place in self.archive.roots(root) if (place / self._mark).is_dir()), None)
