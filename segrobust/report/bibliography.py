@@ -40,8 +40,8 @@ def _papers(condition: Condition, known: dict[str, Any], attacks: dict[str, Any]
 
 
 def number(paper: str) -> str:
-    """``2306.12941`` of ``arXiv 2306.12941v1``."""
-    return paper.removeprefix("arXiv ").partition("v")[0]
+    """``2306.12941`` of ``arXiv 2306.12941v1``; of another publication its name."""
+    return paper.removeprefix("arXiv ").partition("v")[0] if paper.startswith("arXiv ") else paper
 
 
 def _tables(value: Any) -> Iterator[dict[str, Any]]:
@@ -57,5 +57,6 @@ def _tables(value: Any) -> Iterator[dict[str, Any]]:
 def _entry(paper: dict[str, Any], arxiv: str) -> str:
     kind = "inproceedings" if "booktitle" in paper else "misc"
     fields = {name: str(paper[name]) for name in ("title", "author", "booktitle", "year") if name in paper}
-    fields |= {"eprint": arxiv, "archiveprefix": "arXiv"}
+    if arxiv[0].isdigit():
+        fields |= {"eprint": arxiv, "archiveprefix": "arXiv"}
     return f"@{kind}{{{paper['key']},\n" + ",\n".join(f"  {name} = {{{text}}}" for name, text in fields.items()) + "\n}"

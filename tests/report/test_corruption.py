@@ -61,7 +61,7 @@ def test_corruptions_stay_out_of_what_attacks_have(make_run):
         start = before.rindex(section)  # the first is in the table of contents
         end = start + 300
         assert before[start:end] in after
-    assert "Common corruptions" not in before and "mean over" not in before
+    assert "Common corruptions" not in before and "mean over types" not in before
 
 
 def test_the_terminal_has_a_line_per_severity(records):

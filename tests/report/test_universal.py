@@ -48,7 +48,7 @@ def test_they_are_no_attacks(folder, make_run):
     """No curve, no column of their radius, no worst case; the settings tell what was done."""
     text, plain = (words(build_report([one]).read_text()) for one in (folder, make_run("plain")))
     start = plain.rindex("Every attack at every radius, Linf")  # the first is in the table of contents
-    assert plain[start : plain.index("IoU per class", start)] in text
+    assert plain[start : plain.index("Readings of mIoU", start)] in text
     assert "Universal perturbations" not in plain
     assert "perturbation (Linf) steps=50, eps=8/255" in text and "rings=[8, 16]" in text
 
