@@ -74,6 +74,12 @@ def test_images_that_leave_keep_their_own_count():
     ]
 
 
+def test_points_that_are_measured_without_a_gradient_count_where_the_last_one_was_spent():
+    history = History(1, [Passes(None)])
+    history.errors = [BestError(0, (3,), torch.tensor([error])) for error in (0.25, 0.5)]
+    assert ErrorTrace(history).per_image() == [[[3, 0.5]]]
+
+
 def test_attacks_without_gradients_and_minimum_norm_ones_have_none():
     assert not any(traces(build_attack("UniformNoise", samples=3))[1])
     assert build_attack("FMN", steps=3)(MODEL, IMAGES, LABELS).trace is None

@@ -180,6 +180,16 @@ def test_the_card_is_read_back_by_the_hubs_library(make_run, tmp_path):
     assert {(one.dataset_id, one.date) for one in entries} == {("CamVid", "2026-11-24T00:12:05+00:00")}
 
 
+def test_the_lowest_known_score_is_on_the_card(make_run, tmp_path):
+    folder = make_run(radii=(1 / 255,))
+    content = json.loads((folder / "summary.json").read_text())
+    (worst,) = (record for record in content if record["name"] == "worst_case")
+    worst["mIoU_greedy"] = worst["mIoU"] - 1.5
+    (folder / "summary.json").write_text(json.dumps(content))
+    card, _ = export([folder], model_card=tmp_path / "README.md")
+    assert ModelCard.load(card).data.eval_results[1].metric_value == worst["mIoU_greedy"]
+
+
 def test_only_shipped_weights_have_a_licence_that_is_known(make_run, tmp_path):
     name, entry = next(iter(zoo().items()))
     sha = hashlib.sha256(entry.weights_path.read_bytes()).hexdigest()
