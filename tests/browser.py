@@ -1,6 +1,6 @@
 """One Chromium for all tests that look at pages as a reader does, and what they ask of a page.
 
-``tests/conftest.py`` takes the fixture from here, so that a session has one browser however many files use it.
+The fixture ``chromium`` of ``tests/conftest.py`` starts it, so that a session has one however many files use it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ _OVERLAPS = """
 """
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+@contextmanager
+def started() -> Iterator[Any]:
     """A started browser; skips where there is none, or no playwright."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'segrobust[dev]'")
     found = os.environ.get("SEGROBUST_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)

@@ -20,8 +20,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.browser import chromium as chromium
-
 torch.set_num_threads(1)
 ON_GPU = os.environ.get("SEGROBUST_TEST_GPU") == "1"
 
@@ -59,3 +57,12 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as the current one, so that default work dirs land there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One started browser for the whole session; skips where there is none."""
+    from tests.browser import started
+
+    with started() as browser:
+        yield browser

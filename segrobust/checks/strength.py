@@ -22,7 +22,6 @@ from segrobust.models.digests import weights_sha256
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.segmenter import Segmenter
-from segrobust.models.shipped import zoo
 from segrobust.studies.bench import Group
 
 FEWEST = 10  # schedules of losses and of radii have no room in fewer, whatever an image or two may show
@@ -35,6 +34,8 @@ STEP_IMAGES = (2, 4)  # at least and at most; on a single one an attack may have
 LONG = {False: 40, True: 100}
 SHORT = {False: 25, True: 50}
 WON = {False: (0.5, 1.5), True: (5.0, 10.0)}
+# a standard and a robust one of the shipped models: every further one costs passes
+SURROGATES = ("camvid-fpn-r18w24-pgdat-linf4-180x240", "camvid-fpn-r18w24-std-180x240")
 
 
 def enough_steps(context: Context) -> Verdict:
@@ -157,7 +158,7 @@ def _blind_attacks(context: Context, norm: str, eps: float) -> list[tuple[str, A
 
 
 def _relatives(context: Context) -> dict[str, Segmenter]:
-    """The shipped models that know the data's classes, but for the run's own."""
+    """The models to transfer from that know the data's classes, but for the run's own."""
     own, found = context.identity["weights_sha256"], {}
     names = plain_names(context.source.class_names)
     for name in shipped_with(context.source.num_classes):
@@ -168,8 +169,8 @@ def _relatives(context: Context) -> dict[str, Segmenter]:
 
 
 def shipped_with(num_classes: int) -> list[str]:
-    """Names of the shipped models with so many classes."""
-    return [name for name in zoo() if load_config(name).model.decode_head.num_classes == num_classes]
+    """Names of the models to transfer from with so many classes."""
+    return [name for name in SURROGATES if load_config(name).model.decode_head.num_classes == num_classes]
 
 
 CHECKS = (

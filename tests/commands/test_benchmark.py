@@ -278,7 +278,10 @@ def test_published_results_stand_beside_ours(file, world, tmp_path, whole, capsy
 
     golden.write_text("{}")
     assert run(file(golden="published.json"), tmp_path / "new") == 2
-    assert "published.json: expected a list of tables" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    assert (
+        "published.json: expected a file of published results with format 1" in capsys.readouterr().err
+        and not (tmp_path / "new").exists()
+    )
 
 
 def test_a_folder_with_another_s_benchmark_json_is_refused(file, tmp_path, capsys):

@@ -87,6 +87,7 @@ def test_step_sizes_on_any_course_of_the_loss(steps, halves_first):
     stage = SimpleNamespace(
         problem=SimpleNamespace(engine=engine, class_weights=None),
         steps=steps,
+        within=False,
         eps=torch.full((count,), 0.5),
         gradient=lambda points, step: measured(step),
         project=lambda points: points,
