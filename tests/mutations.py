@@ -780,7 +780,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/verdict.py", "report/test_verdict.py"): [
         ("name not in {WORST_CASE, *controls}", "name not in {WORST_CASE}"),
-        ('[r for r in group if "median_distance" in r] or group', "group"),
         ("lowest = min(universal", "lowest = max(universal"),
     ],
     ("report/texts.py", "report/test_verdict.py"): [("seconds / 3600", "seconds / 360")],
@@ -1204,12 +1203,14 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('"mIoU_greedy" if column.kind == WORST_CASE else "mIoU"', '"mIoU"'),
         ("mine[study] == its[study] for study in common", "True for study in common"),
         ("bool(common or {*mine.values()} & {*its.values()})", "True"),
-        ('(one["name"], one["norm"]) not in searched', "True"),
         ('"data_fingerprint", "data_recipe", "measured_at"', '"data_fingerprint", "measured_at"'),
         ('-1.0 if scores[one.name] is None', '999.0 if scores[one.name] is None'),
         ("set.intersection(*filter(None, worst))", "set.union(*filter(None, worst))"),
-        ('if c.isprintable() or c == "\\n" else', "if c else"),
     ],
+    ("report/lines.py", "report/test_benchmark_table.py report/test_verdict.py"): [
+        ('(one["name"], one["norm"]) not in searched', "True"),
+    ],
+    ("report/texts.py", "report/test_benchmark_table.py"): [('if c.isprintable() or c == "\\n" else', "if c else")],
     ("datasets/mm.py", "datasets/test_scenes.py"): [("test=8, size=(180, 240))", "test=8)")],
     ("models/trainable.py", "hooks/test_trainable.py"): [
         ("CHANNEL_SWAP = [2, 1, 0]", "CHANNEL_SWAP = [0, 1, 2]"),
@@ -1319,7 +1320,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("clean[one[\"id\"]] - robust[one[\"id\"]]", "robust[one[\"id\"]] - clean[one[\"id\"]]"),
     ],
     ("leaderboard/entry.py", "leaderboard/test_board.py"): [
-        ("one is base or trusted(one)]", "True]"),
+        ("one is base or trusted(one.run.trust)]", "True]"),
     ],
     ("commands/remeasure.py", "leaderboard/test_commands.py"): [
         ("if not torch.isfinite(pixels).all() or pixels.amin()", "if pixels.amin()"),

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from segrobust.commands.benchmark_state import DONE
+from segrobust.commands.benchmark_state import FILE as BENCHMARK
 from segrobust.commands.claims import claimed, told_of
 from segrobust.commands.inputs import Inputs
 from segrobust.commands.network import Network, check_network
@@ -23,8 +25,6 @@ from segrobust.leaderboard.entry import Entry
 from segrobust.leaderboard.verify import problems_of
 from segrobust.models.shipped import zoo
 from segrobust.runs.folder import RunFolder
-
-BENCHMARK = "benchmark.json"
 
 
 def add_command(options: Namespace) -> None:
@@ -55,7 +55,7 @@ def _runs(folders: Sequence[Path]) -> Iterator[tuple[Path, Mapping[str, Any] | N
         try:
             models = {one["name"]: one for one in content["models"]}
             done = [(folder / cell["folder"], models[cell["model"]]) for cell in content["cells"]
-                    if cell["status"] == "done"]  # fmt: skip
+                    if cell["status"] == DONE]  # fmt: skip
         except (KeyError, TypeError, IndexError):
             raise UserError(f"{folder / BENCHMARK}: not written by this version of segrobust; run it again") from None
         if strange := [path for path, _ in done if not path.resolve().is_relative_to(folder.resolve())]:

@@ -67,8 +67,7 @@ def counts_of(bench: Bench, place: int, pixels: Tensor | None = None) -> tuple[d
     shown = group.images if pixels is None else pixels[None].to(bench.device)
     with bench.repeating():
         prediction = bench.measured(shown, group)
-    labels = group.labels if group.originals is None else group.originals
-    return bench.task.counts(prediction, labels)[0], sample.image
+    return bench.task.counts(prediction, group.measured_labels)[0], sample.image
 
 
 def measure(bench: Bench, base: Evidence, given: Sequence[Given], norm: str, radii: Sequence[float]) -> list[Measured]:

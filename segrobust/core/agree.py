@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from segrobust.core.errors import UserError
-from segrobust.core.processes import exchange
+from segrobust.core.processes import MPI_COUNTS, exchange
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=Exception)
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_COUNTS = ("WORLD_SIZE", *MPI_COUNTS)
 
 
 def agree(work: Callable[[], _T]) -> _T:

@@ -27,7 +27,7 @@ LOOK = 0.2  # seconds between two looks at the store
 GRACE = 2.0  # seconds for a process to end by itself, and then to let the others know
 LEAVING = 30.0  # seconds, of a busy machine, for a process that knows that all is done to say so
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+MPI_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _uses = itertools.count()
 _inside = threading.local()
 
@@ -99,7 +99,7 @@ def refuse_missing_processes() -> None:
     It names a place to meet for several processes only, and to those that it does start it gives their number.
     """
     named = all(os.environ.get(name) for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"))
-    if named and not any(os.environ.get(name) for name in ("WORLD_SIZE", *_MPI)):
+    if named and not any(os.environ.get(name) for name in ("WORLD_SIZE", *MPI_COUNTS)):
         raise UserError(
             "accelerate launch was asked for several processes and started one, as it does without GPUs; start them "
             "with torchrun --nproc_per_node N, or ask for --num_processes 1"

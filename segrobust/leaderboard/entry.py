@@ -12,17 +12,17 @@ from typing import Any
 from segrobust.analysis.corruption import MEAN
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.basis import digest_of
-from segrobust.checks.verdicts import VERIFIED, WITH_WARNINGS
 from segrobust.core.own_code import names_function
 from segrobust.core.rows import ATTACK, CORRUPTION, INPUT
 from segrobust.core.units import format_eps
 from segrobust.leaderboard.evidence import Evidence, attacked_images, files_of, shown_name
 from segrobust.leaderboard.files import slug
-from segrobust.leaderboard.rules import OWN, RANKED_AT, STANDARD, missing_for_standard, not_ranked
+from segrobust.leaderboard.rules import OWN, RANKED_AT, STANDARD, missing_for_standard, not_ranked, trusted
 from segrobust.leaderboard.scores import clean_rows, lower, on_images_of, robust_scores, scores_of
 from segrobust.leaderboard.submissions import Submission
 from segrobust.models.published import PUBLISHED
 from segrobust.models.shipped import zoo
+from segrobust.report.verdict import IN_WORDS
 
 FORMAT = 1
 TOLD = (
@@ -35,11 +35,6 @@ TOLD = (
     "claimed_clean",
     "claimed_from",
 )
-_IN_WORDS = {
-    "Linf": "every channel of every pixel may change by at most eps, with images in [0, 1]",
-    "L2": "the Euclidean length of the whole change is at most eps, with images in [0, 1]",
-    "L1": "the absolute changes of all channels and pixels sum to at most eps, with images in [0, 1]",
-}
 Entry = dict[str, Any]
 
 
@@ -60,16 +55,12 @@ def norms_of(evidences: Sequence[Evidence]) -> list[str]:
     return sorted({one["norm"] for run in evidences for one in run.run.of_study(WORST_CASE)})
 
 
-def trusted(one: Evidence) -> bool:
-    return one.run.trust is not None and one.run.trust.level in (VERIFIED, WITH_WARNINGS)
-
-
 def base_of(evidences: Sequence[Evidence], norm: str) -> Evidence:
     """The run whose images the entry is about: a trustworthy one of the standard protocol, with the most images."""
 
     def order(one: Evidence) -> tuple:
         standard = not missing_for_standard(one.identity, one.conditions, len(one.run.images))
-        return trusted(one), standard, len(one.run.images)
+        return trusted(one.run.trust), standard, len(one.run.images)
 
     return max((one for one in evidences if norm in norms_of([one])), key=order)
 
@@ -85,7 +76,7 @@ def make_entry(
         told: what is said of the model and cannot be computed, by the names in ``TOLD``.
     """
     base = base_of(evidences, norm)
-    counted = [one for one in evidences if one is base or trusted(one)]
+    counted = [one for one in evidences if one is base or trusted(one.run.trust)]
     rows = on_images_of(base, [one for one in counted if one is not base])
     radii = [record["eps"] for record in base.run.of_study(WORST_CASE) if record["norm"] == norm]
     claimed = {one["eps"]: one for one in told.get("claimed") or ()}
@@ -99,7 +90,7 @@ def make_entry(
         "model": _model(base),
         "told": {name: told.get(name) for name in TOLD},
         "data": _data(base),
-        "threat_model": {"norm": norm, "in_words": _IN_WORDS.get(norm, norm)},
+        "threat_model": {"norm": norm, "in_words": IN_WORDS.get(norm, norm)},
         "division": OWN if missing else STANDARD,
         "not_standard": missing,
         "ranked_at": RANKED_AT.get(norm),

@@ -16,8 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from segrobust.leaderboard.rules import DIVISIONS
-from segrobust.report.build import printable
-from segrobust.report.texts import count, format_distance, interval, percent
+from segrobust.report.texts import count, format_distance, interval, percent, printable
 
 _FOLDER = Path(__file__).parent / "templates"
 _SIGNS = {"verified": "✓", "with warnings": "!", "not trustworthy": "✗"}

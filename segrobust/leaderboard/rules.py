@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segrobust.attacks.registry import build_attack
+from segrobust.checks.verdicts import VERIFIED, WITH_WARNINGS
 from segrobust.core.rows import ATTACK, Condition
 from segrobust.core.units import format_eps, parse_eps
 from segrobust.datasets.protocols import PROTOCOLS
@@ -65,13 +66,18 @@ def _without_counts(fields: Any) -> Any:
     return fields
 
 
+def trusted(trust: Trust | None) -> bool:
+    """Whether trust checks were made and say that results can be believed."""
+    return trust is not None and trust.level in (VERIFIED, WITH_WARNINGS)
+
+
 def not_ranked(identity: Mapping[str, Any], trust: Trust | None, radii: list[float], norm: str) -> str:
     """Why a run's scores are listed without a rank; empty where they get one."""
     if norm not in RANKED_AT:
         return f"no radius of {norm} is ranked"
     if trust is None:
         return "no trust checks were made"
-    if trust.level not in ("verified", "with warnings"):
+    if not trusted(trust):
         return f"the run is {trust.sentence}"
     if identity.get("target"):
         return "its attacks were targeted"

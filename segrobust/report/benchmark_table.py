@@ -26,8 +26,9 @@ from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.checks.verdicts import INCOMPLETE, NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
 from segrobust.core.rows import CORRUPTION
 from segrobust.core.units import format_eps
+from segrobust.report.lines import searches
 from segrobust.report.runs import Run, load_runs
-from segrobust.report.texts import count, interval, median_cell, percent, with_norm
+from segrobust.report.texts import count, interval, median_cell, percent, printable, with_norm
 
 CLEAN_TITLE, UNCHECKED, NOTHING = "clean", "not checked", "-"
 WORST_FIRST = (NOT_TRUSTWORTHY, INCOMPLETE, UNCHECKED, WITH_WARNINGS, VERIFIED)
@@ -87,7 +88,7 @@ class Contender:
 
     def cost(self) -> tuple[float, float]:
         """Forwards and backwards of single images, and hours of one process, over all runs; without the checks."""
-        made = [record for run in self.runs.values() for record in _searches(run.records)]
+        made = [record for run in self.runs.values() for record in searches(run.records)]
         passes = sum(one["images"] * ((one["forwards"] or 0) + (one["backwards"] or 0)) for one in made)
         return passes, sum(one["seconds"] or 0 for one in made) / 3600
 
@@ -227,13 +228,6 @@ def _cost(one: Contender) -> tuple[str, str]:
     return count(round(passes)), f"{hours:.2f}"
 
 
-def _searches(records: Sequence[Record]) -> list[Record]:
-    """What was computed: no worst cases and means, and of a minimum-norm search one record for all its radii."""
-    made = [one for one in records if one["study"] != WORST_CASE and one["name"] != MEAN]
-    searched = {(one["name"], one["norm"]) for one in made if "median_distance" in one}
-    return [one for one in made if "median_distance" in one or (one["name"], one["norm"]) not in searched]
-
-
 def _data(group: Sequence[Contender]) -> tuple[str, ...]:
     """``standard: 32 images (data 1a2b3c4d5e6f)``, in one line where all studies have the same."""
     texts = {}
@@ -247,6 +241,4 @@ def _data(group: Sequence[Contender]) -> tuple[str, ...]:
 
 def escaped(text: str) -> str:
     """Names as they are, whatever Markdown or a browser would make of them."""
-    return _MARKDOWN.sub(
-        r"\\\1", "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    )
+    return _MARKDOWN.sub(r"\\\1", printable(text))

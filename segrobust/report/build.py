@@ -31,6 +31,7 @@ from segrobust.report.pictures import CHANGES, KINDS
 from segrobust.report.readings import miou_readings, size_table
 from segrobust.report.runs import Run, load_runs
 from segrobust.report.survival import survival_figures
+from segrobust.report.texts import printable
 from segrobust.report.verdict import cost, threat_models, verdict
 from segrobust.report.views import class_view, css, grid_of, head_facts, norm_view, once
 
@@ -151,10 +152,3 @@ def _data(runs: Sequence[Run], pairs: Sequence[Any]) -> list[dict[str, Any]]:
 def _digest(script: str) -> str:
     """As a content security policy names an inline script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def printable(value: Any) -> Any:
-    """Text without control characters and without marks that turn the direction of what follows, such as U+202E."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)

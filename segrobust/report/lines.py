@@ -26,6 +26,13 @@ class CostLine(NamedTuple):
     memory: str
 
 
+def searches(records: Sequence[Record]) -> list[Record]:
+    """What was computed: no worst cases and means, and of a minimum-norm search one record for all its radii."""
+    made = [one for one in records if one["study"] != WORST_CASE and one["name"] != MEAN]
+    searched = {(one["name"], one["norm"]) for one in made if "median_distance" in one}
+    return [one for one in made if "median_distance" in one or (one["name"], one["norm"]) not in searched]
+
+
 def cost_lines(records: Sequence[Record]) -> list[CostLine]:
     """The lines of a run; no worst cases, and nothing that was not measured."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)

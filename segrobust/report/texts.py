@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
 
 from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
@@ -89,3 +92,10 @@ def median_8bit(record: Record) -> str:
         return "-"
     median = record["median_distance_8bit"]
     return "lost" if median is None else format_distance(median, record["norm"])
+
+
+def printable(value: Any) -> Any:
+    """Text without control characters and without marks that turn the direction of what follows, such as U+202E."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from segrobust.analysis.corruption import MEAN
 from segrobust.analysis.summary import Record
 from segrobust.analysis.worst_case import WORST_CASE
 from segrobust.core.rows import ATTACK, CLEAN, UNIVERSAL
 from segrobust.core.units import format_eps
-from segrobust.report.lines import mean_lines
+from segrobust.report.lines import mean_lines, searches
 from segrobust.report.runs import Run
 from segrobust.report.texts import count, duration, format_distance, median_cell, with_norm, with_radius
 
@@ -71,11 +69,7 @@ def cost(run: Run) -> str:
 
     Every search counts once, whatever the number of its radii; seconds are a sum over processes.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in run.records:
-        if record["study"] != WORST_CASE and record["name"] != MEAN:
-            groups[record["study"], record["name"], record["norm"] or ""].append(record)
-    counted = [one for group in groups.values() for one in [r for r in group if "median_distance" in r] or group]
+    counted = searches(run.records)
     forwards, backwards = (
         sum(round(record[name] * (record["images"] or 0)) for record in counted if record[name] is not None)
         for name in ("forwards", "backwards")
