@@ -327,9 +327,9 @@ def test_elastic_transform_moves_pixels_by_one_to_two_and_a_half(size):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_image_takes_less_than_a_second(name):
-    image, start = scene(360, 480), time.perf_counter()
+    image, start = scene(360, 480), time.thread_time()  # of this thread: tests beside it do not count
     corrupt(image, name, 5, 0)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize(
