@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "segrobust"
 FLOORS = (  # from the top; a name on a floor may import those below it, and its own
     ("__main__",),
     ("cli",),
+    ("parsers",),
     ("commands",),
     ("leaderboard",),
     ("report",),
@@ -33,6 +34,7 @@ WITHOUT_TORCH = {
     "core.errors",
     "core.units",
     "cli",
+    "parsers",
     "runs.settings",
     "models.shipped",
     "models.published",
