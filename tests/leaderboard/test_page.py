@@ -69,6 +69,18 @@ def test_it_asks_for_nothing_and_fits_every_screen(chromium, made, hostile, widt
         seen.page.close()
 
 
+def test_a_printed_page_has_all_columns_and_entries(chromium, made, hostile):
+    for file in (made.path / "index.html", hostile):
+        seen = opened(chromium, file, 1032)  # what the margins leave of A4 on its side
+        seen.page.emulate_media(media="print")
+        seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert seen.page.locator("details:not([open])").count() == 0
+        assert not seen.page.locator("#search").is_visible()
+        assert seen.page.evaluate("[...document.querySelectorAll('table')].every(one => one.offsetWidth <= 1032)")
+        assert (seen.overlaps(), seen.sideways()) == ([], [])
+        seen.page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible(chromium, made, scheme):
     for width in (WIDTHS[0], WIDTHS[-1]):
