@@ -137,6 +137,15 @@ def test_without_scripts_everything_is_there(chromium, page_of):
     seen.page.close()
 
 
+def test_a_printed_page_cuts_nothing_off(chromium, page_of):
+    seen = opened(chromium, page_of("two"), 1032)  # what the margins leave of A4 on its side
+    seen.page.emulate_media(media="print")
+    right = "[...document.querySelectorAll('main *')].map(one => one.getBoundingClientRect().right)"
+    assert seen.page.evaluate(f"Math.max(...{right})") <= 1033
+    assert seen.overlaps() == []
+    seen.page.close()
+
+
 def test_contents_lead_to_their_sections(chromium, page_of):
     seen = opened(chromium, page_of("one"))
     links = seen.page.locator("nav a").all()
