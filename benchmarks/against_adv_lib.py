@@ -1,11 +1,13 @@
 """ALMA-prox of adv-lib beside ours, on the same model, images and number of passes.
 
     pip install --no-deps adv-lib
-    python benchmarks/against_adv_lib.py [--model std] [--steps 100 300] [--num-images 8]
+    python benchmarks/against_adv_lib.py [--model standard] [--steps 100 300] [--num-images 8]
+    python benchmarks/against_adv_lib.py --benchmark configs/benchmarks/own_network.py --model enet-cityscapes
 
-adv-lib (BSD-3) is a peer to compare with and no dependency. It logs to visdom, which it imports and this script does
-not need: where visdom is missing, an empty module stands in. Its prox is left uncompiled. Every image returned is
-measured here, once more, in float32; an image that is not found counts as infinite in the median.
+Models are those of a benchmark file, each with its own data. adv-lib (BSD-3) is a peer to compare with and no
+dependency. It logs to visdom, which it imports and this script does not need: where visdom is missing, an empty module
+stands in. Its prox is left uncompiled. Every image returned is measured here, once more, in float32; an image that is
+not found counts as infinite in the median.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ import statistics
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import torch
-from minimum_norm import MODELS
 from rich.console import Console
 from rich.table import Table
 
-from segrobust import build_attack, load_segmenter
-from segrobust.commands.data import source_from_config
-from segrobust.models.mm import load_config
+from segrobust import build_attack
+from segrobust.commands.benchmark_cells import Benchmarking, cells_of
+from segrobust.commands.benchmark_file import read_benchmark
+from segrobust.commands.evaluate import model_and_data
 from segrobust.models.segmenter import frozen_eval
 
 APSR = 0.99
@@ -68,16 +71,18 @@ def distance_if_found(model, image, label, attacked) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="std")
+    parser.add_argument("--benchmark", type=Path, default=Path("configs/benchmarks/camvid.py"), metavar="FILE")
+    parser.add_argument("--model", default="standard")
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 300])
     parser.add_argument("--num-images", type=int, default=8)
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     options = parser.parse_args()
-    model = load_segmenter(MODELS[options.model])
+    asked = Benchmarking.of(file=options.benchmark, only=(f"{options.model}/*",))
+    cell = cells_of(read_benchmark(options.benchmark), asked)[0]
+    model, source = model_and_data(cell.inputs, cell.network, options.num_images, ())
     device = next(model.parameters()).device
-    source = source_from_config(load_config(MODELS[options.model]), "test", options.num_images)
     attacks = {name: build() for name, build in ATTACKS.items() if name in options.attacks}
-    table = Table(title=f"{MODELS[options.model]}, {len(source)} test images, Linf, 99 % APSR, norms in 1/255")
+    table = Table(title=f"{options.model}, {len(source)} images, Linf, 99 % APSR, norms in 1/255")
     for column in ("steps", "attack", "found", "median", "seconds"):
         table.add_column(column, justify="left" if column == "attack" else "right")
     for steps in options.steps:
