@@ -1,0 +1,245 @@
+"""What training_table.py does to one recipe: measure its cost, train it up to a moment, write its weights, evaluate."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from benchmarks.training_recipes import scaled
+from segrobust import evaluate, load_segmenter
+from segrobust.analysis.worst_case import WORST_CASE
+from segrobust.attacks.base import AttackContractError
+from segrobust.attacks.gradient import ModelError
+from segrobust.commands.data import source_from_config
+from segrobust.commands.training import train
+from segrobust.core.errors import RunFailed, UserError, first_line
+from segrobust.core.files import read_json, replace_file
+from segrobust.models.checkpoint.loading import convert_checkpoint
+from segrobust.models.failures import out_of_memory
+from segrobust.models.mm import load_config
+
+LEAST = 3  # iterations of a measurement, the first of which do not count
+CHECKPOINT_SECONDS = 120
+STATE, CONFIG = "job.json", "config.py"
+OURS = dict(checks=False, pictures=False, quiet=True)
+
+
+@HOOKS.register_module()
+class DeadlineHook(Hook):
+    """Ends a training at a moment of ``time.monotonic``, with a checkpoint from which a resume goes on.
+
+    Args:
+        deadline: in seconds.
+        least: iterations that are made in any case.
+    """
+
+    priority = "LOWEST"  # after the schedulers and the averaged weights of the iteration
+
+    def __init__(self, deadline: float, least: int = 1) -> None:
+        self.deadline, self.least = deadline, least
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        done = runner.iter + 1
+        if time.monotonic() < self.deadline or done < self.least or done == runner.max_iters:
+            return
+        name = f"iter_{done}.pth"
+        runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
+        Path(runner.work_dir, "last_checkpoint").write_text(str(Path(runner.work_dir, name)))
+        runner.train_loop.stop_training = True
+
+
+@dataclass
+class Job:
+    """A recipe of an architecture in a folder of its own, and what was done of it.
+
+    state: ``settings``; once its training has begun ``iterations``, ``passes`` and ``seconds`` of an iteration; what
+    failed; results by the settings of the evaluation.
+    """
+
+    architecture: str
+    recipe: str
+    folder: Path
+    config: Config
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def opened(cls, architecture: str, recipe: str, folder: Path, config: Config, settings: dict[str, Any]) -> Job:
+        """UserError: a training with other settings is there."""
+        file = folder / STATE
+        state = read_json(file) if file.is_file() else {"settings": settings}
+        for name, value in settings.items():
+            if (before := state["settings"].get(name)) != value:
+                raise UserError(f"{folder} holds a training with {name} {before}, and now it is {value}: take the same "
+                                "again, or another --work-dir")  # fmt: skip
+        return cls(architecture, recipe, folder, config, state)
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture}/{self.recipe}"
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "training"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / f"camvid-{self.architecture}-{self.recipe}.safetensors"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last one, if any."""
+        pointer = self.training / "last_checkpoint"
+        file = self.training / Path(pointer.read_text().strip()).name if pointer.is_file() else None
+        return file if file is not None and file.is_file() else None
+
+    @property
+    def done(self) -> int:
+        return int(self.checkpoint.stem.removeprefix("iter_")) if self.checkpoint else 0
+
+    @property
+    def planned(self) -> int | None:
+        """The iterations of a training that is begun; one without a checkpoint is not."""
+        return self.state["iterations"] if self.done else None
+
+    @property
+    def trained(self) -> bool:
+        return self.planned is not None and self.done >= self.planned
+
+    @property
+    def failed(self) -> str | None:
+        return self.state.get("failed")
+
+    def keep(self, **changes: Any) -> None:
+        self.state |= changes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / STATE, (json.dumps(self.state, indent=1) + "\n").encode())
+
+
+@contextmanager
+def failures(job: Job) -> Iterator[None]:
+    """A recipe that diverges or does not fit into memory is told in its row, and the others go on."""
+    try:
+        yield
+    except (RunFailed, ModelError, AttackContractError, RuntimeError, MemoryError) as error:
+        full = out_of_memory(error)
+        if not full and not isinstance(error, RunFailed | ModelError | AttackContractError):
+            raise
+        job.keep(failed="out of memory; try a smaller --batch-size" if full else first_line(error))
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def measured(job: Job, warm: int, count: int, seconds: float) -> dict[str, float]:
+    """Seconds of an iteration, after the warm ones, and of all else in a training, by a short one that is thrown away.
+
+    Within ``seconds`` at most ``warm + count`` iterations are made, and at least three.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="training-table-") as folder:
+        config = _until(scaled(job.config, warm + count, warm + count), begun + seconds, LEAST)
+        runner = train(config, work_dir=folder)
+        iteration, whole = cost_of(_times(runner), warm, time.monotonic() - begun)
+    return {"iteration": iteration, "setup": whole}
+
+
+def cost_of(times: list[float], warm: int, whole: float) -> tuple[float, float]:
+    """Mean seconds of an iteration without the warm ones, and what is left of the whole beside all iterations."""
+    counted = times[min(warm, len(times) - 1) :]
+    iteration = math.fsum(counted) / len(counted)
+    return iteration, max(0.0, whole - iteration * len(times))
+
+
+def trained(job: Job, iterations: int, passes: float, cost: float, deadline: float) -> None:
+    """Train for so many iterations in all, going on from the last checkpoint; pauses at the deadline."""
+    if job.planned is None:
+        job.keep(iterations=iterations, passes=passes)
+        interval = min(iterations, max(1, round(CHECKPOINT_SECONDS / cost)))
+        scaled(job.config, iterations, interval).dump(job.folder / CONFIG)
+    config = _until(load_config(job.folder / CONFIG), deadline)
+    runner = train(config, work_dir=job.training, resume=job.planned is not None)
+    times = _times(runner)
+    job.keep(seconds=math.fsum(times) / len(times))
+
+
+def _until(config: Config, deadline: float, least: int = 1) -> Config:
+    config.custom_hooks = [*config.custom_hooks, dict(type="DeadlineHook", deadline=deadline, least=least)]
+    return config
+
+
+def _times(runner: Any) -> list[float]:
+    """Seconds of all iterations, those before a resume included, with loading and attack."""
+    return runner.message_hub.get_scalar("train/time").data[0].tolist()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``Standard`` on evenly spaced images of the validation split."""
+
+    eps: str
+    steps: int
+    num_images: int
+    batch_size: int
+
+    @property
+    def key(self) -> str:
+        return f"standard-{self.eps.replace('/', '-')}-{self.steps}-{self.num_images}"
+
+    def source(self, config: Config) -> Any:
+        config = copy.deepcopy(config)
+        config.test_dataloader.dataset.split = "val"
+        return source_from_config(config, "test", self.num_images)
+
+    def run(self, config: Config, weights: Path | None, **more: Any) -> Any:
+        """What ``evaluate`` returns."""
+        settings = dict(steps=self.steps, batch_size=self.batch_size, attack_defaults=config.attack_defaults)
+        model = load_segmenter(config, weights)
+        return evaluate(model, self.source(config), ["Standard"], [self.eps], **settings, **OURS, **more)
+
+    def seconds(self, config: Config) -> float:
+        """An estimate for a network that is not trained yet."""
+        return self.run(config, config.load_from, dry_run=True).seconds
+
+    def clean(self, config: Config, weights: Path, kind: str | None) -> float:
+        """mIoU on clean images."""
+        model = load_segmenter(config, weights, weights=kind)
+        return evaluate(model, self.source(config), (), batch_size=self.batch_size, **OURS)[0]["mIoU"]
+
+
+def written(job: Job) -> None:
+    """The averaged weights of the last checkpoint in half precision, for evaluation and for shipping."""
+    try:
+        convert_checkpoint(job.checkpoint, job.weights, half=True, weights="ema")
+    except UserError as error:  # a number that is too large
+        raise RunFailed(str(error)) from error
+    job.keep(megabytes=job.weights.stat().st_size / 1e6)
+
+
+def evaluated(job: Job, how: Evaluation) -> None:
+    """Clean scores, the worst case, and what half precision changes; a run folder that goes on where it was."""
+    begun = time.monotonic()
+    records = how.run(job.config, job.weights, work_dir=job.folder / how.key)
+    clean, worst = records[0], next(one for one in records if one["study"] == WORST_CASE)
+    found = {
+        "clean": {name: clean[name] for name in ("aAcc", "mIoU")},
+        "worst": {name: worst[name] for name in ("aAcc", "mIoU", "mIoU_greedy")},
+        "interval": worst["ci"]["mIoU_greedy"],
+        "clean_mIoU_float32": how.clean(job.config, job.checkpoint, "ema"),
+        "seconds": time.monotonic() - begun,
+    }
+    job.keep(evaluations={**job.state.get("evaluations", {}), how.key: found})
