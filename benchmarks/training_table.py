@@ -22,6 +22,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, begun: float) -> int:
 
     from benchmarks.training_session import Session
 
+    warnings.filterwarnings("ignore", category=UserWarning, module="mmseg")  # of every training anew
     options.on_gpu = torch.cuda.is_available()
     if options.workers is None:
         options.workers = min(8, os.cpu_count() or 1) if options.on_gpu else 0

@@ -152,8 +152,8 @@ def measured(job: Job, warm: int, count: int, seconds: float) -> dict[str, float
     """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="training-table-") as folder:
-        config = _until(scaled(job.config, warm + count, warm + count), begun + seconds, LEAST)
-        runner = train(config, work_dir=folder)
+        file = _dumped(scaled(job.config, warm + count, warm + count), Path(folder))
+        runner = train(_until(file, begun + seconds, LEAST), work_dir=Path(folder, "training"))
         iteration, whole = cost_of(_times(runner), warm, time.monotonic() - begun)
     return {"iteration": iteration, "setup": whole}
 
@@ -170,14 +170,21 @@ def trained(job: Job, iterations: int, passes: float, cost: float, deadline: flo
     if job.planned is None:
         job.keep(iterations=iterations, passes=passes)
         interval = min(iterations, max(1, round(CHECKPOINT_SECONDS / cost)))
-        scaled(job.config, iterations, interval).dump(job.folder / CONFIG)
-    config = _until(load_config(job.folder / CONFIG), deadline)
+        _dumped(scaled(job.config, iterations, interval), job.folder)
+    config = _until(job.folder / CONFIG, deadline)
     runner = train(config, work_dir=job.training, resume=job.planned is not None)
     times = _times(runner)
     job.keep(seconds=math.fsum(times) / len(times))
 
 
-def _until(config: Config, deadline: float, least: int = 1) -> Config:
+def _dumped(config: Config, folder: Path) -> Path:
+    config.dump(folder / CONFIG)
+    return folder / CONFIG
+
+
+def _until(file: Path, deadline: float, least: int = 1) -> Config:
+    """The config in a file, which the hook must not be in: what is there, ``segrobust train`` takes too."""
+    config = load_config(file)
     config.custom_hooks = [*config.custom_hooks, dict(type="DeadlineHook", deadline=deadline, least=least)]
     return config
 
@@ -212,8 +219,9 @@ class Evaluation:
         return evaluate(model, self.source(config), ["Standard"], [self.eps], **settings, **OURS, **more)
 
     def seconds(self, config: Config) -> float:
-        """An estimate for a network that is not trained yet."""
-        return self.run(config, config.load_from, dry_run=True).seconds
+        """An estimate for a network that is not trained yet, its set-up included."""
+        begun = time.monotonic()
+        return self.run(config, config.load_from, dry_run=True).seconds + time.monotonic() - begun
 
     def clean(self, config: Config, weights: Path, kind: str | None) -> float:
         """mIoU on clean images."""
