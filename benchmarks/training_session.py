@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.training_recipes import Work, passes, recipe_config, spread
 from benchmarks.training_rows import read_costs, rows_of, write_costs, write_table
-from benchmarks.training_work import Evaluation, Job, evaluated, failures, measured, trained, written
+from benchmarks.training_work import STATE, Evaluation, Job, evaluated, failures, measured, trained, written
 from segrobust.core.errors import UserError
 
 MEASURING = 0.1  # of the budget, at most
@@ -27,7 +27,7 @@ class Session:
         self.options, self.budget = options, 60 * options.minutes
         self.end = begun + self.budget
         names = ("size", "start", "batch_size", "precision", "seed")
-        settings = {name: getattr(options, name) for name in names}
+        self.settings = settings = {name: getattr(options, name) for name in names}
         self.jobs = [
             Job.opened(
                 architecture,
@@ -140,4 +140,12 @@ class Session:
             self.costs[job.architecture] = job.state["evaluations"][self.how.key]["seconds"]
 
     def write(self) -> str:
-        return write_table(self.options.work_dir, rows_of(self.jobs, self.how), self.facts)
+        """The table of all jobs that are there, this call's or not."""
+        asked = {job.folder for job in self.jobs}
+        folders = [file.parent for file in sorted(self.options.work_dir.glob(f"*/*/{STATE}"))]
+        others = [
+            Job.opened(folder.parent.name, folder.name, folder, None, self.settings)
+            for folder in folders
+            if folder not in asked
+        ]
+        return write_table(self.options.work_dir, rows_of([*self.jobs, *others], self.how), self.facts)

@@ -4,16 +4,19 @@
     python benchmarks/training_table.py --minutes 10 --architectures upernet-convnext-t upernet-r50 --recipes cepgdat
     python benchmarks/training_table.py --minutes 5 --size 180 240 --recipes standard cepgdat --dry-run
 
-The budget covers everything from the start of the script: imports, measuring what an iteration of each recipe costs
-(at most a tenth of it), training and evaluation, whose time is set aside first. The rest is shared in equal seconds,
-not iterations, anew before each recipe: what one has not used the others get. Learning rates, warm-ups and averaging
-scale with the iterations that a recipe gets. 5 % are planned for nothing. A training that would not leave time for its
-evaluation, or takes twice its share, pauses with a checkpoint, and an evaluation that would end more than 5 % over the
-budget is not begun: so far the script may run over, and by what measured costs are wrong for an evaluation.
+The budget covers everything from the start of the script: measuring what an iteration of each recipe costs (at most a
+tenth of it, but three iterations of each), training, and evaluation, whose time is set aside first. The rest is shared
+in equal seconds, not iterations, anew before each recipe: what one has not used the others get. Learning rates,
+warm-ups and averaging scale with the iterations that a recipe gets. Validation during training is left out.
+
+5 % are planned for nothing. A training that would leave its evaluation no time, or takes twice its share, pauses with a
+checkpoint; an evaluation that would end more than 5 % over the budget is not begun. So the script ends at most 5 % late,
+and by what one evaluation takes longer than it was measured to.
 
 Every recipe is a folder, WORK_DIR/ARCHITECTURE/RECIPE. The same command again goes on: what is done stays as it is,
-what is half done resumes, and --minutes is the budget of that call. Nothing is downloaded: fpn-r18w24 starts from the
-shipped standard weights or from random ones, other architectures from random ones.
+what is half done resumes, and --minutes is the budget of that call. WORK_DIR/table.md and table.json have all recipes
+that are there. Nothing is downloaded: fpn-r18w24 starts from the shipped standard weights or from random ones, other
+architectures from random ones.
 """
 
 from __future__ import annotations

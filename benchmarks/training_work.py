@@ -66,6 +66,7 @@ class DeadlineHook(Hook):
 class Job:
     """A recipe of an architecture in a folder of its own, and what was done of it.
 
+    config: None where it is only looked at.
     state: ``settings``; once its training has begun ``iterations``, ``passes`` and ``seconds`` of an iteration; what
     failed; results by the settings of the evaluation.
     """
@@ -73,11 +74,13 @@ class Job:
     architecture: str
     recipe: str
     folder: Path
-    config: Config
+    config: Config | None
     state: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def opened(cls, architecture: str, recipe: str, folder: Path, config: Config, settings: dict[str, Any]) -> Job:
+    def opened(
+        cls, architecture: str, recipe: str, folder: Path, config: Config | None, settings: dict[str, Any]
+    ) -> Job:
         """UserError: a training with other settings is there."""
         file = folder / STATE
         state = read_json(file) if file.is_file() else {"settings": settings}
@@ -159,8 +162,11 @@ def measured(job: Job, warm: int, count: int, seconds: float) -> dict[str, float
 
 
 def cost_of(times: list[float], warm: int, whole: float) -> tuple[float, float]:
-    """Mean seconds of an iteration without the warm ones, and what is left of the whole beside all iterations."""
-    counted = times[min(warm, len(times) - 1) :]
+    """Mean seconds of an iteration without the warm ones, and what is left of the whole beside all iterations.
+
+    Of few iterations the last third counts.
+    """
+    counted = times[min(warm, 2 * len(times) // 3) :]
     iteration = math.fsum(counted) / len(counted)
     return iteration, max(0.0, whole - iteration * len(times))
 
@@ -220,6 +226,8 @@ class Evaluation:
 
     def seconds(self, config: Config) -> float:
         """An estimate for a network that is not trained yet, its set-up included."""
+        if torch.cuda.is_available():  # what is compiled at its first use is not asked for again
+            self.run(config, config.load_from, dry_run=True)
         begun = time.monotonic()
         return self.run(config, config.load_from, dry_run=True).seconds + time.monotonic() - begun
 

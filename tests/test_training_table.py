@@ -44,6 +44,7 @@ def test_a_budget_is_shared_in_equal_seconds(seconds, works, expected):
 def test_an_iteration_costs_the_mean_of_those_that_are_not_warm():
     assert training_work.cost_of([9.0, 5.0, 1.0, 3.0], 2, 25.0) == (2.0, 17.0)
     assert training_work.cost_of([9.0, 5.0, 4.0], 20, 25.0) == (4.0, 13.0)  # time was up before
+    assert training_work.cost_of([9.0, 9.0, 9.0, 9.0, 2.0, 4.0], 20, 50.0) == (3.0, 32.0)
     assert training_work.cost_of([2.0, 2.0], 1, 3.0) == (2.0, 0.0)
 
 
@@ -236,6 +237,7 @@ def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings,
 
     monkeypatch.setattr(training_work, "train", failing)
     assert call(scenes) == 1
+    assert call(scenes, recipes=["cepgdat"]) == 0  # whose table has both
     assert rows(scenes)["standard"]["state"] == "failed: training diverged in iteration 3: loss is nan"
     assert rows(scenes)["cepgdat"]["rank"] == 1
 
