@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.training_recipes import Work, passes, recipe_config, spread
 from benchmarks.training_rows import read_costs, rows_of, write_costs, write_table
-from benchmarks.training_work import STATE, Evaluation, Job, evaluated, failures, measured, trained, written
+from benchmarks.training_work import STATE, Evaluation, Job, evaluated, failures, measured, trained
 from segrobust.core.errors import UserError
 
 MEASURING = 0.1  # of the budget, at most
@@ -130,9 +130,7 @@ class Session:
             self.expected += cost["setup"] + made * cost["iteration"]
 
     def evaluate(self, job: Any, seconds: float) -> None:
-        with failures(job):
-            written(job)
-        if job.failed or time.monotonic() + seconds > self.end + RESERVE * self.budget:
+        if time.monotonic() + seconds > self.end + RESERVE * self.budget:
             return
         print(f"{job.name}: evaluation in about {seconds / 60:.1f} min", flush=True)
         with failures(job):

@@ -10,8 +10,8 @@ in equal seconds, not iterations, anew before each recipe: what one has not used
 warm-ups and averaging scale with the iterations that a recipe gets. Validation during training is left out.
 
 5 % are planned for nothing. A training that would leave its evaluation no time, or takes twice its share, pauses with a
-checkpoint; an evaluation that would end more than 5 % over the budget is not begun. So the script ends at most 5 % late,
-and by what one evaluation takes longer than it was measured to.
+checkpoint; an evaluation that would end more than 5 % over the budget is not begun. So the script ends at most 5 %
+late, and by what one evaluation takes longer than it was measured to.
 
 Every recipe is a folder, WORK_DIR/ARCHITECTURE/RECIPE. The same command again goes on: what is done stays as it is,
 what is half done resumes, and --minutes is the budget of that call. WORK_DIR/table.md and table.json have all recipes

@@ -229,7 +229,8 @@ class Evaluation:
         if torch.cuda.is_available():  # what is compiled at its first use is not asked for again
             self.run(config, config.load_from, dry_run=True)
         begun = time.monotonic()
-        return self.run(config, config.load_from, dry_run=True).seconds + time.monotonic() - begun
+        found = self.run(config, config.load_from, dry_run=True).seconds
+        return found + 2 * (time.monotonic() - begun)  # a model is loaded twice, the second time in float32
 
     def clean(self, config: Config, weights: Path, kind: str | None) -> float:
         """mIoU on clean images."""
@@ -249,6 +250,7 @@ def written(job: Job) -> None:
 def evaluated(job: Job, how: Evaluation) -> None:
     """Clean scores, the worst case, and what half precision changes; a run folder that goes on where it was."""
     begun = time.monotonic()
+    written(job)
     records = how.run(job.config, job.weights, work_dir=job.folder / how.key)
     clean, worst = records[0], next(one for one in records if one["study"] == WORST_CASE)
     found = {
