@@ -88,7 +88,7 @@ def _row(job: Any, how: Any) -> dict[str, Any]:
         "passes": round(state["passes"] * job.done),
         "seconds_per_iteration": state.get("seconds"),
         "hours": state["seconds"] * job.done / 3600 if "seconds" in state else None,
-        "weights": str(job.weights),
+        "weights": str(job.weights) if "megabytes" in state else None,
         "megabytes": state.get("megabytes"),
         "commands": _commands(job, how),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +48,34 @@ def test_an_iteration_costs_the_mean_of_those_that_are_not_warm():
     assert training_work.cost_of([9.0, 5.0, 4.0], 20, 25.0) == (4.0, 13.0)  # time was up before
     assert training_work.cost_of([9.0, 9.0, 9.0, 9.0, 2.0, 4.0], 20, 50.0) == (3.0, 32.0)
     assert training_work.cost_of([2.0, 2.0], 1, 3.0) == (2.0, 0.0)
+
+
+def test_costs_follow_the_pace_of_the_trainings_before():
+    session = object.__new__(training_session.Session)
+    job = SimpleNamespace(name="net/at", architecture="net", failed=None, state={}, planned=None, done=0)
+    session.jobs, session.how = [job], SimpleNamespace(key="standard")
+    session.costs = {"net": 5.0, "net/at": {"iteration": 2.0, "setup": 4.0}}
+    session.spent = session.expected = 0.0
+    assert session.works() == {"net/at": work(2.0, 4.0, 5.0)}
+    session.spent, session.expected = 30.0, 20.0
+    assert session.works() == {"net/at": work(3.0, 6.0, 5.0)}
+    job.state = {"evaluations": {"standard": {}}}
+    assert session.works() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; try a smaller --batch-size"),
+        (RunFailed("training diverged in iteration 3"), "training diverged in iteration 3"),
+        (RuntimeError("a defect"), None),
+    ],
+)
+def test_what_becomes_a_row_and_what_ends_the_call(error, told, tmp_path):
+    job = training_work.Job("net", "at", tmp_path / "net" / "at", None, {"settings": {}})
+    with nullcontext() if told else pytest.raises(RuntimeError, match="a defect"), training_work.failures(job):
+        raise error
+    assert job.failed == told
 
 
 def test_what_may_be_shipped():
@@ -224,8 +254,13 @@ def test_a_training_pauses_where_its_time_is_up(scenes, trainings, monkeypatch):
     row = rows(scenes)["cepgdat"]
     assert row["state"] == "paused after 1 of 4 iterations" and "rank" not in row
     assert "paused after 1 of 4" in (scenes / "table.md").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(training_session, "RESERVE", -10.0)  # time is up
+        assert call(scenes, recipes=["cepgdat"]) == 0
+    row = rows(scenes)["cepgdat"]
+    assert row["state"] == "trained, not evaluated" and row["iterations"] == 4 and "worst" not in row
     assert call(scenes, recipes=["cepgdat"]) == 0
-    assert rows(scenes)["cepgdat"]["iterations"] == 4 and trainings == [("cepgdat", False), ("cepgdat", True)]
+    assert rows(scenes)["cepgdat"]["rank"] == 1 and trainings == [("cepgdat", False), ("cepgdat", True)]
 
 
 @pytest.mark.slow
@@ -245,7 +280,11 @@ def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings,
 def test_a_dry_run_plans_keeps_costs_and_trains_nothing(tmp_path, scenes, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setenv("SEGROBUST_CAMVID", str(tmp_path / "scenes"))
+    monkeypatch.setattr(training_session, "MEASURING", 0.0)  # no time for more than the least
+    seen, cost_of = [], training_work.cost_of
+    monkeypatch.setattr(training_work, "cost_of", lambda times, *more: seen.append(len(times)) or cost_of(times, *more))
     assert call(scenes, "--dry-run", recipes=["standard"]) == 0
+    assert seen == [3]
     assert "fpn-r18w24/standard: " in capsys.readouterr().out and not (scenes / "fpn-r18w24").exists()
     costs = json.loads((scenes / "state" / "costs.json").read_text())["costs"]
     assert costs["fpn-r18w24"] > 0 and costs["fpn-r18w24/standard"]["iteration"] > 0
