@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.training_job import STATE, Job
 from benchmarks.training_recipes import Work, passes, recipe_config, spread
 from benchmarks.training_rows import read_costs, rows_of, write_costs, write_table
-from benchmarks.training_work import STATE, Evaluation, Job, evaluated, failures, measured, trained
+from benchmarks.training_work import Evaluation, evaluated, failures, measured, trained
 from segrobust.core.errors import UserError
 
 MEASURING = 0.1  # of the budget, at most

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import training_session, training_table, training_work
+from benchmarks.training_job import Job
 from benchmarks.training_recipes import ARCHITECTURES, CONFIGS, RECIPES, Work, passes, recipe_config, scaled, spread
 from benchmarks.training_rows import shipped
 from segrobust import load_segmenter
@@ -72,7 +73,7 @@ def test_costs_follow_the_pace_of_the_trainings_before():
     ],
 )
 def test_what_becomes_a_row_and_what_ends_the_call(error, told, tmp_path):
-    job = training_work.Job("net", "at", tmp_path / "net" / "at", None, {"settings": {}})
+    job = Job("net", "at", tmp_path / "net" / "at", None, {"settings": {}})
     with nullcontext() if told else pytest.raises(RuntimeError, match="a defect"), training_work.failures(job):
         raise error
     assert job.failed == told
@@ -317,6 +318,6 @@ def test_bad_input_is_told_in_one_line(words, told, capsys, in_tmp):
 def test_a_folder_of_other_settings_is_refused(in_tmp, capsys):
     folder = in_tmp / "table" / "fpn-r18w24" / "standard"
     settings = dict(size=[48, 64], start="shipped", batch_size=8, precision="float32", seed=0)
-    training_work.Job("fpn-r18w24", "standard", folder, None, {"settings": settings}).keep()
+    Job("fpn-r18w24", "standard", folder, None, {"settings": settings}).keep()
     assert call(in_tmp / "table", recipes=["standard"]) == 2
     assert "holds a training with batch_size 8, and now it is 2" in capsys.readouterr().err
