@@ -102,6 +102,7 @@ def test_every_recipe_of_equal_length_is_in_the_table():
     assert {name.rpartition("_camvid")[0] for name in left_out} == {
         "pgdat-linf4-s3-1500",  # older ones, on other images
         "pgdat-linf4-s3-strong-900",
+        "sharppgdat-linf4-s3-second-900",  # on top of another
         "pgdat-linf4-s5-300",
         "almaat-linf4-s5-300",
         "cepgdat-earlystop-linf4-s3-1500",
