@@ -263,5 +263,13 @@ def test_the_shipped_config_begins_with_the_standard_model_and_is_evaluated_as_i
     auxiliary = found.network.auxiliary_branch.state_dict()
     assert all(torch.equal(auxiliary[name], value) for name, value in found.network.decode_head.state_dict().items())
     assert found.network.mask_branch.conv_seg.out_channels == 2
-    LoadFromHook().load(model, tmp_path / "branches.pth")  # a file that has the branches keeps them
-    assert same(dict(model.state_dict()), torch.load(tmp_path / "branches.pth")["state_dict"])
+
+
+def test_a_file_that_has_the_branches_keeps_them(trained, tmp_path):
+    weights = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    for name in ("auxiliary_branch.conv_seg.weight", "mask_branch.conv_seg.weight"):
+        weights[name] += 1
+    torch.save({"state_dict": weights}, tmp_path / "branches.pth")
+    model = copy.deepcopy(trained.model)
+    LoadFromHook().load(model, tmp_path / "branches.pth")
+    assert same(dict(model.state_dict()), weights)
