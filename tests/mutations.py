@@ -1321,9 +1321,11 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if loss is not None and clean_ratio:", "if False:"),
         ("self.pairs.active = attack is not None", "self.pairs.active = True"),
     ],
-    ("hooks/adversarial_training.py", "recipes/test_ddcat.py"): [
+    ("hooks/adversarial_training.py", "recipes/test_ddcat_training.py"): [
         ("model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()", "nullcontext()"),
         ("if self.loss is not None or self.clean_ratio:", "if False:"),
+    ],
+    ("hooks/adversarial_training.py", "recipes/test_ddcat.py"): [
         ("            self.pairs.active = False", "            pass"),
     ],
     ("leaderboard/rules.py", "leaderboard/test_board.py"): [
