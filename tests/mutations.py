@@ -1278,6 +1278,26 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if segmentor.out_channels < 2:", "if False:"),
         ("half = len(data_samples) // 2", "half = len(data_samples) // 3"),
     ],
+    ("recipes/ddcat.py", "recipes/test_ddcat.py"): [
+        ("(clean != attacked)", "(clean == attacked)"),
+        ("mask[:, 1] > mask[:, 0]", "mask[:, 1] >= mask[:, 0]"),
+        ("divided.unsqueeze(1), auxiliary, main)", "divided.unsqueeze(1), main, auxiliary)"),
+        ("if not self._merging:", "if True:"),
+        ("finally:\n            self._merging = False", "finally:\n            pass"),
+        ("        if self.active:", "        if len(data_samples) > 1:"),
+        ("merged(main, auxiliary, picked(mask)).detach()", "main.detach()"),
+        ("merged(main, auxiliary, divided), data_samples", "main, data_samples"),
+        (".masked_fill(~valid, VOID)", ""),
+        ("(divided & valid).sum()", "divided.sum()"),
+        ("        if self.with_auxiliary_head:", "        if False:"),
+        ("        if self.out_channels < 2:", "        if False:"),
+        ("avg_non_ignore=True", "avg_non_ignore=False"),
+        ("return {**weights, **copied, **mask}", "return {**mask, **{name: self.state_dict()[name] for name in copied}, **weights}"),
+        ('if any(name.startswith(("auxiliary_branch.", "mask_branch.")) for name in weights):', "if False:"),
+    ],
+    ("hooks/load_from.py", "recipes/test_ddcat.py"): [
+        ("model.completed(given) if isinstance(model, PairedSegmentor) else given", "given"),
+    ],
     ("recipes/tsallis.py", "recipes/test_tsallis.py"): [
         ("* minus_log_p) / (1 - q)", "* minus_log_p) / (2 - q)"),
         ("hub.get_info(\"iter\", 0) /", "(hub.get_info(\"iter\", 0) + 1) /"),
@@ -1300,6 +1320,13 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.pairs.remove()", "pass"),
         ("if loss is not None and clean_ratio:", "if False:"),
         ("self.pairs.active = attack is not None", "self.pairs.active = True"),
+    ],
+    ("hooks/adversarial_training.py", "recipes/test_ddcat_training.py"): [
+        ("model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()", "nullcontext()"),
+        ("if self.loss is not None or self.clean_ratio:", "if False:"),
+    ],
+    ("hooks/adversarial_training.py", "recipes/test_ddcat.py"): [
+        ("            self.pairs.active = False", "            pass"),
     ],
     ("leaderboard/rules.py", "leaderboard/test_board.py"): [
         ("FEWEST_STEPS = 450", "FEWEST_STEPS = 449"),

@@ -18,6 +18,8 @@ A loss over the clean images and the attacked ones, of an mmseg model (``segrobu
 
     dict(type="AdversarialTrainingHook", attack=dict(type="KLPGD", ...), loss=dict(type="TRADES", beta=6.0))
 
+A segmentor with such a loss of its own (``segrobust.recipes.ddcat``) gets both by itself.
+
 One setting of any config with an mmseg model or a segmenter of segrobust; loop and the other hooks stay what they are,
 and without ``loss`` so does the loss.
 """
@@ -28,6 +30,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,7 +48,7 @@ from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.replayed import Replayed
 from segrobust.models.trainable import CHANNEL_SWAP, from_loader, live_segmenter
 from segrobust.recipes.paired import PairedLoss, build_paired_loss
-from segrobust.recipes.pairs import Pairs
+from segrobust.recipes.pairs import PairedSegmentor, Pairs
 
 
 @HOOKS.register_module()
@@ -76,7 +79,7 @@ class AdversarialTrainingHook(Hook):
 
     Raises:
         UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, a model under
-            FSDP, or one that the ``loss`` does not fit.
+            FSDP, or one that the ``loss`` does not fit, or that has one of its own beside ``loss`` or ``clean_ratio``.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class AdversarialTrainingHook(Hook):
             raise UserError("AdversarialTrainingHook: a loss over clean and attacked images has all clean ones in it; "
                             "leave clean_ratio out")  # fmt: skip
         self.loss = None if loss is None else build_paired_loss(loss)
-        self.pairs: Pairs | None = None  # of a training with a loss, while it lasts
+        self.pairs: Pairs | PairedSegmentor | None = None  # what has a loss over both, while training lasts
         self.clean_ratio = clean_ratio
         self.start = start
         self.eps_warmup = eps_warmup
@@ -143,13 +146,21 @@ class AdversarialTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.segmenter = self._attacked = live_segmenter(runner.model)
-        if self.loss is not None:
-            self.pairs = Pairs(unwrapped(runner.model), self.loss)
+        model = unwrapped(runner.model)
+        if isinstance(model, PairedSegmentor):
+            if self.loss is not None or self.clean_ratio:
+                raise UserError(f"AdversarialTrainingHook: {type(model).__name__} has a loss of its own over clean and "
+                                "attacked images; leave loss and clean_ratio out")  # fmt: skip
+            self.pairs = model
+        elif self.loss is not None:
+            self.pairs = Pairs(model, self.loss)
 
     def after_train(self, runner: Any) -> None:
-        if self.pairs is not None:
+        if isinstance(self.pairs, PairedSegmentor):
+            self.pairs.active = False
+        elif self.pairs is not None:
             self.pairs.remove()
-            self.pairs = None
+        self.pairs = None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -175,7 +186,9 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         device, results = next(self.segmenter.parameters()).device, []
-        with runner.optim_wrapper.optim_context(unwrapped(runner.model)), float32_unless_autocast(device):
+        model = unwrapped(runner.model)
+        seen = model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()
+        with seen, runner.optim_wrapper.optim_context(model), float32_unless_autocast(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 results.append(

@@ -22,6 +22,7 @@ from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.checkpoint.loading import load_state_dict, load_strict
 from segrobust.models.checkpoint.naming import renamed
 from segrobust.models.trainable import TrainableSegmenter
+from segrobust.recipes.pairs import PairedSegmentor
 
 
 @HOOKS.register_module()
@@ -57,6 +58,7 @@ class LoadFromHook(Hook):
                 raise UserError(f"load_from_except: the model has no {name!r}; its tensors have names such as "
                                 f"{next(reversed(own))!r}")  # fmt: skip
         given = renamed(own, load_state_dict(source, envelope=model.segmenter.envelope if trainable else None))
+        given = model.completed(given) if isinstance(model, PairedSegmentor) else given
         left_out = {key for key in {**own, **given} if any(_inside(key, name) for name in self.leave_out)}
         given = {key: value for key, value in given.items() if key not in left_out}
         other = next((key for key in given if key in own and given[key].shape != own[key].shape), None)

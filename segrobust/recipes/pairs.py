@@ -1,11 +1,12 @@
-"""A paired loss in place of a segmentor's own, on batches that hold every image twice.
+"""A paired loss in place of a segmentor's own, on batches that hold every image twice, and segmentors that have one.
 
-The network, its parameters and so its checkpoints stay what they are.
+With :class:`Pairs`, the network, its parameters and so its checkpoints stay what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Pairs:
             return self.own(inputs, data_samples)
         half = len(data_samples) // 2
         clean, attacked = (self._seen(inputs[part], data_samples[part]) for part in (slice(half), slice(half, None)))
-        labels = _labels(data_samples[:half])
+        labels = labels_of(data_samples[:half])
         valid = labels != self.head.ignore_index
         return self.loss(clean, attacked, labels.masked_fill(~valid, 0), valid)
 
@@ -78,5 +79,23 @@ class Pairs:
         return Seen(losses, F.interpolate(caught[0].float(), size, mode="bilinear", align_corners=align))
 
 
-def _labels(data_samples: Sequence[Any]) -> Tensor:
+class PairedSegmentor:
+    """What a segmentor adds to mmseg's that has a loss of its own over clean images and the attacked ones.
+
+    Where ``active``, the first half of a batch is clean, the second the same images under attack.
+    """
+
+    active = False
+
+    def under_attack(self) -> AbstractContextManager[None]:
+        """Inside, inference is what the attack in training sees."""
+        return nullcontext()
+
+    def completed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a file that training begins with, and those that such a file may lack."""
+        return dict(weights)
+
+
+def labels_of(data_samples: Sequence[Any]) -> Tensor:
+    """``[N, H, W]`` long, void ones included."""
     return torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()

@@ -70,22 +70,22 @@ def follow(names: dict, work_dir) -> None:
     from segrobust.hooks import LoadFromHook
     from segrobust.runs.settings import Settings
 
-    if "studies" in names:
-        listed_benchmark(names, work_dir)
-    if "train_dataloader" in names:
-        trained_whole(names, work_dir)
-        return
-    if isinstance(names.get("model"), dict):
-        built_model(names["model"])
-    if "test_dataloader" in names:
-        built_data(names["test_dataloader"])
-    if "custom_hooks" in names:
-        trained(names, work_dir)
     if "custom_imports" in names:
         from mmengine.utils import import_modules_from_strings
 
         modules = import_modules_from_strings(**names["custom_imports"])
         assert [one.__name__ for one in modules] == names["custom_imports"]["imports"]
+    if "studies" in names:
+        listed_benchmark(names, work_dir)
+    if "train_dataloader" in names:
+        trained_whole(names, work_dir)
+        return
+    if isinstance(names.get("model"), dict) and names["model"].keys() > {"type"}:
+        built_model(names["model"])
+    if "test_dataloader" in names:
+        built_data(names["test_dataloader"])
+    if "custom_hooks" in names:
+        trained(names, work_dir)
     if "loss_decode" in names:
         from mmengine.registry import MODELS
 
@@ -125,7 +125,9 @@ def trained(names: dict, work_dir) -> None:
 
     config = with_plain_validation(toy_config(*names["custom_hooks"], attack=None, iters=2))
     config.default_hooks.update(names.get("default_hooks", {}))
+    config.model.update(names.get("model", {}))
     runner = train(config, work_dir=work_dir)
+    assert type(runner.model).__name__ == config.model.type
     scalars = runner.message_hub.log_scalars
     assert "train/adv_eps" in scalars
     minimum_norm, validated = (word in str(names["custom_hooks"]) for word in ("ALMAProx", "RobustValidationHook"))

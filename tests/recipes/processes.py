@@ -11,6 +11,7 @@ from mmengine.dist import get_rank
 from segrobust.commands.training import train
 from segrobust.hooks import AdversarialTrainingHook
 from tests.hooks.toys import history, hook_of, toy_config
+from tests.recipes.toys import branched
 
 FGSM = dict(type="FGSM", eps="24/255")
 
@@ -38,8 +39,17 @@ def guarded(folder: Path) -> dict:
     return {"probe": history(runner, "adv_probe_error"), "errors": history(runner, "adv_pixel_error"), "steps": steps}
 
 
+def divided(folder: Path) -> dict:
+    """Three branches, of which one iteration without an attack needs one alone."""
+    attack = dict(type="CEPGD", eps="8/255", steps=2, optimiser="pgd", radius_reduction=False)
+    config = branched(dict(type="AdversarialTrainingHook", attack=attack, start=1), attack=None)
+    runner = train(config, work_dir=folder / "divided", launcher="pytorch")
+    return {"weights": runner.model.module.state_dict(), "shares": history(runner, "auxiliary_share")}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")  # one for both trainings
+    torch.distributed.init_process_group("gloo")  # one for all trainings
     target = Path(sys.argv[1])
-    torch.save({"trades": trades(target), "guarded": guarded(target)}, target / f"rank_{get_rank()}.pt")
+    found = {"trades": trades(target), "guarded": guarded(target), "divided": divided(target)}
+    torch.save(found, target / f"rank_{get_rank()}.pt")

@@ -1,4 +1,4 @@
-"""Two processes train one model with a loss over pairs, and their guard judges and acts as one."""
+"""Two processes train one model with a loss over pairs or with branches, and their guard judges and acts as one."""
 
 from __future__ import annotations
 
@@ -30,3 +30,6 @@ def test_two_processes(tmp_path, repository):
     assert first["guarded"]["errors"] != second["guarded"]["errors"]  # other images
     assert first["guarded"]["probe"] == second["guarded"]["probe"] and len(first["guarded"]["probe"]) >= 1
     assert first["guarded"]["steps"] == second["guarded"]["steps"] == 3
+    assert same(dict(first["divided"]["weights"]), dict(second["divided"]["weights"]))
+    for shares in (each["divided"]["shares"] for each in (first, second)):
+        assert shares[0] == 0 and 0 < min(shares[1:]) <= max(shares) < 1

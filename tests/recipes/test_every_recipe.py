@@ -15,6 +15,7 @@ from segrobust.hooks import AdversarialTrainingHook, OverfittingHook, RobustVali
 from segrobust.models.checkpoint.loading import load_state_dict
 from segrobust.models.mm import load_config
 from tests.hooks.toys import After, Before, history, hook_of, toy_config, with_plain_validation
+from tests.recipes.toys import ToyDDCAT
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "fpn"
 NAMES = {file.stem.split("-", 1)[1].rpartition("-1500_")[0]: file for file in FOLDER.glob("*-1500_camvid-180x240.py")}
@@ -30,7 +31,9 @@ PLAIN = {  # recipe: attack, radius in 1/255, backward passes, share of clean im
     "fastat-linf4-s1": ("CEPGD", 4, 1, 0),
     "trades-linf4-s3": ("KLPGD", 4, 3, 0),
     "mart-linf4-s3": ("CEPGD", 4, 3, 0),
+    "ddcat-linf4-s3": ("CEPGD", 4, 3, 0),
 }
+PAIRED = ("trades", "mart", "ddcat")  # each image is there twice, clean and attacked
 OTHERS = {"cepgdat-tsallisloss-linf4-s3", "cepgdat-swa-linf4-s3", "cepgdat-earlystop-linf4-s3"}
 
 
@@ -50,6 +53,8 @@ def miniature(name, iters=4, batch=2):
     shipped = load_config(NAMES[name])
     config = toy_config(attack=None, iters=iters)
     config.train_dataloader.batch_size = batch
+    if shipped.model.type == "DDCAT":
+        config.model.type = ToyDDCAT.__name__
     loss = shipped.model.decode_head.loss_decode
     if loss.type != "CrossEntropyLoss":
         config.model.decode_head.loss_decode = {**loss, "class_weight": loss.class_weight[:3]}
@@ -84,7 +89,7 @@ def test_what_is_attacked_how_and_how_much(name, tmp_path):
         changes = [(one.float() - other).abs().amax() for one, other in zip(got[-4:], given, strict=True)]
         assert sum(change == 0 for change in changes) == 4 * clean
         assert max(changes) == pytest.approx(radius, abs=1e-3)
-        assert len(got) == (8 if name.startswith(("trades", "mart")) else 4)
+        assert len(got) == (8 if name.startswith(PAIRED) else 4)
 
 
 def test_the_regions_of_rp_pgd_remember(tmp_path, monkeypatch):
@@ -109,6 +114,18 @@ def test_the_divergence_has_its_part(name, beta, terms, tmp_path):
     divergence = history(runner, "kl")
     assert min(divergence) > 0 and history(runner, "loss_kl") == pytest.approx([beta * one for one in divergence])
     assert all(min(history(runner, term)) > 0 for term in terms)
+
+
+def test_the_branches_of_ddc_at_divide_the_pixels(tmp_path):
+    runner = train(miniature("ddcat-linf4-s3"), work_dir=tmp_path)
+    shares = history(runner, "auxiliary_share")
+    assert len(shares) == 4 and 0 < min(shares) <= max(shares) < 1
+    assert min(history(runner, "mask_branch.loss_ce")) > 0
+    weights = [one for one in hook_of(runner, KeptWeights).weights]
+    for statistic in ("running_mean", "running_var"):
+        name = f"auxiliary_branch.convs.0.bn.{statistic}"
+        assert not torch.equal(weights[-1][name], weights[0][name])
+        assert not torch.equal(weights[-1][name], weights[-1][name.replace("auxiliary_branch", "decode_head")])
 
 
 def test_fast_training_is_guarded(tmp_path):

@@ -1,0 +1,18 @@
+# DDC-AT (arXiv 2003.06555). One iteration costs 13 passes: 4 forward and 3 input-gradient passes for the attack, then a
+# forward and a full backward pass (two) of the clean and of the attacked images; two more heads come on top.
+_base_ = [
+    "../_base_/models/fpn_r18w24_flat.py",
+    "../_base_/datasets/camvid_180x240_strong.py",
+    "../_base_/schedules/at_linf4_1500.py",
+    "../_base_/attacks/cepgd_linf4_s3.py",
+    "../_base_/default_runtime.py",
+]
+custom_imports = dict(imports=["segrobust.recipes.ddcat"])
+model = dict(type="DDCAT")
+custom_hooks = [
+    dict(type="ReseedHook"),
+    dict(type="AdversarialTrainingHook", attack={{_base_.adversary}}, eps_warmup=200),
+    dict(type="EMAHook", momentum=0.005),
+    {{_base_.robust_validation}},
+]
+load_from = "{{ fileDirname }}/../../segrobust/zoo/camvid-fpn-r18w24-std-180x240.safetensors"
