@@ -36,6 +36,7 @@ RECIPES = {
     "trades": "trades-linf4-s3-1500",
     "mart": "mart-linf4-s3-1500",
     "fastat": "fastat-linf4-s1-1500",
+    "ddcat": "ddcat-linf4-s3-1500",
 }
 FPN = "fpn-r18w24"
 ARCHITECTURES = {  # and whose config describes the model; None: that of the recipe
@@ -110,7 +111,7 @@ def recipe_config(
 
 def _upernet(model: Config, recipe: Config) -> Config:
     """The other architecture with what the recipe says of images, classes and losses, for one process."""
-    model.pretrained = None
+    model.type, model.pretrained = recipe.type, None
     model.data_preprocessor = recipe.data_preprocessor
     if "drop_path_rate" in model.backbone:
         model.backbone.drop_path_rate = DROP_PATH
@@ -162,5 +163,6 @@ def passes(config: Config) -> float:
     hook = next((one for one in config.custom_hooks if one["type"] == "AdversarialTrainingHook"), None)
     if hook is None:
         return STEP
-    steps = 2 * STEP if hook.get("loss") else STEP  # such a loss sees the clean images, too
+    paired = hook.get("loss") or config.model.type == "DDCAT"  # such a loss sees the clean images, too
+    steps = 2 * STEP if paired else STEP
     return sum(build_attack(hook["attack"]).passes()) * (1 - hook.get("clean_ratio", 0.0)) + steps

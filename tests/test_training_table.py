@@ -119,6 +119,7 @@ def test_every_recipe_of_equal_length_is_in_the_table():
         ("trades", 14),
         ("mart", 13),
         ("fastat", 6),
+        ("ddcat", 13),
     ],
 )
 def test_passes_of_an_iteration(recipe, count):
