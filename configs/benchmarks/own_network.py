@@ -46,6 +46,6 @@ _quick = dict(checks=False, pictures=False)
 _eps = ["0.5/255", "1/255", "2/255"]
 studies = [
     dict(name="standard", attacks=["Standard"], eps=_eps, **_quick),
-    dict(name="sea", attacks=["SEA(steps=150)"], eps=["1/255"], **_quick),
+    dict(name="sea", attacks=["SEA(steps=150)"], eps=["0.5/255", "1/255"], **_quick),
     dict(name="min-norm", attacks=["ALMAProx"], eps=[], **_quick),
 ]
