@@ -807,7 +807,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("report/page.py", "report/test_report.py"): [("hashlib.sha256(script", "hashlib.sha384(script")],
     ("report/training.py", "report/test_training.py"): [
         ('key=lambda path: path.name.startswith("best_")', "key=lambda path: path.name"),
-        ("return CLEAN", "return ROBUST"),
+        ("if name in known), CLEAN)", "if name in known), ROBUST)"),
         ("line.step < line.iteration and ", ""),
         ("if math.isfinite(value)]", "]"),
     ],

@@ -139,7 +139,7 @@ def test_robust_overfitting_is_a_fall_of_the_score_while_the_loss_falls(make_tra
 
 
 def test_a_resumed_training_is_one(make_training):
-    """The second start went on from iteration 100: what the first did after it was lost, the validation there was not."""
+    """The second start went on from iteration 100: what the first did after it was lost."""
     lost = [training_line(150, 9.0), validation_line(200, 99.0, 99.0)]
     folder = make_training(*RISING[:3], *lost, log=LOG.replace("iteration 150", "iteration 160"))
     make_training(*RISING[3:], start="20261127_020000", log=LOG)
