@@ -42,6 +42,7 @@ def train(options: Namespace) -> None:
         cfg_options=parse_cfg_options(options.cfg_options),
         launcher=options.launcher,
         deterministic=not options.no_deterministic,
+        verbose=options.verbose,
     )
 
 

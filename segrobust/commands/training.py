@@ -19,6 +19,7 @@ from torch import distributed
 
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
+from segrobust.hooks.console import QuietTrainRunner, failure_in_log, train_quietly
 from segrobust.hooks.divergence import training_errors
 from segrobust.hooks.exact_resume import complete, make_exact
 from segrobust.hooks.load_from import listed_parts
@@ -49,6 +50,7 @@ def train(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
     deterministic: bool = True,
+    verbose: bool = True,
 ) -> Runner:
     """Train what a config describes and return the runner that did it.
 
@@ -61,6 +63,8 @@ def train(
         launcher: ``"none"``, or what started the processes: ``"pytorch"`` (torchrun), ``"slurm"`` or ``"mpi"``.
         deterministic: on a GPU too, training and attacks repeat bit for bit, and so does a resume; where an operation
             has no such form, that is told.
+        verbose: all that mmengine logs on the console too; else one line of progress, a table of validations, and
+            warnings. The log file has everything.
 
     Raises:
         UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
@@ -74,21 +78,21 @@ def train(
     reasons = make_exact(config)
     started = _written(config)
     try:
-        return _train(config, reasons, deterministic)
+        return _train(config, reasons, deterministic, verbose)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(config, started)) from error
 
 
-def _train(config: Config, reasons: list[str], deterministic: bool) -> Runner:
+def _train(config: Config, reasons: list[str], deterministic: bool, verbose: bool) -> Runner:
     grouped, runner = distributed.is_initialized(), None
     try:
         if config.launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
-        runner = TrainRunner.from_cfg(config)
+        runner = (TrainRunner if verbose else QuietTrainRunner).from_cfg(config)
         complete(runner, reasons)
         device = next(runner.model.parameters()).device
-        with repeating_on(device, deterministic), training_errors(runner):
-            runner.train()
+        with repeating_on(device, deterministic), failure_in_log(runner), training_errors(runner):
+            runner.train() if verbose else train_quietly(runner)
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
