@@ -821,7 +821,6 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("report/training_log.py", "report/test_training.py"): [
         ("int(found[1]) < until", "True"),
         ("log.validating += float(took[1])", "log.validating = float(took[1])"),
-        ('level in ("WARNING", "ERROR") and ', ""),
     ],
     ("report/training_config.py", "report/test_training.py"): [
         ("shorten_paths(text)\n", "text\n"),

@@ -19,6 +19,7 @@ from torch import distributed
 
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
+from segrobust.datasets.pipeline import registered_type
 from segrobust.hooks.console import QuietTrainRunner, failure_in_log, train_quietly
 from segrobust.hooks.divergence import training_errors
 from segrobust.hooks.exact_resume import complete, make_exact
@@ -140,6 +141,7 @@ def prepare(
         _keep_seed(config)
     if amp:
         _mixed_precision(config)
+    _log_by_iteration(config)
     _guard(config)
     check_packages(config.model)
     return config
@@ -163,6 +165,19 @@ def _guard(config: Config) -> None:
     hooks += [dict(type=kind) for kind in GUARDS if kind not in given]
     hooks.append(dict(type="LoadFromHook", leave_out=list(left_out)))
     config.custom_hooks = hooks
+
+
+def _log_by_iteration(config: Config) -> None:
+    """Validations at their iteration where a training counts iterations: mmengine's default is the epoch, which stays
+    0 there, and all of them would lie on one point of a curve."""
+    from mmengine.registry import LOOPS
+    from mmengine.runner import IterBasedTrainLoop
+
+    loop, hooks = config.train_cfg, dict(config.get("default_hooks") or {})
+    kind = registered_type(loop, LOOPS) if "type" in loop else None
+    logger = hooks.get("logger", dict(type="LoggerHook"))
+    if (kind is IterBasedTrainLoop or loop.get("by_epoch") is False) and isinstance(logger, Mapping):
+        config.default_hooks = {**hooks, "logger": {"log_metric_by_epoch": False, **logger}}
 
 
 def _check_optimizer(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""A quiet console for a training: a line of progress, a row per validation, and warnings; the log file has everything."""
+"""A quiet console for a training: a line of progress, a row per validation, warnings; the log file has everything."""
 
 from __future__ import annotations
 

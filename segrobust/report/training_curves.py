@@ -47,7 +47,7 @@ LEARNING = (
 COURSE = (
     Panel("training loss", (Series("loss", "loss"),)),
     Panel("radius in training (1/255)", (_EPS, Series("adv_distance", "mean norm", 255, True))),
-    Panel("attack steps in training", (Series("adv_steps", "steps"),)),
+    Panel("passes of the attack per image", (Series("adv_passes", "forwards and backwards"),)),
     Panel(
         "wrong pixels in training (%)",
         (Series("adv_pixel_error", "training attack", 100), Series("adv_probe_error", "stronger probe", 100, True)),

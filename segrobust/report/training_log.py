@@ -12,7 +12,7 @@ from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
 from segrobust.report.training_scalars import Start
 
-_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - (\w+) - (.*)")
+_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - \w+ - (.*)")
 _TOOK = re.compile(r"validation under .{1,200} took (\d+(?:\.\d+)?) s$")
 _EVENTS = ("catastrophic overfitting", "robust overfitting", "training diverged", "training stopped")
 _ITERATION = re.compile(r"in iteration (\d{1,15})\b")
@@ -44,12 +44,12 @@ def read_log(starts: Sequence[Start]) -> Log:
 
 def _add(log: Log, path: Path, until: float) -> None:
     first = last = None
-    for time, level, text in _lines(path):
+    for time, text in _lines(path):
         first, last = first or time, time
         if took := _TOOK.match(text):
             log.validating += float(took[1])
         log.skipped += text.startswith(_SKIPPED)
-        if level in ("WARNING", "ERROR") and text.startswith(_EVENTS):
+        if text.startswith(_EVENTS):
             found = _ITERATION.search(text)
             if not found or int(found[1]) < until:
                 log.events.append((int(found[1]) if found else None, shorten_paths(text)))
@@ -57,7 +57,7 @@ def _add(log: Log, path: Path, until: float) -> None:
         log.seconds = (log.seconds or 0.0) + (last - first).total_seconds()
 
 
-def _lines(path: Path) -> Iterator[tuple[datetime, str, str]]:
+def _lines(path: Path) -> Iterator[tuple[datetime, str]]:
     with (
         clear_io_errors(f"read {path}", "check the permissions of the training's folder"),
         path.open(encoding="utf-8", errors="replace") as file,
@@ -68,4 +68,4 @@ def _lines(path: Path) -> Iterator[tuple[datetime, str, str]]:
                     time = datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S")
                 except ValueError:
                     continue
-                yield time, found[2], found[3]
+                yield time, found[2]

@@ -1,4 +1,4 @@
-"""The report of a training: what is read of its folder, what is said first, and that the page holds every name."""
+"""The report of a training: what is read of its folder and what is said first."""
 
 from __future__ import annotations
 
@@ -7,86 +7,19 @@ import json
 import math
 
 import pytest
-from PIL import Image
 
 from segrobust.cli import main
 from segrobust.core.errors import UserError
 from segrobust.report.training import load_trainings, short_labels
 from segrobust.report.training_config import TrainingConfig
-from segrobust.report.training_page import build_training_report, render_trainings
+from segrobust.report.training_page import render_trainings
 from segrobust.report.training_pictures import snapshots, spread
 from segrobust.report.training_verdict import next_command, overfitting, training_costs, training_verdict
-from tests.browser import WIDTHS, opened
-from tests.report.test_report import HOSTILE
-
-CONFIG = """custom_hooks = [
-    dict(attack=dict(eps='4/255', steps=3, type='CEPGD'), type='AdversarialTrainingHook'),
-    dict(attack=dict(eps='4/255', steps=10, type='TsallisPGD'), num_images=25, type='RobustValidationHook'),
-]
-train_dataloader = dict(batch_size=8)
-work_dir = '/home/someone/x'
-"""
-
-
-def training_line(iteration, loss, **more):
-    return {"lr": 0.001, "loss": loss, "time": 2.0, "adv_time": 1.5, "adv_eps": 4 / 255, **more, "iter": iteration,
-            "step": iteration}  # fmt: skip
-
-
-def validation_line(step, clean, robust=None, **more):
-    scores = {"mIoU": clean, "aAcc": clean + 20} | ({} if robust is None else {"robust/mIoU": robust})
-    return scores | ({} if robust is None else {"robust/aAcc": robust + 20}) | more | {"time": 0.1, "step": step}
-
-
-RISING = (
-    training_line(50, 0.9), training_line(100, 0.8), validation_line(100, 40.0, 20.0),
-    training_line(150, 0.7), training_line(200, 0.6), validation_line(200, 45.0, 30.0),
-    training_line(250, 0.5), training_line(300, 0.4), validation_line(300, 50.0, 28.0),
-)  # fmt: skip
-
-
-@pytest.fixture
-def make_training(tmp_path):
-    """Writes a folder as a training leaves it."""
-
-    def make(*lines, name="mine", start="20261127_010000", log="", config=CONFIG, checkpoints=(), end=""):
-        folder = tmp_path / name
-        data = folder / start / "vis_data"
-        data.mkdir(parents=True)
-        text = "".join(f"{json.dumps(line)}\n" for line in lines) + end
-        (data / "scalars.json").write_text(text)
-        (folder / start / f"{start}.log").write_text(log)
-        (data / "config.py").write_text(config)
-        (folder / "net_camvid.py").write_text(config)
-        for checkpoint in checkpoints:
-            (folder / checkpoint).touch()
-        return folder
-
-    return make
-
-
-def loaded(folder):
-    (training,) = load_trainings([folder])
-    return training
-
-
-def told(time, text, level="INFO"):
-    return f"2026/11/27 {time} - mmengine - {level} - {text}\n"
-
-
-LOG = "".join([
-    told("01:00:00", "Hooks will be executed in the following order:"),
-    "  a continuation\n",
-    told("01:10:00", "validation under TsallisPGD took 60.0 s"),
-    told("01:20:00", "validation under TsallisPGD took 90.5 s"),
-    told("01:30:00", "robust validation skipped after 300 iterations"),
-    told("01:40:00", "catastrophic overfitting in iteration 150: CEPGD at eps 0.0157 makes ...", "WARNING"),
-    told("02:00:00", "The prefix is not set in metric class IoUMetric.", "WARNING"),
-])  # fmt: skip
+from tests.report.trainings import LOG, RISING, loaded, picture, training_line, validation_line
 
 
 def test_the_best_checkpoint_is_that_of_the_best_robust_score(make_training):
-    names = ("iter_100.pth", "iter_300.pth", "iter_200.pth", "best_robust_mIoU_iter_200.pth", "other.pth")
+    names = ("iter_100.pth", "iter_300.pth", "iter_200.pth", "best_robust_mIoU_iter_200.pth", "epoch_200.pth")
     training = loaded(make_training(*RISING, checkpoints=names))
     assert training.best.iteration == 200 and training.iterations == 300
     first, there, last, *rest = training_verdict(training)
@@ -213,13 +146,6 @@ def test_labels_are_what_tells_configs_apart():
         assert short_labels(same) == same
 
 
-def picture(folder, iteration, number=0, kinds=("image", "attacked", "clean", "robust"), side=8):
-    place = folder / "pictures" / f"iter_{iteration}"
-    place.mkdir(parents=True, exist_ok=True)
-    for shade, kind in enumerate(kinds):
-        Image.new("RGB", (side, side), (iteration % 256, 40 * shade, number)).save(place / f"{number}-{kind}.png")
-
-
 def test_pictures_are_shown_by_image_along_the_training(make_training):
     folder = make_training(*RISING)
     for iteration in (100, 200, 300, 400):  # 400 is of a start that was replaced
@@ -283,80 +209,6 @@ def test_one_line_tells_what_is_no_training_or_of_two_kinds(make_training, make_
     training, run = make_training(*RISING, name="trained"), make_run("evaluated")
     assert "'trained' is" in error(training, run).replace(f"{tmp_path}/", "")
     assert "has logged no numbers yet" in error(make_training(name="young", end='{"lr": 0.1'))
-
-
-@pytest.fixture(scope="module")
-def pages():
-    return {}
-
-
-@pytest.fixture
-def page_of(pages, make_training, tmp_path_factory):
-    """Places of pages of one training, of two, and of one whose every text is hostile."""
-
-    def write(name):
-        if name == "hostile":
-            shown = HOSTILE.replace("/", "")
-            config = (
-                f"custom_hooks = [dict(type='AdversarialTrainingHook', attack=dict(type={HOSTILE!r}, eps={HOSTILE!r}))]"
-            )
-            log = told("01:00:00", f"catastrophic overfitting {HOSTILE}".replace("\n", " "), "WARNING")
-            lines = [*RISING, training_line(400, 1.0, **{HOSTILE: 1.0})]
-            made = [make_training(*lines, name=shown[:100] + "x", log=log, config=config)]
-            (made[0] / "pictures").mkdir()
-            (made[0] / "pictures" / "classes.json").write_text(json.dumps([[HOSTILE, [1, 2, 3]]]))
-            picture(made[0], 300)
-        else:
-            made = [make_training(*RISING, name=one, log=LOG, checkpoints=("iter_200.pth",)) for one in name.split("+")]
-            for folder in made:
-                for iteration in (100, 200, 300):
-                    picture(folder, iteration, side=60)
-        return build_training_report(made, tmp_path_factory.mktemp("page") / "page.html")
-
-    def make(name):
-        if name not in pages:
-            pages[name] = write(name)
-        return pages[name]
-
-    return make
-
-
-@pytest.mark.parametrize("name", ["one", "one+two", "hostile"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_it_asks_for_nothing_and_reads_at_every_width(chromium, page_of, name, width):
-    seen = opened(chromium, page_of(name), width)
-    seen.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    assert seen.sideways() == [] and seen.overlaps() == []
-    assert seen.requests == [] and seen.complaints == []
-    seen.page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [WIDTHS[0], WIDTHS[-1]])
-def test_contrast_names_and_keyboard(chromium, page_of, scheme, width):
-    seen = opened(chromium, page_of("one+two"), width, color_scheme=scheme)
-    seen.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    assert seen.violations() == []
-    seen.page.close()
-
-
-def test_hostile_names_are_inert(chromium, page_of):
-    seen = opened(chromium, page_of("hostile"))
-    assert seen.page.locator("script").count() == 1
-    assert seen.page.locator("img:not([src^='data:image/']), svg [onload], [onerror]").count() == 0
-    assert seen.page.locator("a:not([href^='#'])").count() == 0
-    assert "<script>alert(1)" in seen.page.locator("main").inner_text()
-    assert seen.requests == [] and seen.complaints == []
-    seen.page.close()
-
-
-def test_validations_sort_and_contents_lead_to_their_sections(chromium, page_of):
-    seen = opened(chromium, page_of("one"))
-    seen.page.locator("table.sortable thead button").nth(2).click()
-    assert seen.page.locator("table.sortable tbody th").all_inner_texts() == ["100", "300", "200"]
-    titles = seen.page.locator("main h2").all_inner_texts()
-    assert [link.inner_text() for link in seen.page.locator("nav a").all()] == titles and len(titles) == 7
-    seen.page.close()
 
 
 def test_no_folder_without_numbers_is_a_training(tmp_path):
