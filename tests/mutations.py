@@ -105,7 +105,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         (', "_ALLOCATION_FAILED"', ""),
     ],
     ("runs/progress.py", "runs/test_progress.py"): [
-        ("(self._done - self._resumed) /", "self._done /"),
+        ("every=60.0", "every=50.0"),
+        ("{seconds / done:.2f} s/it", "{done / seconds:.2f} s/it"),
+        ("self._rate(self._done - self._resumed,", "self._rate(self._done,"),
         ("(self._work - self._worked) *", "self._work *"),
         ("self._tell(True)", "self._tell(self._is_time())"),
         ("if self._done > self._resumed:", "if True:"),
@@ -838,6 +840,31 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("SHOWN = 4", "SHOWN = 5"),
         ("best in iterations and", "best and"),
         ("0 <= one <= 255", "True"),
+    ],
+    ("hooks/robust_validation.py", "hooks/test_robust_validation.py"): [
+        ("max_share: float | None = 0.2", "max_share: float | None = None"),
+        ("FREE_SECONDS = 60.0", "FREE_SECONDS = 0.0"),
+        ("self.began is None or _is_last(runner)", "self.began is None"),
+        ("share > self.max_share", "share > 0.2"),
+        ("self.spent += took", "self.spent = took"),
+    ],
+    ("hooks/validation_pictures.py", "hooks/test_robust_validation.py"): [
+        ("if place < count:", "if place <= count:"),
+        ('("image", image, "clean"), ("attacked", attacked, "robust")', '("image", image, "robust"), ("attacked", attacked, "clean")'),
+        ("except (OSError, UserError)", "except ValueError"),
+    ],
+    ("commands/training.py", "hooks/test_robust_validation.py"): [
+        ('{"log_metric_by_epoch": False, **logger}', "dict(logger)"),
+    ],
+    ("hooks/console.py", "hooks/test_console.py"): [
+        ("max(handler.level, logging.WARNING)", "handler.level"),
+        ("max(handler.level, logging.WARNING)", "logging.ERROR"),
+        ("not str(record.msg).startswith(_NOISE)", "True"),
+        ("runner.iter - self.validated)", "runner.iter)"),
+        ("show=runner.rank == 0", "show=True"),
+        ("if isinstance(handler, logging.FileHandler):", "if True:"),
+        ("_write_to(runner, sys.stdout)  # the bar", "pass  # the bar"),
+        ("> self.best:", "> -math.inf:"),
     ],
     ("report/exports.py", "report/test_training.py"): [("_plain(column.name)", "column.name")],
     ("report/runs.py", "report/test_pairs.py"): [
