@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from numbers import Real
 from typing import Any
 
@@ -40,6 +41,16 @@ class QuietTrainRunner(TrainRunner):
             handler.setLevel(max(handler.level, logging.WARNING))
             handler.addFilter(lambda record: not str(record.msg).startswith(_NOISE))
         return logger
+
+    def load_checkpoint(self, *given: Any, **options: Any) -> Any:
+        """What mmengine prints there goes to the log."""
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                return super().load_checkpoint(*given, **options)
+        finally:
+            for line in printed.getvalue().splitlines():
+                self.logger.info(line)
 
 
 def train_quietly(runner: QuietTrainRunner) -> None:

@@ -99,6 +99,8 @@ def test_a_resumed_training_begins_where_it_stopped(train, tmp_path, capsys):
     options = ["--work-dir", str(tmp_path / "run"), "--resume", "--cfg-options", "train_cfg.max_iters=6"]
     assert main(["train", str(tmp_path / "toy.py"), *options]) == 0
     seen = capsys.readouterr()
+    log = sorted(tmp_path.glob("run/*/*.log"))[-1].read_text()
+    assert "Loads checkpoint by" in log and "Loads checkpoint by" not in seen.out
     assert "training: 4/6 iterations" in seen.err and ": 6/6 iterations" in seen.err
     assert [line.split()[0] for line in seen.out.splitlines() if "best" not in line[:4]][-3] == "6"
 
