@@ -74,5 +74,5 @@ def train_demo(name: str, work_dir: Path, load_from: Path | None) -> Path:
     weights = folder / f"iter_{config.train_cfg.max_iters}.pth"
     pointer = folder / "last_checkpoint"  # written after the checkpoint that it names
     if not pointer.is_file() or Path(pointer.read_text().strip()).name != weights.name:
-        train(config, work_dir=folder, resume=pointer.is_file())
+        train(config, work_dir=folder, resume=pointer.is_file(), verbose=False)
     return weights

@@ -42,6 +42,7 @@ def train(options: Namespace) -> None:
         cfg_options=parse_cfg_options(options.cfg_options),
         launcher=options.launcher,
         deterministic=not options.no_deterministic,
+        verbose=options.verbose,
     )
 
 
@@ -110,18 +111,40 @@ def targets(options: Namespace) -> None:
 
 
 def report(options: Namespace) -> None:
-    """Write the report over finished runs, or what is asked for in its place."""
+    """Write the report over finished runs or over trainings, or what is asked for in its place."""
     for folder in options.run_dirs:
-        if not (folder / "run.json").is_file():
-            raise UserError(f"no run in {str(folder)!r} (no run.json); name the work dir of a `segrobust evaluate`")
+        if not (folder / "run.json").is_file() and not any(folder.glob("*/vis_data/scalars.json")):
+            raise UserError(
+                f"no run in {str(folder)!r} (no run.json) and no training (no */vis_data/scalars.json); "
+                "name the work dir of a `segrobust evaluate` or a `segrobust train`"
+            )
     from segrobust.report import build_report, export
+    from segrobust.report.training import trainings_alone
 
     kinds = ("csv", "rows_csv", "latex", "markdown", "figures", "model_card")
     asked = {kind: getattr(options, kind) for kind in kinds}
+    if trainings_alone(options.run_dirs):
+        _report_trainings(options, asked)
+        return
     if any(asked.values()):
         print(*export(options.run_dirs, **asked), sep="\n")
     if options.out or options.interactive or not any(asked.values()):
         print(build_report(options.run_dirs, options.out, options.interactive))
+
+
+def _report_trainings(options: Namespace, asked: dict[str, Path | None]) -> None:
+    wrong = [kind for kind, path in asked.items() if path and kind != "csv"] + ["interactive"] * options.interactive
+    if wrong:
+        raise UserError(
+            f"--{wrong[0].replace('_', '-')} is for evaluated runs; of a training there are the page (--out) and its "
+            "numbers (--csv)"
+        )
+    from segrobust.report.training_page import build_training_report, write_training_csv
+
+    if options.csv:
+        print(write_training_csv(options.run_dirs, options.csv))
+    if options.out or not options.csv:
+        print(build_training_report(options.run_dirs, options.out))
 
 
 def leaderboard_add(options: Namespace) -> None:

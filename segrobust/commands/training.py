@@ -19,6 +19,8 @@ from torch import distributed
 
 from segrobust.core.errors import Interrupted, UserError, unknown_name
 from segrobust.core.processes import together
+from segrobust.datasets.pipeline import registered_type
+from segrobust.hooks.console import QuietTrainRunner, failure_in_log, train_quietly
 from segrobust.hooks.divergence import training_errors
 from segrobust.hooks.exact_resume import complete, make_exact
 from segrobust.hooks.load_from import listed_parts
@@ -49,6 +51,7 @@ def train(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
     deterministic: bool = True,
+    verbose: bool = True,
 ) -> Runner:
     """Train what a config describes and return the runner that did it.
 
@@ -61,6 +64,8 @@ def train(
         launcher: ``"none"``, or what started the processes: ``"pytorch"`` (torchrun), ``"slurm"`` or ``"mpi"``.
         deterministic: on a GPU too, training and attacks repeat bit for bit, and so does a resume; where an operation
             has no such form, that is told.
+        verbose: all that mmengine logs on the console too; else one line of progress, a table of validations, and
+            warnings. The log file has everything.
 
     Raises:
         UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
@@ -74,21 +79,21 @@ def train(
     reasons = make_exact(config)
     started = _written(config)
     try:
-        return _train(config, reasons, deterministic)
+        return _train(config, reasons, deterministic, verbose)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(config, started)) from error
 
 
-def _train(config: Config, reasons: list[str], deterministic: bool) -> Runner:
+def _train(config: Config, reasons: list[str], deterministic: bool, verbose: bool) -> Runner:
     grouped, runner = distributed.is_initialized(), None
     try:
         if config.launcher == "pytorch" and not torch.cuda.is_available():
             join_cpu_processes(config)
-        runner = TrainRunner.from_cfg(config)
+        runner = (TrainRunner if verbose else QuietTrainRunner).from_cfg(config)
         complete(runner, reasons)
         device = next(runner.model.parameters()).device
-        with repeating_on(device, deterministic), training_errors(runner):
-            runner.train()
+        with repeating_on(device, deterministic), failure_in_log(runner), training_errors(runner):
+            runner.train() if verbose else train_quietly(runner)
     except KeyError as error:
         if "registry" in str(error):  # mmengine's word for a type= that does not exist
             raise UserError(" ".join(str(error.args[0]).split())) from error
@@ -136,6 +141,7 @@ def prepare(
         _keep_seed(config)
     if amp:
         _mixed_precision(config)
+    _log_by_iteration(config)
     _guard(config)
     check_packages(config.model)
     return config
@@ -159,6 +165,19 @@ def _guard(config: Config) -> None:
     hooks += [dict(type=kind) for kind in GUARDS if kind not in given]
     hooks.append(dict(type="LoadFromHook", leave_out=list(left_out)))
     config.custom_hooks = hooks
+
+
+def _log_by_iteration(config: Config) -> None:
+    """Validations at their iteration where a training counts iterations: mmengine's default is the epoch, which stays
+    0 there, and all of them would lie on one point of a curve."""
+    from mmengine.registry import LOOPS
+    from mmengine.runner import IterBasedTrainLoop
+
+    loop, hooks = config.train_cfg, dict(config.get("default_hooks") or {})
+    kind = registered_type(loop, LOOPS) if "type" in loop else None
+    logger = hooks.get("logger", dict(type="LoggerHook"))
+    if (kind is IterBasedTrainLoop or loop.get("by_epoch") is False) and isinstance(logger, Mapping):
+        config.default_hooks = {**hooks, "logger": {"log_metric_by_epoch": False, **logger}}
 
 
 def _check_optimizer(config: Config) -> None:

@@ -58,9 +58,10 @@ class AdversarialTrainingHook(Hook):
     The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
     Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast,
     else in true float32, without TF32.
-    Logs ``adv_eps`` (radius or cap, in image units), ``adv_pixel_error`` (share of the attacked images' valid pixels
-    that are wrong) and ``adv_time`` (seconds); for a minimum-norm attack also ``adv_distance`` (mean norm of the
-    change, in image units like ``adv_eps``) and ``adv_found`` (share of the attacked images that reached the goal).
+    Logs ``adv_eps`` (radius or cap, in image units), ``adv_passes`` (forwards and backwards per attacked image),
+    ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong) and ``adv_time`` (seconds); for a
+    minimum-norm attack also ``adv_distance`` (mean norm of the change, in image units like ``adv_eps``) and
+    ``adv_found`` (share of the attacked images that reached the goal).
 
     Args:
         attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``. A minimum-norm attack
@@ -165,6 +166,8 @@ class AdversarialTrainingHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
         runner.message_hub.update_scalar("train/adv_eps", getattr(attack, self.radius) if attack else 0.0)
+        if (passes := _passes(attack)) is not None:
+            runner.message_hub.update_scalar("train/adv_passes", passes)
         if self.pairs is not None:
             self.pairs.active = attack is not None
         if attack is None:
@@ -203,6 +206,14 @@ class AdversarialTrainingHook(Hook):
         if self.cuda_graphs and self._attacked is self.segmenter:  # from now on a training step's memory is known
             self._attacked = Replayed(self.segmenter)
         return results
+
+
+def _passes(attack: Attack | None) -> int | None:
+    """Forwards and backwards per attacked image, at most; None where the attack does not say."""
+    try:
+        return sum(attack.passes()) if attack else 0
+    except NotImplementedError:
+        return None
 
 
 def to_loader(image: Tensor) -> Tensor:

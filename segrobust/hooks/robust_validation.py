@@ -29,18 +29,19 @@ from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from segrobust.analysis.metrics import pooled
-from segrobust.attacks import Attack, AttackResult, build_attack
+from segrobust.attacks import Attack, build_attack
 from segrobust.attacks.segmentation import confusion_counts
 from segrobust.core.errors import UserError
 from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
 from segrobust.datasets.source import MMSegSource, evenly_spaced
+from segrobust.hooks.validation_pictures import Attacked, with_pictures
 from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.replayed import Replayed
 from segrobust.models.segmenter import Segmenter
 from segrobust.models.trainable import live_segmenter
 
-Attacked = Iterable[tuple[list[int], Tensor, AttackResult]]
+FREE_SECONDS = 60.0  # of all validations under attack together, which no bound counts
 
 
 @HOOKS.register_module()
@@ -64,6 +65,10 @@ class RobustValidationHook(Hook):
         interval: attack in every ``interval``-th validation and in the last one; in the others both numbers are None,
             which ``save_best`` skips.
         seed: of the attack's random numbers.
+        max_share: of the training's time so far, above which a due validation under attack is skipped (not the last
+            one, and not within the first minute that they take); None: no bound.
+        pictures: keep so many of the first images, clean and attacked with their predictions, under
+            ``WORK_DIR/pictures``, for ``segrobust report``; for a bounded attack.
         cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
@@ -80,6 +85,8 @@ class RobustValidationHook(Hook):
         interval: int = 1,
         seed: int = 0,
         cuda_graphs: bool = True,
+        max_share: float | None = 0.2,
+        pictures: int = 3,
     ) -> None:
         self.attack = build_attack(attack)
         if self.attack.targeted:
@@ -87,6 +94,13 @@ class RobustValidationHook(Hook):
         for name, value in {"num_images": 1 if num_images is None else num_images, "interval": interval}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"RobustValidationHook: expected {name} to be an integer >= 1, got {value!r}")
+        if max_share is not None and not 0 < max_share <= 1:
+            raise UserError(f"RobustValidationHook: expected max_share to be in (0, 1] or None, got {max_share!r}")
+        if isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 0:
+            raise UserError(f"RobustValidationHook: expected pictures to be an integer >= 0, got {pictures!r}")
+        self.max_share, self.pictures = max_share, pictures
+        self.began: float | None = None  # the training, by the clock
+        self.spent = 0.0  # seconds in this hook since then
         self.num_images = num_images
         self.interval = interval
         self.seed = seed
@@ -100,10 +114,13 @@ class RobustValidationHook(Hook):
             raise UserError(f"RobustValidationHook: {' and '.join(hook.attack.name for hook in same)} would both write "
                             f"{self.names[0]}; keep one bounded and one minimum-norm attack")  # fmt: skip
 
+    def before_train(self, runner: Any) -> None:
+        self.began, self.spent = time.perf_counter(), 0.0
+
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         """Add the two numbers to the validation's own ``metrics``, which mmengine logs afterwards."""
         _forget(runner, self.names)
-        if not _is_due(runner, self.interval):
+        if not _is_due(runner, self.interval) or self._takes_too_long(runner):
             metrics.update(dict.fromkeys(self.names))
             return
         begin = time.perf_counter()
@@ -111,8 +128,24 @@ class RobustValidationHook(Hook):
             metrics.update(zip(self.names, self.measure(runner), strict=True))
         except TypeError as problem:  # mmengine would raise it anew without its traceback
             raise RuntimeError(f"{type(self).__name__}: {problem}") from problem
-        runner.logger.info(f"validation under {self.attack.name} took {time.perf_counter() - begin:.1f} s")
+        took = time.perf_counter() - begin
+        self.spent += took
+        runner.logger.info(f"validation under {self.attack.name} took {took:.1f} s")
         _restart_timers(runner)
+
+    def _takes_too_long(self, runner: Any) -> bool:
+        """Whether a validation is to be skipped for the time of those before it; all processes agree."""
+        if self.max_share is None or self.began is None or _is_last(runner):
+            return False
+        share = self.spent / max(time.perf_counter() - self.began, 1e-9)
+        over = torch.tensor(float(self.spent > FREE_SECONDS and share > self.max_share))
+        all_reduce(over, "max")
+        if over:
+            runner.logger.info(
+                f"robust validation skipped after {runner.iter} iterations: those under {self.attack.name} took "
+                f"{share:.0%} of the time so far, max_share={self.max_share:g}"
+            )
+        return bool(over)
 
     def measure(self, runner: Any) -> tuple[float, float]:
         """The two numbers, the same on every process."""
@@ -128,6 +161,8 @@ class RobustValidationHook(Hook):
             size = loop.dataloader.batch_size or 1
             results = _attacked(runner, source, size, self.attack, model, self.seed)
             if not self.attack.minimum_norm:
+                if self.pictures and runner.train_loop is not None:
+                    results = with_pictures(results, runner, source, segmenter, self.pictures)
                 return scores(results, segmenter, source.ignore_index)
             norms = minimum_norms(results, len(source))
         unit = 255 if self.attack.norm == "Linf" else 1
@@ -177,11 +212,18 @@ def _attacked(runner: Any, source: MMSegSource, size: int, attack: Attack, segme
 def _is_due(runner: Any, interval: int) -> bool:
     """Whether this validation is an ``interval``-th one or the last; a function of the training's progress alone."""
     loop = runner.train_loop
-    if loop is None:
-        return True
+    return loop is None or _is_last(runner) or (_progress(loop)[0] // loop.val_interval) % interval == 0
+
+
+def _is_last(runner: Any) -> bool:
+    done, end = _progress(runner.train_loop)
+    return done >= end
+
+
+def _progress(loop: Any) -> tuple[int, int]:
+    """Epochs or iterations, those done and all."""
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    return done >= last or (done // loop.val_interval) % interval == 0
+    return (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
 
 
 def _forget(runner: Any, names: Iterable[str]) -> None:

@@ -23,8 +23,10 @@ def report(commands) -> None:
         "segrobust report work_dirs/standard/evaluation --interactive --out interactive.html",
         "segrobust report work_dirs/standard/evaluation --csv all.csv --latex table.tex --figures figures",
         "segrobust report work_dirs/standard/evaluation --model-card README.md",
+        "segrobust report work_dirs/NAME                                a training, while it runs too",
     )
-    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="work dir of a `segrobust evaluate`")
+    what = "work dir of a `segrobust evaluate` or a `segrobust train`"
+    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help=what)
     what = "the HTML report (default: report.html in the first folder, where nothing else is asked for)"
     parser.add_argument("--out", type=report_file, metavar="FILE.html", help=what)
     for option, (ending, what) in EXPORTS.items():

@@ -45,6 +45,7 @@ def train(commands) -> None:
         action="store_true",
         help="a GPU may be faster, and a resumed training differs from an uninterrupted one",
     )
+    parser.add_argument("--verbose", action="store_true", help="mmengine's whole log on the console, as in the file")
     cfg_options(parser)
     parser.add_argument(
         "--launcher",

@@ -1,41 +1,33 @@
 """``report.html``: run folders in, one offline page out.
 
-Everything that comes from a run is escaped by the template engine; figures and pictures are made here. The page loads
-nothing and runs our own scripts alone, which its content security policy names by their digests: one that sorts tables
-and, where interactive curves were asked for, plotly.js and one that starts it. Without them all is there to read.
+Everything that comes from a run is escaped by the template engine; figures and pictures are made here. Its scripts are
+one that sorts tables and, where interactive curves were asked for, plotly.js and one that starts it.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 from segrobust.checks.verdicts import NOT_TRUSTWORTHY, VERIFIED, WITH_WARNINGS
-from segrobust.core.files import clear_io_errors, replace_file
 from segrobust.core.rows import ATTACK
 from segrobust.core.units import format_eps
 from segrobust.report import lines, texts
 from segrobust.report.bibliography import bibliography
 from segrobust.report.convergence import convergence_figures, last_gains
 from segrobust.report.interactive import plotly_source
+from segrobust.report.page import TEMPLATES, rendered, write_page
 from segrobust.report.pairs import as_data, bounds, paired_runs
 from segrobust.report.per_image import image_table
 from segrobust.report.pictures import CHANGES, KINDS
 from segrobust.report.readings import miou_readings, size_table
 from segrobust.report.runs import Run, load_runs
 from segrobust.report.survival import survival_figures
-from segrobust.report.texts import printable
 from segrobust.report.verdict import cost, threat_models, verdict
 from segrobust.report.views import class_view, css, grid_of, head_facts, norm_view, once
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
     texts.percent, texts.interval, texts.count, texts.passes, texts.points, texts.median_cell, texts.median_8bit,
     texts.format_distance, texts.judged, format_eps, bounds, lines.mean_lines, lines.severity_table, lines.below_clean,
@@ -57,35 +49,20 @@ def build_report(run_dirs: Sequence[Path], out: Path | None = None, interactive:
     """
     runs = load_runs([Path(folder) for folder in run_dirs])
     path = Path(out) if out is not None else runs[0].path / "report.html"
-    page = render(runs, interactive).encode()
-    with clear_io_errors(f"create {path.parent}", "choose an --out that can be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, page)
-    return path
+    return write_page(path, render(runs, interactive))
 
 
 def render(runs: Sequence[Run], interactive: bool = False) -> str:
     """The page as a string."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {made.__name__: made for made in _FILTERS}
     pairs = paired_runs(runs)
     attacked = once(record["norm"] for run in runs for record in run.of_study(ATTACK))
-    scripts = [(_TEMPLATES / "sort.js").read_text(encoding="utf-8")]
-    if interactive:
-        scripts += [plotly_source(), (_TEMPLATES / "plots.js").read_text(encoding="utf-8")]
-    return environment.get_template("report.html.j2").render(
+    plotting = [plotly_source(), (TEMPLATES / "plots.js").read_text(encoding="utf-8")] if interactive else []
+    return rendered(
+        "report.html.j2",
+        _FILTERS,
+        plotting,
         title=" vs ".join(run.label for run in runs) if len(runs) > 1 else runs[0].facts.get("model", runs[0].label),
         runs=runs,
-        contents=Contents(),
-        scripts=[Markup(script) for script in scripts],  # noqa: S704  (ours, and plotly's)
-        digests=" ".join(f"'{_digest(script)}'" for script in scripts),
         levels=_TRUST_CLASSES,
         threats=threat_models(runs),
         norms=[norm_view(runs, norm, interactive) for norm in once(norm for run in runs for norm in run.norms)],
@@ -98,22 +75,6 @@ def render(runs: Sequence[Run], interactive: bool = False) -> str:
         **_pictures(runs),
         data=json.dumps(_data(runs, pairs), indent=1),
     )
-
-
-class Contents:
-    """The headings of the page, in order, as templates make them: ``{{ contents("Cost") }}``."""
-
-    def __init__(self) -> None:
-        self._titles: list[str] = []
-
-    def __call__(self, title: str) -> Markup:
-        """A heading that the table of contents leads to."""
-        self._titles.append(title)
-        return Markup('<h2 id="section-{}">{}</h2>').format(len(self._titles), escape(printable(title)))
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Anchor and title of each."""
-        return ((f"section-{number}", title) for number, title in enumerate(self._titles, start=1))
 
 
 def _about(runs: Sequence[Run]) -> dict[str, Any]:
@@ -147,8 +108,3 @@ def _data(runs: Sequence[Run], pairs: Sequence[Any]) -> list[dict[str, Any]]:
         | as_data(pairs, run.label)
         for run in runs
     ]
-
-
-def _digest(script: str) -> str:
-    """As a content security policy names an inline script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -98,7 +98,7 @@ def csv_text(sheet: Sheet) -> str:
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([column.name for column in sheet.columns])
+    writer.writerow([_plain(column.name) for column in sheet.columns])
     writer.writerows([[_plain(value) for value in line] for line in sheet.lines])
     return stream.getvalue()
 

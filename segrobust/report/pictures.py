@@ -133,17 +133,18 @@ def read_grid(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         grid = json.loads((folder / "grid.json").read_bytes())
-        return [{**entry, "pictures": {k: _data_uri(folder, entry["files"][k]) for k in KINDS}} for entry in grid]
+        return [{**entry, "pictures": {k: data_uri(folder, entry["files"][k]) for k in KINDS}} for entry in grid]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder / 'grid.json'}: not a picture grid written by segrobust ({error!r})") from error
 
 
-def _data_uri(folder: Path, name: str) -> str:
+def data_uri(folder: Path, name: str) -> str:
+    """A PNG file of the folder, decoded and encoded anew; UserError: one that lies elsewhere or is no picture."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder / 'grid.json'}: {name!r} is not a file of this folder")
+        raise UserError(f"{folder}: {name!r} is not a file of this folder")
     try:
         with Image.open(path, formats=["PNG"]) as opened:
             if opened.width * opened.height > _PIXEL_CAP:

@@ -16,11 +16,11 @@ class ImageProgress:
     """Names what is running now with its images, and tells the time left by passes: an attack of 300 steps weighs more
     than a clean image.
 
-    work: passes to do in all. unit: what is counted.
+    work: passes to do in all. unit: what is counted. every: seconds between two lines where there is no terminal.
     """
 
-    def __init__(self, work: int, show: bool = True, unit: str = "images") -> None:
-        self._work, self._worked, self._unit = work, 0, unit
+    def __init__(self, work: int, show: bool = True, unit: str = "images", every: float = EVERY) -> None:
+        self._work, self._worked, self._unit, self._every = work, 0, unit, every
         self._what, self._total, self._done, self._resumed = "", 0, 0, 0
         self._show = show and work > 0
         self._console = Console(stderr=True)
@@ -58,7 +58,7 @@ class ImageProgress:
         self._tell(self._is_time() or self._worked == self._work)
 
     def _is_time(self) -> bool:
-        return time.monotonic() - self._last_line > EVERY
+        return time.monotonic() - self._last_line > self._every
 
     def _tell(self, in_a_line: bool) -> None:
         if not self._show:
@@ -74,6 +74,27 @@ class ImageProgress:
         if not self._worked:
             return counted
         if self._done > self._resumed:
-            counted += f", {(self._done - self._resumed) / max(now - self._began, 1e-9):.2f} {self._unit}/s"
+            counted += f", {self._rate(self._done - self._resumed, now - self._began)}"
         left = (self._work - self._worked) * (now - self._started) / self._worked
         return f"{counted}, {timedelta(seconds=round(left))} left"
+
+    def _rate(self, done: int, seconds: float) -> str:
+        return f"{done / max(seconds, 1e-9):.2f} {self._unit}/s"
+
+
+class IterationProgress(ImageProgress):
+    """The same of a training, where every iteration is as much work, and takes seconds.
+
+    left: iterations to do.
+    """
+
+    def __init__(self, left: int, show: bool = True) -> None:
+        super().__init__(left, show, "iterations", every=60.0)
+
+    def iterated(self, course: str) -> None:
+        """One more is done; ``course`` is what there is to say of the training now."""
+        self._what = course
+        self.advance(1, 1)
+
+    def _rate(self, done: int, seconds: float) -> str:
+        return f"{seconds / done:.2f} s/it"

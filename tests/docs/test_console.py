@@ -26,6 +26,7 @@ STANDS_FOR = {
     "CONFIG": CONFIG,
     "configs/NAME.py": CONFIG,
     "ANOTHER_RUN_DIR": "RUN_DIR",
+    "ANOTHER_WORK_DIR": "WORK_DIR",
 }
 HEAVY = {  # what a command hands its checked options to
     "segrobust.commands.demo.run_demo": None,
@@ -39,6 +40,8 @@ HEAVY = {  # what a command hands its checked options to
     "segrobust.commands.data_check.check_data": None,
     "segrobust.report.build_report": None,
     "segrobust.report.export": (),
+    "segrobust.report.training_page.build_training_report": None,
+    "segrobust.report.training_page.write_training_csv": None,
 }
 FOLLOWED = ("demo", "train", "evaluate", "benchmark", "targets", "report", "attacks", "models", "checkpoint", "data")
 FILES = (
@@ -47,6 +50,7 @@ FILES = (
     "DIR/UperNet_ConvNext_T_VOC.pth",
     "DIR/UperNet_ConvNext_S_VOC.pth",
     "work_dirs/my_config/iter_400.pth",
+    "WORK_DIR/20261127_010000/vis_data/scalars.json",
 )
 FOLDERS = ("DIR", "SHARED", "RUN_DIR", "VOCdevkit/VOC2012", "cityscapes")
 LINES = [(page, " ".join(words), words) for page, words in commands()]

@@ -6,17 +6,22 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, VISBACKENDS
 from mmengine.runner import Runner
+from mmengine.visualization import BaseVisBackend
+from PIL import Image
 
 from segrobust.attacks import build_attack
 from segrobust.commands.training import prepare, train
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
-from segrobust.hooks import RobustValidationHook
+from segrobust.hooks import RobustValidationHook, robust_validation
 from segrobust.models.adapters.mmseg import MMSegSegmenter
 from tests.hooks.toys import (
     PGD,
@@ -161,3 +166,138 @@ def test_wrong_settings_are_told(tmp_path, fields, message):
     config.custom_hooks[-1].update(fields)
     with pytest.raises(UserError, match=message):
         train(config, work_dir=tmp_path)
+
+
+class Clock:
+    """A clock by which every validation under attack takes so many seconds, and an iteration one."""
+
+    def __init__(self, validation):
+        self.now, self.validation = 0.0, validation
+
+    def perf_counter(self):
+        return self.now
+
+
+@HOOKS.register_module()
+class Second(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        robust_validation.time.now += 10.0
+
+
+@pytest.mark.parametrize(
+    ("validation", "share", "run_after"),
+    [
+        (70.0, 0.2, [2, 12]),  # 70 of 110 s, 130, 150, 170
+        (70.0, 0.65, [2, 4, 8, 12]),  # 70 of 110 s, 140 of 200, 140 of 220, 210 of 310; the last one is always made
+        (59.0, 0.2, [2, 4, 12]),  # the first minute is free
+        (70.0, None, [2, 4, 6, 8, 10, 12]),
+    ],
+)
+def test_its_time_is_bounded(tmp_path, monkeypatch, validation, share, run_after):
+    clock = Clock(validation)
+    monkeypatch.setattr(robust_validation, "time", clock)
+
+    def measure(hook, runner):
+        clock.now += clock.validation
+        return 12.0, 34.0
+
+    monkeypatch.setattr(RobustValidationHook, "measure", measure)
+    train(with_validation(toy_config(dict(type="Second"), attack=None, iters=12), max_share=share), work_dir=tmp_path)
+    assert [line["step"] for line in validations(tmp_path) if "robust/mIoU" in line] == run_after
+    (log,) = tmp_path.glob("*/*.log")
+    told = re.findall(r"robust validation skipped after (\d+) iterations: .* took (\d+)% of", log.read_text())
+    assert [int(after) for after, _ in told] == [n for n in (2, 4, 6, 8, 10, 12) if n not in run_after]
+    assert all(float(percent) > 100 * share for _, percent in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_share", 0.0), ("max_share", 1.5), ("pictures", -1), ("pictures", True)]
+)
+def test_what_it_refuses_of_time_and_pictures(name, value):
+    with pytest.raises(UserError, match=name):
+        RobustValidationHook(PGD, **{name: value})
+
+
+def test_the_first_images_are_kept_along_the_training(trained, tmp_path):
+    """As the network gets them, with the predictions that are scored, in the colours of the data."""
+    folder, runner = trained
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["classes.json", "iter_10", "iter_5"]
+    kinds = ("attacked", "clean", "image", "robust")
+    assert sorted(path.name for path in (folder / "pictures/iter_10").iterdir()) == [
+        f"{place}-{kind}.png" for place in range(3) for kind in kinds
+    ]
+    assert json.loads((folder / "pictures/classes.json").read_text()) == [
+        ["dark", [0, 0, 0]], ["bright", [255, 255, 255]], ["other", [128, 0, 0]]
+    ]  # fmt: skip
+    segmenter, sample = MMSegSegmenter.live(runner.model.eval()), ToyScenes(length=5)[2]  # the second of the three
+    clean = sample["inputs"][[2, 1, 0]].float()[None] / 255
+    labels = sample["data_samples"].gt_sem_seg.data
+    attacked = build_attack(PGD)(segmenter, clean, labels, seeds=[seed_of(0, "attack", 2)]).images
+
+    def shown(kind):
+        return np.asarray(Image.open(folder / "pictures" / "iter_10" / f"1-{kind}.png").convert("RGB"))
+
+    for kind, prediction, image in (("image", "clean", clean), ("attacked", "robust", attacked)):
+        assert np.array_equal(shown(kind), (image[0] * 255).round().byte().permute(1, 2, 0).numpy())
+        with torch.no_grad():
+            found = segmenter(image).argmax(1)[0].numpy()
+        assert np.array_equal(shown(prediction), np.array(ToyScenes.metainfo["palette"], dtype=np.uint8)[found])
+    assert not np.array_equal(shown("image"), shown("attacked"))
+
+
+def test_pictures_may_be_left_out_and_what_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "pictures").write_text("in the way")
+    for name, pictures in (("a", 0), ("b", 1)):
+        train(with_validation(toy_config(attack=None, iters=2), pictures=pictures), work_dir=tmp_path / name)
+        assert len(validations(tmp_path / name)) == 1
+    assert not (tmp_path / "a" / "pictures").exists()
+    (log,) = (tmp_path / "b").glob("*/*.log")
+    assert "pictures of the validation are left out" in log.read_text()
+
+
+@VISBACKENDS.register_module()
+class Recorded(BaseVisBackend):
+    """Keeps every scalar that it gets, as any backend of mmengine does."""
+
+    got: ClassVar[list] = []
+
+    def _init_env(self) -> None:
+        pass
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_scalar(self, name, value, step=0, **more) -> None:
+        self.got.append((name, value, step))
+
+    def add_scalars(self, scalar_dict, step=0, file_path=None, **more) -> None:
+        for name, value in scalar_dict.items():
+            self.add_scalar(name, value, step)
+
+
+def with_backend(kind):
+    config = with_validation(toy_config(iters=4), num_images=1)
+    config.visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type=kind)])
+    config.default_hooks.logger = dict(type="LoggerHook", interval=1)  # mmengine's own default counts epochs
+    return config
+
+
+def test_clean_and_robust_scores_reach_every_backend_at_their_iteration(tmp_path):
+    Recorded.got.clear()
+    train(with_backend("Recorded"), work_dir=tmp_path)
+    for name in ("mIoU", "aAcc", "robust/mIoU", "robust/aAcc"):
+        assert [step for got, _, step in Recorded.got if got == name] == [2, 4]
+    assert [step for got, _, step in Recorded.got if got == "adv_eps"] == [1, 2, 3, 4]
+    assert [line["step"] for line in validations(tmp_path)] == [2, 4]
+
+
+def test_tensorboard_has_them(tmp_path):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard: pip install tensorboard"
+    )
+    train(with_backend("TensorboardVisBackend"), work_dir=tmp_path)
+    (file,) = tmp_path.glob("*/vis_data/events*")
+    read = events.EventAccumulator(str(file)).Reload()
+    assert [one.step for one in read.Scalars("robust/mIoU")] == [one.step for one in read.Scalars("mIoU")] == [2, 4]

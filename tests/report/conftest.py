@@ -1,6 +1,7 @@
 """A small finished run with made-up numbers, whose every text can be chosen."""
 
 import hashlib
+import json
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from segrobust.analysis.summary import summarise
 from segrobust.core.rows import Condition, Row
 from segrobust.report.pictures import write_grid
 from segrobust.runs.folder import RunFolder
+from tests.report.trainings import CONFIG
 
 PALETTE = [[128, 64, 128], [0, 0, 142], [220, 20, 60]]
 
@@ -94,5 +96,25 @@ def make_run(tmp_path):
             writer.append(made, [0.25] * len(made))
         write_grid(folder.path / "images", [grid_entry(said("0001.png"), said("worst"))], PALETTE)
         return summarised(folder)
+
+    return make
+
+
+@pytest.fixture
+def make_training(tmp_path):
+    """Writes a folder as a training leaves it."""
+
+    def make(*lines, name="mine", start="20261127_010000", log="", config=CONFIG, checkpoints=(), end=""):
+        folder = tmp_path / name
+        data = folder / start / "vis_data"
+        data.mkdir(parents=True)
+        text = "".join(f"{json.dumps(line)}\n" for line in lines) + end
+        (data / "scalars.json").write_text(text)
+        (folder / start / f"{start}.log").write_text(log)
+        (data / "config.py").write_text(config)
+        (folder / "net_camvid.py").write_text(config)
+        for checkpoint in checkpoints:
+            (folder / checkpoint).touch()
+        return folder
 
     return make

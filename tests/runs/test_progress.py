@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from segrobust.runs import progress
-from segrobust.runs.progress import ImageProgress
+from segrobust.runs.progress import ImageProgress, IterationProgress
 from tests.runs.test_batch_size import run
 from tests.runs.toy_run import toy_model
 
@@ -81,3 +81,13 @@ def test_a_run_tells_what_it_does_by_its_images(tmp_path, capsys):
     told = [line.split(" images")[0] for line in capsys.readouterr().err.splitlines() if " images" in line]
     begun = ["clean (1 of 3): 0/7", "TsallisPGD 2/255 (2 of 3): 0/7", "TsallisPGD 8/255 (3 of 3): 0/7"]
     assert told == [*begun, "TsallisPGD 8/255 (3 of 3): 7/7"]
+
+
+def test_a_training_tells_seconds_per_iteration_once_in_a_minute(clock, capsys):
+    shown = IterationProgress(left=90)
+    shown.begin("training", 100, 10)
+    assert capsys.readouterr().err == "training: 10/100 iterations\n"
+    for seconds, told in ((59.0, ""), (61.0, "loss 0.7: 12/100 iterations, 30.50 s/it, 0:44:44 left\n")):
+        clock[0] = seconds
+        shown.iterated("loss 0.7")
+        assert capsys.readouterr().err == told
