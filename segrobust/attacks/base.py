@@ -90,6 +90,7 @@ class Problem:
     draws: Draws  # of every image, from its seed
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
     class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
+    final_forward: bool = True  # whether a forward is spent on how good the answer is, where it has no other use
 
     def subset(self, rows: Tensor) -> Problem:
         """That of some images, by long indices ``[M]``, without budgets."""
@@ -136,6 +137,11 @@ class Attack(Configured):
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
 
+    @property
+    def final_forward_is_optional(self) -> bool:
+        """Whether the last forward of a call tells how good the answer is and has no part in it."""
+        return False
+
     def _gradients(self) -> int:
         """Backwards spent on one image, 0 where the attack does not say."""
         try:
@@ -168,6 +174,7 @@ class Attack(Configured):
         mask: Tensor | None = None,
         task: Task | None = None,
         kept: Tensor | None = None,
+        final_forward: bool = True,
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
@@ -186,6 +193,9 @@ class Attack(Configured):
             task: what labels and logits mean; None: segmentation, with that ``ignore_index``.
             kept: ``[N, H, W]`` long, beside targets: classes that pixels without a target are to keep, which has a part
                 in the loss and none in success; ``ignore_index`` means any class.
+            final_forward: False: where ``final_forward_is_optional``, it is left out, for training. The images are the
+                same; ``found`` and ``pixel_error`` are then those of the points before the last step or, for a
+                minimum-norm attack, by its own count.
 
         Raises:
             UserError: wrong shapes, values outside [0, 1], labels outside the classes.
@@ -202,7 +212,7 @@ class Attack(Configured):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
         clean = images.detach().float().clamp(0, 1)
         engine = Engine(model, goal)
-        problem = Problem(engine, clean, Draws.of(seeds, clean.device), tuple(budgets))
+        problem = Problem(engine, clean, Draws.of(seeds, clean.device), tuple(budgets), final_forward=final_forward)
         with frozen_eval(model):
             answer = Answer(*self.run(problem))
             engine.check_finite()

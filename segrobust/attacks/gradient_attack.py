@@ -93,6 +93,10 @@ class GradientAttack(BoundedAttack):
     def passes(self) -> tuple[int, int]:
         return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
 
+    @property
+    def final_forward_is_optional(self) -> bool:
+        return self.keep == "last" and self.restarts == 1
+
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
         best = BestIterate(problem.clean)
         for restart in range(self.restarts):
@@ -127,7 +131,8 @@ class GradientAttack(BoundedAttack):
             return measure(at, progress)
 
         eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
-        stage = Stage(problem, self.threat, eps, steps, gradient, within=radius <= 1)
+        needed = problem.final_forward or not self.final_forward_is_optional or done + steps < self.steps
+        stage = Stage(problem, self.threat, eps, steps, gradient, within=radius <= 1, measures_last=needed)
         points = stage.project(points)
         if self.optimiser == "apgd":
             return apgd(stage, points, self.track, self.first_step, self.halves_first)
