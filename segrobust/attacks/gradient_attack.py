@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class GradientAttack(BoundedAttack):
     keep: str = "best"
     scope: str = "stage"
 
+    takes_start: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
@@ -102,6 +105,8 @@ class GradientAttack(BoundedAttack):
         for restart in range(self.restarts):
             first = self.stages()[0][0]
             start = start_at_random(self, problem, restart, first) if self.random_start else problem.clean
+            if problem.start is not None and restart == 0:
+                start = torch.where(problem.start.isnan(), start, problem.start)
             result = self.search(problem, start)
             found = result.by_error if self.keep == "best" else result.last
             best.update(found.points, found.score)
