@@ -65,12 +65,6 @@ class Stage:
     def move(self, points: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
         return self.project(points + self.threat.step(points, gradient, size))
 
-    def measure(self, points: Tensor, step: int, before: Measurement) -> Measurement:
-        """Of the points after ``step`` steps, with a gradient where one more follows."""
-        if step < self.steps:
-            return self.gradient(points, step)
-        return self.problem.engine.measure(points) if self.measures_last else before
-
 
 class SearchResult:
     """Best points of a search: by error, by cross-entropy towards the goal and, where the problem has class weights, by
@@ -106,6 +100,13 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
     return -measured.ce if problem.engine.goal.targeted else measured.ce
 
 
+def measured_at(stage: Stage, points: Tensor, step: int, before: Measurement) -> Measurement:
+    """Of the points after ``step`` steps, with a gradient where one more follows; ``before``: of those before them."""
+    if step < stage.steps:
+        return stage.gradient(points, step)
+    return stage.problem.engine.measure(points) if stage.measures_last else before
+
+
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
     """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
     measured = stage.gradient(points, 0)
@@ -113,7 +114,7 @@ def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Searc
     for step in range(1, stage.steps + 1):
         size = step_size * STEP_SCHEDULES[schedule]((step - 1) / stage.steps)
         points = stage.move(points, measured.gradient, size)
-        measured = stage.measure(points, step, measured)
+        measured = measured_at(stage, points, step, measured)
         result.update(points, measured)
     return result
 
@@ -154,7 +155,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
         if step > 1:
             ahead = stage.project(torch.lerp(2 * points - previous, ahead, MOMENTUM))
         points, previous = ahead, points
-        measured = stage.measure(points, step, measured)
+        measured = measured_at(stage, points, step, measured)
         result.update(points, measured)
         if step == stage.steps:
             break

@@ -142,7 +142,7 @@ def test_free_training_sees_every_batch_four_times(tmp_path):
     before, after = hook_of(runner, Before).images, hook_of(runner, After).images
     assert [torch.equal(one[0], other[0]) for one, other in itertools.pairwise(before)] == (
         [True] * 3 + [False] + [True] * 3)  # fmt: skip
-    changes = [float((fed[0] - clean[0]).abs().max()) for clean, fed in zip(before, after, strict=True)]
+    changes = [float((fed[0].detach() - clean[0]).abs().max()) for clean, fed in zip(before, after, strict=True)]
     assert changes[0] == 0 and min(changes[1:]) > 0 and max(changes) == pytest.approx(4, abs=1e-3)
 
 
