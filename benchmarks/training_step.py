@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--forms", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)  # one: the time of the process is then that of its work
     training = Training(load_config(options.config), torch.device(options.device), options.size)
     console = Console(width=110)
     told = f"torch {torch.__version__}, {options.device}, {options.threads} threads, {options.repeats} repeats"

@@ -1,7 +1,7 @@
 """Free adversarial training (Shafahi et al., 2019, arXiv 1904.12843): every batch is trained on several times in a row,
 and one backward gives both the step of the weights and the next step of the perturbation::
 
-    train_dataloader = dict(batch_size=8, sampler=dict(type="SeededInfiniteSampler", batch_size=8, repeats=4), ...)
+    sampler = dict(type="SeededInfiniteSampler", batch_size=8, repeats=4)       # of train_dataloader
     custom_hooks = [dict(type="FreeAdversarialTrainingHook", eps="4/255", replays=4)]
 
 An iteration costs what one of ordinary training does. As many iterations see a fourth of the batches.
