@@ -7,8 +7,9 @@ the network that is trained, in the mode in which the hook attacks (eval, frozen
 constant logit gradient to the images. An ordinary step is mmengine's ``train_step`` on images that are on the device.
 An adversarial step is the ``AdversarialTrainingHook`` and the same ``train_step``; where the hook measures its images
 only every so many iterations, one iteration in so many is that dearer one. All follow each other in every repeat, in
-one process; a ratio is of one repeat, and the median of the repeats counts. Wall time and that of the process are told;
-on a CPU the second decides, which knows nothing of what else the machine does. Exit status 1: above the bound.
+one process, the K bare passes in a row; a ratio is of one repeat, and the median of the repeats counts. Wall time and
+that of the process are told; on a CPU the second decides, which is less disturbed by what else the machine does. Exit
+status 1: above the bound.
 
 With ``--forms`` the cheaper forms of training with the first attack stand beside it: the time of an iteration over that
 of the plain form. They are told and not judged.
@@ -179,14 +180,12 @@ def mean_time(times: dict[str, Times], name: str, interval: int) -> Times:
                    for plain, more in zip(times[name], dearer, strict=True)))  # fmt: skip
 
 
-def ratios(found: list[dict[str, Times]], name: str, interval: int, passes: int) -> list[Times]:
+def ratios(found: list[dict[str, Times]], name: str, interval: int) -> list[Times]:
     """Per repeat, of an iteration to the passes and the ordinary step."""
     of_each = []
     for times in found:
-        bare, ordinary, own = times["bare pass"], times["ordinary step"], mean_time(times, name, interval)
-        of_each.append(
-            Times(*(mine / (passes * one + step) for mine, one, step in zip(own, bare, ordinary, strict=True)))
-        )
+        both = zip(mean_time(times, name, interval), times["bare passes"], times["ordinary step"], strict=True)
+        of_each.append(Times(*(own / (passes + step) for own, passes, step in both)))
     return of_each
 
 
@@ -200,16 +199,16 @@ def median(values: Iterable[Times]) -> Times:
 def cost_table(training: Training, names: Sequence[str], steps: int, repeats: int) -> tuple[Table, list[Times]]:
     """What is printed, and the median ratios of the attacks."""
     hooks = {name: AdversarialTrainingHook(adversary(name, steps)) for name in names}
-    runs = {"bare pass": lambda: training.bare(1), "ordinary step": training.ordinary}
+    runs = {"bare passes": lambda: training.bare(steps), "ordinary step": training.ordinary}
     for name, hook in hooks.items():
         runs |= iterations(training, name, hook)
     found = rounds(runs, repeats)
     table = _table(f"{steps} attack passes and a training step", "ms", "wall", "process", "lowest .. highest")
-    for name in ("bare pass", "ordinary step"):
+    for name in ("bare passes", "ordinary step"):
         table.add_row(name, f"{1e3 * median(times[name] for times in found).process:.0f}", "", "", "")
     medians = []
     for name, hook in hooks.items():
-        of_each = ratios(found, name, hook.error_interval, steps)
+        of_each = ratios(found, name, hook.error_interval)
         medians.append(median(of_each))
         own = median(mean_time(times, name, hook.error_interval) for times in found)
         spread = sorted(one.process for one in of_each)

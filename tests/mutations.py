@@ -293,7 +293,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("torch.where(problem.start.isnan(), start, problem.start)", "problem.start"),
     ],
     ("attacks/optimise.py", "attacks/test_training_calls.py"): [
-        ("if self.measures_last else before", ""),
+        ("if stage.measures_last else before", ""),
     ],
     ("attacks/bounded.py", "attacks/test_training_calls.py"): [
         ("if problem.final_forward else measured", ""),

@@ -12,6 +12,7 @@ from segrobust.attacks.gradient import Engine
 from segrobust.attacks.segmentation import Goal
 from segrobust.core.errors import UserError
 from tests.attacks.toys import PixelLinear, SmallNet, batch
+from tests.known_answer.trace import Recorder
 
 EPS = 0.03
 PGD = dict(eps=EPS, steps=3, optimiser="pgd", radius_reduction=False)
@@ -86,7 +87,9 @@ def test_without_a_start_it_is_the_ordinary_attack_and_later_runs_begin_at_rando
     plain = attack(net, images, labels, seeds=(1, 2))
     unknown = attack(net, images, labels, seeds=(1, 2), start=torch.full_like(images, torch.nan))
     assert torch.equal(plain.images, unknown.images)
-    assert not torch.equal(plain.images, attack(net, images, labels, seeds=(1, 2), start=images).images)
+    recorder = Recorder(net)
+    build_attack(LAST | {"restarts": 2})(recorder, images, labels, seeds=(1, 2), start=images)
+    assert torch.equal(recorder.points[0], images) and not torch.equal(recorder.points[4], images)
 
 
 @pytest.mark.parametrize(
