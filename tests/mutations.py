@@ -251,7 +251,57 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("with computing_in(FLOAT32, points.device)", "if True"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_precision.py"): [
-        (", float32_unless_autocast(device):", ":"),
+        (", self._computing(device):", ":"),
+    ],
+    ("hooks/adversarial_training.py", "hooks/test_cheaper.py"): [
+        ("if self.precision is None else computing_in(self.precision, device)", ""),
+        ("done % self.error_interval == 0", "True"),
+        ("not attack.final_forward_is_optional or done", "done"),
+        ("self.kept.keep(samples, change)", "pass"),
+        ("checkpoint[KEPT] = self.kept.changes", "pass"),
+        ("            check_followed(runner)", "            pass"),
+    ],
+    ("hooks/cheaper.py", "hooks/test_cheaper.py"): [
+        ("points = attack.threat.project(points", "attack.threat.project(points"),
+        ("antialias=True", "antialias=False"),
+        ('mode="nearest-exact"', 'mode="nearest"'),
+        ("change.to(image).flip(_flips(sample))", "change.to(image)"),
+        ("change.flip(_flips(sample)).half()", "change.half()"),
+        ("change.shape == image.shape", "True"),
+        ('"vertical": (-2,)', '"vertical": (-1,)'),
+        ("if scale < 1 and attack.minimum_norm:", "if False:"),
+        ("if runner.world_size > 1:", "if False:"),
+        ('or names.count("RandomFlip") > 1', ""),
+    ],
+    ("hooks/free_training.py", "hooks/test_free_training.py"): [
+        ("self.eps if step_size is None", "self.eps / 2 if step_size is None"),
+        ("fed.grad[CHANNEL_SWAP]", "fed.grad"),
+        ("points = image + self.changes[index]", "points = image"),
+        ("self._projected(points + step, image) - image", "points + step - image"),
+        ("self.changes = saved", "pass"),
+        ("if self.replays > 1 and repeats", "if False and repeats"),
+    ],
+    ("datasets/seeded.py", "hooks/test_free_training.py"): [
+        ("batch // self.repeats * self.batch_size", "batch * self.batch_size"),
+        ("* self.world_size + self.rank\n            if", "* self.world_size\n            if"),
+    ],
+    ("attacks/gradient.py", "attacks/test_training_calls.py"): [
+        ("return self.memory(logits, ASCENT, layout).copy_(ascent)", "return ascent"),
+    ],
+    ("attacks/gradient_attack.py", "attacks/test_training_calls.py"): [
+        ('self.keep == "last" and self.restarts == 1', 'self.keep == "last"'),
+        ("or done + steps < self.steps", ""),
+        ("problem.start is not None and restart == 0", "problem.start is not None"),
+        ("torch.where(problem.start.isnan(), start, problem.start)", "problem.start"),
+    ],
+    ("attacks/optimise.py", "attacks/test_training_calls.py"): [
+        ("if stage.measures_last else before", ""),
+    ],
+    ("attacks/bounded.py", "attacks/test_training_calls.py"): [
+        ("if problem.final_forward else measured", ""),
+    ],
+    ("attacks/minimum_norm.py", "attacks/test_training_calls.py"): [
+        ("if not problem.final_forward:", "if False:"),
     ],
     ("hooks/robust_validation.py", "hooks/test_precision.py"): [
         (", float32_unless_autocast(device):", ":"),
@@ -845,7 +895,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("max_share: float | None = 0.2", "max_share: float | None = None"),
         ("FREE_SECONDS = 60.0", "FREE_SECONDS = 0.0"),
         ("self.began is None or _is_last(runner)", "self.began is None"),
-        ("share > self.max_share", "share > 0.2"),
+        ("share > self.bound", "share > 0.2"),
+        ("self.bound = None if stops else self.max_share", "self.bound = self.max_share"),
+        ("if stops and self.interval > 1:", "if stops and self.interval > 2:"),
         ("self.spent += took", "self.spent = took"),
     ],
     ("hooks/validation_pictures.py", "hooks/test_robust_validation.py"): [

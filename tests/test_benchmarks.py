@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, training_step
 from benchmarks.attack_step import PROXIMAL_STEPS, proximal_step
 from segrobust.attacks.gradient import Engine
 from segrobust.attacks.segmentation import Goal
+from segrobust.models.mm import load_config
 from tests.attacks.toys import SmallNet, batch
 
 
@@ -92,3 +93,45 @@ def test_a_step_is_the_difference_of_two_calls_over_that_of_their_passes(monkeyp
         "ratio": pytest.approx(1.25),
         "rounds": 2,
     }
+
+
+def test_the_cost_of_a_training_step_is_that_of_its_iterations_over_passes_and_a_step():
+    """Every tenth iteration is measured: (9 x 8 + 18) / 10 = 9 s, over 6 s of passes and a step of 3 s."""
+    times = {
+        "bare passes": (6.0, 3.0),
+        "ordinary step": (3.0, 1.0),
+        "CEPGD": (8.0, 4.0),
+        "CEPGD, measured": (18.0, 4.0),
+    }
+    found = [{name: training_step.Times(*both) for name, both in times.items()}]
+    assert training_step.ratios(found, "CEPGD", 10) == [pytest.approx((1.0, 1.0))]
+    plain = [{name: both for name, both in found[0].items() if "measured" not in name}]
+    assert training_step.ratios(plain, "CEPGD", 10) == [pytest.approx((8 / 9, 1.0))]
+    assert training_step.median([training_step.Times(n, 9 - n) for n in (1, 2, 9)]) == (2, 7)
+
+
+@pytest.mark.parametrize(("bound", "status"), [(0.01, 1), (100.0, 0)])
+def test_the_training_benchmark_tells_what_is_above_the_bound(bound, status, monkeypatch, capsys):
+    monkeypatch.setattr(training_step, "BOUND", bound)
+    tiny = ["--size", "32", "48", "--repeats", "1", "--steps", "1", "--device", "cpu"]
+    assert training_step.main([*tiny, "--attacks", "CEPGD", "ALMAProx"]) == status
+    told = capsys.readouterr().out
+    assert (f"above {bound}: CEPGD, ALMAProx" if status else f"none is above {bound}") in told
+    assert "ordinary step" in told and "1 attack passes and a training step" in told
+
+
+def test_the_training_benchmark_tells_all_forms(capsys):
+    assert (
+        training_step.main(["--size", "32", "48", "--repeats", "1", "--steps", "1", "--device", "cpu", "--forms"]) == 0
+    )
+    told = capsys.readouterr().out
+    for form in training_step.forms(training_step.adversary("CEPGD", 1)):
+        assert form in told
+
+
+def test_the_bound_is_eight_percent_and_a_step_has_the_attacks_of_the_recipes(repository):
+    assert training_step.BOUND == 1.08
+    for name in training_step.ATTACKS:
+        steps = 5 if name == "ALMAProx" else 3
+        file = repository / "configs" / "_base_" / "attacks" / f"{name.lower()}_linf4_s{steps}.py"
+        assert load_config(file).adversary == training_step.adversary(name, steps)

@@ -90,6 +90,8 @@ class Problem:
     draws: Draws  # of every image, from its seed
     budgets: tuple[float, ...] = ()  # radii at which a minimum-norm attack also keeps its worst iterate
     class_weights: Tensor | None = None  # [N, H, W]: a search then also keeps its iterate of the largest balanced error
+    start: Tensor | None = None  # [N, 3, H, W], where the first search begins; NaN: where it does without
+    final_forward: bool = True  # whether a forward is spent on how good the answer is, where it has no other use
 
     def subset(self, rows: Tensor) -> Problem:
         """That of some images, by long indices ``[M]``, without budgets."""
@@ -115,6 +117,7 @@ class Attack(Configured):
     can_target: ClassVar[bool] = False
     norms: ClassVar[tuple[str, ...]] = tuple(THREATS)
     minimum_norm: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = False  # whether it can begin at given points
     published: ClassVar[Mapping[str, Any] | None] = None
     logits_kept: ClassVar[int] = 2  # tensors of their size at a time, at least: they and what is computed from them
     defaults_of: ClassVar[str] = ""  # the attack whose defaults for a data set serve this one too
@@ -135,6 +138,11 @@ class Attack(Configured):
     def passes(self) -> tuple[int, int]:
         """Forwards and backwards spent on one image."""
         raise NotImplementedError
+
+    @property
+    def final_forward_is_optional(self) -> bool:
+        """Whether the last forward of a call tells how good the answer is and has no part in it."""
+        return False
 
     def _gradients(self) -> int:
         """Backwards spent on one image, 0 where the attack does not say."""
@@ -168,6 +176,8 @@ class Attack(Configured):
         mask: Tensor | None = None,
         task: Task | None = None,
         kept: Tensor | None = None,
+        final_forward: bool = True,
+        start: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch; the model's flags, gradients and buffers are left as they were.
 
@@ -186,9 +196,16 @@ class Attack(Configured):
             task: what labels and logits mean; None: segmentation, with that ``ignore_index``.
             kept: ``[N, H, W]`` long, beside targets: classes that pixels without a target are to keep, which has a part
                 in the loss and none in success; ``ignore_index`` means any class.
+            final_forward: False: where ``final_forward_is_optional``, it is left out, for training. The images are the
+                same; ``found`` and ``pixel_error`` are then those of the points before the last step or, for a
+                minimum-norm attack, by its own count.
+
+            start: ``[N, 3, H, W]``, points where the first run begins, put into ball and box; NaN: where it would
+                begin without.
 
         Raises:
-            UserError: wrong shapes, values outside [0, 1], labels outside the classes.
+            UserError: wrong shapes, values outside [0, 1], labels outside the classes, or a start for an attack that
+                takes none.
         """
         if not isinstance(model, torch.nn.Module):
             raise UserError(f"model: expected a segrobust.Segmenter, got {type(model).__name__}; see Segmenter.wrap")
@@ -202,7 +219,11 @@ class Attack(Configured):
             raise UserError(f"seeds: expected one per image ({len(images)}), got {len(seeds)}")
         clean = images.detach().float().clamp(0, 1)
         engine = Engine(model, goal)
-        problem = Problem(engine, clean, Draws.of(seeds, clean.device), tuple(budgets))
+        if start is not None and (not self.takes_start or start.shape != clean.shape):
+            wanted = "a start as large as the images" if self.takes_start else "no start"
+            raise UserError(f"{self.name}: expected {wanted}, got one of shape {tuple(start.shape)}")
+        draws = Draws.of(seeds, clean.device)
+        problem = Problem(engine, clean, draws, tuple(budgets), start=start, final_forward=final_forward)
         with frozen_eval(model):
             answer = Answer(*self.run(problem))
             engine.check_finite()

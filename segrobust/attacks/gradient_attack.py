@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class GradientAttack(BoundedAttack):
     keep: str = "best"
     scope: str = "stage"
 
+    takes_start: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of(optimiser=("apgd", "pgd"), step_schedule=STEP_SCHEDULES, track=("ce", "error"))
@@ -93,11 +96,17 @@ class GradientAttack(BoundedAttack):
     def passes(self) -> tuple[int, int]:
         return (self.steps + len(self.stages())) * self.restarts, self.steps * self.restarts
 
+    @property
+    def final_forward_is_optional(self) -> bool:
+        return self.keep == "last" and self.restarts == 1
+
     def run(self, problem: Problem) -> tuple[Tensor, Tensor]:
         best = BestIterate(problem.clean)
         for restart in range(self.restarts):
             first = self.stages()[0][0]
             start = start_at_random(self, problem, restart, first) if self.random_start else problem.clean
+            if problem.start is not None and restart == 0:
+                start = torch.where(problem.start.isnan(), start, problem.start)
             result = self.search(problem, start)
             found = result.by_error if self.keep == "best" else result.last
             best.update(found.points, found.score)
@@ -127,7 +136,8 @@ class GradientAttack(BoundedAttack):
             return measure(at, progress)
 
         eps = problem.clean.new_full((len(problem.clean),), radius * self.eps)
-        stage = Stage(problem, self.threat, eps, steps, gradient, within=radius <= 1)
+        needed = problem.final_forward or not self.final_forward_is_optional or done + steps < self.steps
+        stage = Stage(problem, self.threat, eps, steps, gradient, within=radius <= 1, measures_last=needed)
         points = stage.project(points)
         if self.optimiser == "apgd":
             return apgd(stage, points, self.track, self.first_step, self.halves_first)

@@ -48,6 +48,7 @@ class Stage:
     """One run of ``steps`` gradients at ``eps`` (``[N]``); ``gradient(points, step)`` weighs the pixels.
 
     within: ``eps`` is within the attack's radius: the best error is tracked, as the points may be the answer.
+    measures_last: the points after the last step are measured; else they count like those before it.
     """
 
     problem: Problem
@@ -56,6 +57,7 @@ class Stage:
     steps: int
     gradient: Gradient
     within: bool = False
+    measures_last: bool = True
 
     def project(self, points: Tensor) -> Tensor:
         return self.threat.project(points, self.problem.clean, self.eps)
@@ -98,6 +100,13 @@ def towards_goal(problem: Problem, measured: Measurement) -> Tensor:
     return -measured.ce if problem.engine.goal.targeted else measured.ce
 
 
+def measured_at(stage: Stage, points: Tensor, step: int, before: Measurement) -> Measurement:
+    """Of the points after ``step`` steps, with a gradient where one more follows; ``before``: of those before them."""
+    if step < stage.steps:
+        return stage.gradient(points, step)
+    return stage.problem.engine.measure(points) if stage.measures_last else before
+
+
 def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> SearchResult:
     """Projected gradient steps of ``step_size`` (``[N]``) times the schedule."""
     measured = stage.gradient(points, 0)
@@ -105,7 +114,7 @@ def pgd(stage: Stage, points: Tensor, step_size: Tensor, schedule: str) -> Searc
     for step in range(1, stage.steps + 1):
         size = step_size * STEP_SCHEDULES[schedule]((step - 1) / stage.steps)
         points = stage.move(points, measured.gradient, size)
-        measured = stage.gradient(points, step) if step < stage.steps else stage.problem.engine.measure(points)
+        measured = measured_at(stage, points, step, measured)
         result.update(points, measured)
     return result
 
@@ -146,7 +155,7 @@ def apgd(stage: Stage, points: Tensor, track: str, first_step: float = 2.0, halv
         if step > 1:
             ahead = stage.project(torch.lerp(2 * points - previous, ahead, MOMENTUM))
         points, previous = ahead, points
-        measured = stage.gradient(points, step) if step < stage.steps else problem.engine.measure(points)
+        measured = measured_at(stage, points, step, measured)
         result.update(points, measured)
         if step == stage.steps:
             break

@@ -39,16 +39,29 @@ class SeededInfiniteSampler(Sampler):
     Args:
         dataset: a :class:`SeededDataset`.
         shuffle: a new random order on every pass instead of the data set's own.
+        batch_size: the data loader's, per process, where batches are repeated.
+        repeats: how often each batch comes in a row, augmented alike; for free adversarial training.
         seed: None is refused; the runner passes the one of ``randomness=dict(seed=...)``.
     """
 
-    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Sized,
+        shuffle: bool = True,
+        seed: int | None = None,
+        batch_size: int = 1,
+        repeats: int = 1,
+    ) -> None:
         if not isinstance(dataset, SeededDataset):
             raise UserError(f"SeededInfiniteSampler: expected dataset=dict(type='SeededDataset', dataset=...), "
                             f"got {type(dataset).__name__}")  # fmt: skip
         if seed is None:
             raise UserError("SeededInfiniteSampler: expected a seed; set randomness=dict(seed=0) in the config")
+        for name, value in (("batch_size", batch_size), ("repeats", repeats)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"SeededInfiniteSampler: expected {name} to be an integer >= 1, got {value!r}")
         self.size = len(dataset)
+        self.batch_size, self.repeats = batch_size, repeats
         self.shuffle = shuffle
         self.seed = seed
         self.rank, self.world_size = get_dist_info()
@@ -56,7 +69,9 @@ class SeededInfiniteSampler(Sampler):
 
     def __iter__(self) -> Iterator[Draw]:
         visit, order = -1, range(self.size)
-        for position in itertools.count(self.first * self.world_size + self.rank, self.world_size):
+        for draw in itertools.count(self.first):
+            batch, place = divmod(draw, self.batch_size)
+            position = (batch // self.repeats * self.batch_size + place) * self.world_size + self.rank
             if position // self.size != visit:
                 visit = position // self.size
                 order = self._order(visit)

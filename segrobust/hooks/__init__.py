@@ -9,6 +9,7 @@ from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.distributed import EqualBuffersHook
 from segrobust.hooks.divergence import DivergenceHook
 from segrobust.hooks.exact_resume import ReseedHook
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.hooks.load_from import LoadFromHook
 from segrobust.hooks.overfitting import OverfittingHook
 from segrobust.hooks.robust_validation import RobustValidationHook
@@ -20,6 +21,7 @@ __all__ = [
     "AdversarialTrainingHook",
     "DivergenceHook",
     "EqualBuffersHook",
+    "FreeAdversarialTrainingHook",
     "LoadFromHook",
     "OverfittingHook",
     "ReseedHook",

@@ -29,8 +29,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,17 @@ from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
-from segrobust.core.groups import of_equal_size
 from segrobust.core.seeds import seed_of
+from segrobust.hooks.batches import equal_batches, to_loader
+from segrobust.hooks.cheaper import KeptPerturbations, attacked_at, check_followed, check_forms, smaller
 from segrobust.models.adapters.mmseg import unwrapped
-from segrobust.models.precision import float32_unless_autocast
+from segrobust.models.precision import check_precision, computing_in, float32_unless_autocast
 from segrobust.models.replayed import Replayed
-from segrobust.models.trainable import CHANNEL_SWAP, from_loader, live_segmenter
+from segrobust.models.trainable import live_segmenter
 from segrobust.recipes.paired import PairedLoss, build_paired_loss
 from segrobust.recipes.pairs import PairedSegmentor, Pairs
+
+KEPT = "kept_perturbations"  # their entry in a checkpoint
 
 
 @HOOKS.register_module()
@@ -59,7 +62,8 @@ class AdversarialTrainingHook(Hook):
     Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast,
     else in true float32, without TF32.
     Logs ``adv_eps`` (radius or cap, in image units), ``adv_passes`` (forwards and backwards per attacked image),
-    ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong) and ``adv_time`` (seconds); for a
+    ``adv_time`` (seconds) and ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong; every so
+    many iterations where that takes a forward of its own); for a
     minimum-norm attack also ``adv_distance`` (mean norm of the change, in image units like ``adv_eps``) and
     ``adv_found`` (share of the attacked images that reached the goal).
 
@@ -75,12 +79,19 @@ class AdversarialTrainingHook(Hook):
             makes the first iterations cheaper.
         loss: name or config of a loss over the clean images and the attacked ones, such as ``dict(type="TRADES",
             beta=6.0)``; both halves go through the network on their own. None: the model's loss on attacked images.
+        error_interval: iterations between two forwards for ``adv_pixel_error`` alone, with an attack whose last points
+            are its answer (``keep="last"``); between them a minimum-norm attack logs what it counted itself.
+        precision: of the attack's passes, such as ``"bf16"``; the training step computes as it did. None: as above.
+        scale: the attack sees images and labels at this share of their height and width, and its change is resized.
+        keep_perturbations: the attack begins where it ended at the image's last visit. The pipeline may flip images,
+            not move them otherwise; six bytes per pixel of the data set, in memory and in every checkpoint.
         seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
         cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
-        UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, a model under
-            FSDP, or one that the ``loss`` does not fit, or that has one of its own beside ``loss`` or ``clean_ratio``.
+        UserError: a value outside its range, a targeted attack, a minimum-norm attack without a cap, an attack that a
+            cheaper form does not fit, a model under FSDP, or one that the ``loss`` does not fit, or that has one of its
+            own beside ``loss`` or ``clean_ratio``.
     """
 
     def __init__(
@@ -93,6 +104,10 @@ class AdversarialTrainingHook(Hook):
         cuda_graphs: bool = True,
         steps_warmup: int = 0,
         loss: str | Mapping[str, Any] | PairedLoss | None = None,
+        error_interval: int = 10,
+        precision: str | None = None,
+        scale: float = 1.0,
+        keep_perturbations: bool = False,
     ) -> None:
         self.attack = build_attack(attack)
         if self.attack.targeted:
@@ -118,6 +133,10 @@ class AdversarialTrainingHook(Hook):
         if loss is not None and clean_ratio:
             raise UserError("AdversarialTrainingHook: a loss over clean and attacked images has all clean ones in it; "
                             "leave clean_ratio out")  # fmt: skip
+        if isinstance(error_interval, bool) or not isinstance(error_interval, int) or error_interval < 1:
+            raise UserError(f"AdversarialTrainingHook: expected error_interval to be an integer >= 1, got "
+                            f"{error_interval!r}")  # fmt: skip
+        check_forms(self.attack, precision, scale, keep_perturbations)
         self.loss = None if loss is None else build_paired_loss(loss)
         self.pairs: Pairs | PairedSegmentor | None = None  # what has a loss over both, while training lasts
         self.clean_ratio = clean_ratio
@@ -126,6 +145,9 @@ class AdversarialTrainingHook(Hook):
         self.steps_warmup = steps_warmup
         self.seed = seed
         self.cuda_graphs = cuda_graphs
+        self.error_interval = error_interval
+        self.precision, self.scale = precision, scale
+        self.kept = KeptPerturbations() if keep_perturbations else None
 
     def attack_at(self, iteration: int) -> Attack | None:
         """The attack of an iteration; None where there is nothing to attack with."""
@@ -147,6 +169,10 @@ class AdversarialTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.segmenter = self._attacked = live_segmenter(runner.model)
+        if self.precision is not None:
+            check_precision(self.precision, next(self.segmenter.parameters()).device)
+        if self.kept is not None:
+            check_followed(runner)
         model = unwrapped(runner.model)
         if isinstance(model, PairedSegmentor):
             if self.loss is not None or self.clean_ratio:
@@ -166,7 +192,9 @@ class AdversarialTrainingHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
         runner.message_hub.update_scalar("train/adv_eps", getattr(attack, self.radius) if attack else 0.0)
-        if (passes := _passes(attack)) is not None:
+        done = runner.iter - self.start
+        measures = attack is None or not attack.final_forward_is_optional or done % self.error_interval == 0
+        if (passes := _passes(attack, measures)) is not None:
             runner.message_hub.update_scalar("train/adv_passes", passes)
         if self.pairs is not None:
             self.pairs.active = attack is not None
@@ -174,16 +202,25 @@ class AdversarialTrainingHook(Hook):
             return
         begin = time.perf_counter()
         try:
-            results = self._replace(runner, attack, data_batch)
+            results = self._replace(runner, attack, data_batch, measures)
         except TypeError as problem:  # mmengine would raise it anew without its traceback
             raise RuntimeError(f"{type(self).__name__}: {problem}") from problem
-        if results:
+        if results and (measures or attack.minimum_norm):  # which count themselves
             for name in ("pixel_error", "distance", "found") if attack.minimum_norm else ("pixel_error",):
                 values = torch.cat([getattr(result, name) for result in results])
                 runner.message_hub.update_scalar(f"train/adv_{name}", float(values.float().mean()))
         runner.message_hub.update_scalar("train/adv_time", time.perf_counter() - begin)
 
-    def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any]) -> list[AttackResult]:
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        if self.kept is not None:
+            checkpoint[KEPT] = self.kept.changes
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        changes = checkpoint.pop(KEPT, {})
+        if self.kept is not None and runner._resume:
+            self.kept.changes = changes
+
+    def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any], measures: bool) -> list[AttackResult]:
         """Attack the chosen images in place or, for a loss over both, put them all behind the clean ones."""
         inputs = list(data_batch["inputs"])
         seed = runner.seed if self.seed is None else self.seed
@@ -191,11 +228,12 @@ class AdversarialTrainingHook(Hook):
         device, results = next(self.segmenter.parameters()).device, []
         model = unwrapped(runner.model)
         seen = model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()
-        with seen, runner.optim_wrapper.optim_context(model), float32_unless_autocast(device):
+        with seen, runner.optim_wrapper.optim_context(model), self._computing(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
+                call = dict(ignore_index=self.segmenter.ignore_index, seeds=seeds, final_forward=measures)
                 results.append(
-                    attack(self._attacked, images, labels, ignore_index=self.segmenter.ignore_index, seeds=seeds)
+                    self._attack(attack, images, labels, [data_batch["data_samples"][i] for i in group], call)
                 )
                 for index, attacked in zip(group, results[-1].images, strict=True):
                     inputs[index] = to_loader(attacked)
@@ -207,33 +245,24 @@ class AdversarialTrainingHook(Hook):
             self._attacked = Replayed(self.segmenter)
         return results
 
+    def _attack(
+        self, attack: Attack, images: Tensor, labels: Tensor, samples: list[Any], call: dict[str, Any]
+    ) -> AttackResult:
+        """Of images of one size, in the hook's form."""
+        if self.kept is not None:
+            call["start"] = self.kept.starts(samples, smaller(images, self.scale))
+        result, change = attacked_at(attack, self.scale, self._attacked, images, labels, **call)
+        if self.kept is not None:
+            self.kept.keep(samples, change)
+        return result
 
-def _passes(attack: Attack | None) -> int | None:
+    def _computing(self, device: torch.device) -> AbstractContextManager:
+        return float32_unless_autocast(device) if self.precision is None else computing_in(self.precision, device)
+
+
+def _passes(attack: Attack | None, measures: bool) -> int | None:
     """Forwards and backwards per attacked image, at most; None where the attack does not say."""
     try:
-        return sum(attack.passes()) if attack else 0
+        return sum(attack.passes()) - (not measures) if attack else 0
     except NotImplementedError:
         return None
-
-
-def to_loader(image: Tensor) -> Tensor:
-    """An attacked image in the loader's format, as float32."""
-    return image[CHANNEL_SWAP] * 255
-
-
-def equal_batches(
-    batch: Mapping[str, Any], chosen: Iterable[int], device: torch.device
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """The chosen images of a batch in groups of equal size: indices, images ``[N, 3, H, W]``, labels ``[N, H, W]``.
-
-    Raises:
-        UserError: the data samples have no labels.
-    """
-    inputs, samples = list(batch["inputs"]), batch["data_samples"]
-    if not all("gt_sem_seg" in sample for sample in samples):
-        raise UserError("an attack needs labels, but the data samples have no gt_sem_seg; "
-                        "add LoadAnnotations (or LoadPair) to the pipeline")  # fmt: skip
-    for group in of_equal_size({index: inputs[index].shape for index in chosen}):
-        images = torch.stack([from_loader(inputs[index].to(device)) for index in group])
-        labels = [samples[index].gt_sem_seg.data.squeeze(0).to(device).long() for index in group]
-        yield group, images, torch.stack(labels)

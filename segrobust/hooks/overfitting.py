@@ -21,7 +21,8 @@ from mmengine.registry import HOOKS
 from segrobust.attacks import Attack, build_attack
 from segrobust.core.errors import RunFailed, UserError, unknown_name
 from segrobust.core.seeds import seed_of
-from segrobust.hooks.adversarial_training import AdversarialTrainingHook, equal_batches
+from segrobust.hooks.adversarial_training import AdversarialTrainingHook
+from segrobust.hooks.batches import equal_batches
 from segrobust.models.adapters.mmseg import unwrapped
 
 FEW = 3  # backward passes of an attack that a model may learn to fool

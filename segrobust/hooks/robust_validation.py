@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import Hook, IterTimerHook
+from mmengine.hooks import EarlyStoppingHook, Hook, IterTimerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner.amp import autocast
@@ -66,14 +66,16 @@ class RobustValidationHook(Hook):
             which ``save_best`` skips.
         seed: of the attack's random numbers.
         max_share: of the training's time so far, above which a due validation under attack is skipped (not the last
-            one, and not within the first minute that they take); None: no bound.
+            one, not within the first minute that they take, and not where an ``EarlyStoppingHook`` watches a number of
+            theirs, which has to have every one); None: no bound.
         pictures: keep so many of the first images, clean and attacked with their predictions, under
             ``WORK_DIR/pictures``, for ``segrobust report``; for a bounded attack.
         cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
         UserError: a value outside its range, a targeted attack, data without labels, a model under FSDP, or before the
-            run another of these hooks that would write the same two numbers.
+            run another of these hooks that would write the same two numbers, or early stopping on one of them that
+            would not have it from every validation.
     """
 
     priority = "HIGHEST"  # the first after validation: before the metrics are logged and the averaged weights go
@@ -98,7 +100,8 @@ class RobustValidationHook(Hook):
             raise UserError(f"RobustValidationHook: expected max_share to be in (0, 1] or None, got {max_share!r}")
         if isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 0:
             raise UserError(f"RobustValidationHook: expected pictures to be an integer >= 0, got {pictures!r}")
-        self.max_share, self.pictures = max_share, pictures
+        self.max_share = self.bound = max_share
+        self.pictures = pictures
         self.began: float | None = None  # the training, by the clock
         self.spent = 0.0  # seconds in this hook since then
         self.num_images = num_images
@@ -113,6 +116,11 @@ class RobustValidationHook(Hook):
         if len(same) > 1:
             raise UserError(f"RobustValidationHook: {' and '.join(hook.attack.name for hook in same)} would both write "
                             f"{self.names[0]}; keep one bounded and one minimum-norm attack")  # fmt: skip
+        stops = {one.monitor for one in runner.hooks if isinstance(one, EarlyStoppingHook)} & {*self.names}
+        if stops and self.interval > 1:
+            raise UserError(f"RobustValidationHook: EarlyStoppingHook watches {min(stops)} after every validation; "
+                            f"expected interval=1, got {self.interval}")  # fmt: skip
+        self.bound = None if stops else self.max_share
 
     def before_train(self, runner: Any) -> None:
         self.began, self.spent = time.perf_counter(), 0.0
@@ -135,15 +143,15 @@ class RobustValidationHook(Hook):
 
     def _takes_too_long(self, runner: Any) -> bool:
         """Whether a validation is to be skipped for the time of those before it; all processes agree."""
-        if self.max_share is None or self.began is None or _is_last(runner):
+        if self.bound is None or self.began is None or _is_last(runner):
             return False
         share = self.spent / max(time.perf_counter() - self.began, 1e-9)
-        over = torch.tensor(float(self.spent > FREE_SECONDS and share > self.max_share))
+        over = torch.tensor(float(self.spent > FREE_SECONDS and share > self.bound))
         all_reduce(over, "max")
         if over:
             runner.logger.info(
                 f"robust validation skipped after {runner.iter} iterations: those under {self.attack.name} took "
-                f"{share:.0%} of the time so far, max_share={self.max_share:g}"
+                f"{share:.0%} of the time so far, max_share={self.bound:g}"
             )
         return bool(over)
 

@@ -126,6 +126,8 @@ def trained(names: dict, work_dir) -> None:
     config = with_plain_validation(toy_config(*names["custom_hooks"], attack=None, iters=2))
     config.default_hooks.update(names.get("default_hooks", {}))
     config.model.update(names.get("model", {}))
+    if "sampler" in names:
+        config.train_dataloader.update(sampler=names["sampler"], batch_size=names["sampler"]["batch_size"])
     runner = train(config, work_dir=work_dir)
     assert type(runner.model).__name__ == config.model.type
     scalars = runner.message_hub.log_scalars

@@ -210,6 +210,24 @@ def test_its_time_is_bounded(tmp_path, monkeypatch, validation, share, run_after
     assert all(float(percent) > 100 * share for _, percent in told)
 
 
+def test_early_stopping_has_every_validation(tmp_path, monkeypatch):
+    clock = Clock(70.0)
+    monkeypatch.setattr(robust_validation, "time", clock)
+
+    def measure(hook, runner):
+        clock.now += clock.validation
+        return float(100 * runner.iter), 34.0  # ever better
+
+    monkeypatch.setattr(RobustValidationHook, "measure", measure)
+    config = with_validation(toy_config(dict(type="Second"), attack=None, iters=8), max_share=0.2)
+    config.custom_hooks.append(dict(type="EarlyStoppingHook", monitor="robust/mIoU", rule="greater"))
+    train(config, work_dir=tmp_path / "stops")
+    assert [line["step"] for line in validations(tmp_path / "stops") if "robust/mIoU" in line] == [2, 4, 6, 8]
+    config.custom_hooks[-2]["interval"] = 2
+    with pytest.raises(UserError, match="EarlyStoppingHook watches robust/mIoU after every .* interval=1, got 2"):
+        train(config, work_dir=tmp_path / "refused")
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("max_share", 0.0), ("max_share", 1.5), ("pictures", -1), ("pictures", True)]
 )

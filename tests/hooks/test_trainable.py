@@ -14,7 +14,7 @@ from torch import nn
 
 from segrobust.commands.training import prepare, train
 from segrobust.core.errors import UserError
-from segrobust.hooks.adversarial_training import equal_batches
+from segrobust.hooks.batches import equal_batches
 from segrobust.models.load import build_segmenter, load_segmenter
 from segrobust.models.segmenter import Segmenter, frozen_eval
 from segrobust.models.trainable import TrainableSegmenter, build_trainable, live_segmenter

@@ -233,7 +233,7 @@ def toy_model(size=(32, 32)) -> dict[str, Any]:
 def toy_config(*hooks: dict, iters: int = 4, attack: dict | None = PGD, **changes: Any) -> Config:
     """A config that trains for ``iters`` batches of 2 and, unless ``attack`` is None, attacks them."""
     if attack is not None:
-        hooks = (*hooks, dict(type="AdversarialTrainingHook", attack=attack))
+        hooks = (*hooks, dict(type="AdversarialTrainingHook", attack=attack, error_interval=1))
     config = dict(
         default_scope="mmseg",
         model=toy_model(),

@@ -88,6 +88,7 @@ def test_step_sizes_on_any_course_of_the_loss(steps, halves_first):
         problem=SimpleNamespace(engine=engine, class_weights=None),
         steps=steps,
         within=False,
+        measures_last=True,
         eps=torch.full((count,), 0.5),
         gradient=lambda points, step: measured(step),
         project=lambda points: points,

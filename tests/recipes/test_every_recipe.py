@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks import regions
 from segrobust.commands.training import train
-from segrobust.hooks import AdversarialTrainingHook, OverfittingHook, RobustValidationHook
+from segrobust.hooks import AdversarialTrainingHook, FreeAdversarialTrainingHook, OverfittingHook, RobustValidationHook
+from segrobust.hooks.cheaper import FOLLOWED
 from segrobust.models.checkpoint.loading import load_state_dict
 from segrobust.models.mm import load_config
-from tests.hooks.toys import After, Before, history, hook_of, toy_config, with_plain_validation
+from tests.hooks.test_cheaper import FlippedScenes
+from tests.hooks.toys import After, Before, ToySegmentor, history, hook_of, toy_config, with_plain_validation
 from tests.recipes.toys import ToyDDCAT
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "fpn"
@@ -29,12 +32,20 @@ PLAIN = {  # recipe: attack, radius in 1/255, backward passes, share of clean im
     "sharppgdat-linf4-s3": ("SharpPGD", 4, 3, 0),
     "rppgdat-linf4-s3": ("RPPGD", 4, 3, 0),
     "fastat-linf4-s1": ("CEPGD", 4, 1, 0),
+    "cepgdat-bf16-linf4-s3": ("CEPGD", 4, 3, 0),
+    "cepgdat-half-linf4-s3": ("CEPGD", 4, 3, 0),
     "trades-linf4-s3": ("KLPGD", 4, 3, 0),
     "mart-linf4-s3": ("CEPGD", 4, 3, 0),
     "ddcat-linf4-s3": ("CEPGD", 4, 3, 0),
 }
 PAIRED = ("trades", "mart", "ddcat")  # each image is there twice, clean and attacked
-OTHERS = {"cepgdat-tsallisloss-linf4-s3", "cepgdat-swa-linf4-s3", "cepgdat-earlystop-linf4-s3"}
+OTHERS = {
+    "cepgdat-tsallisloss-linf4-s3",
+    "cepgdat-swa-linf4-s3",
+    "cepgdat-earlystop-linf4-s3",
+    "freeat-linf4-m4",
+    "cepgdat-kept-linf4-s1",
+}
 
 
 @HOOKS.register_module()
@@ -134,6 +145,50 @@ def test_fast_training_is_guarded(tmp_path):
     guard = hook_of(runner, OverfittingHook)
     assert (guard.action, guard.steps, guard.interval) == ("steps", 3, 50)
     assert guard.stronger.passes() == (4, 3) and hook_of(runner, AdversarialTrainingHook).attack.passes() == (2, 1)
+
+
+def test_free_training_sees_every_batch_four_times(tmp_path):
+    config, shipped = miniature("freeat-linf4-m4", iters=8), load_config(NAMES["freeat-linf4-m4"])
+    sampler = shipped.train_dataloader.sampler
+    assert (sampler.type, sampler.batch_size, shipped.train_dataloader.batch_size) == ("SeededInfiniteSampler", 8, 8)
+    config.train_dataloader.sampler = {**sampler, "batch_size": 2}
+    config.train_dataloader.dataset = dict(type="SeededDataset", dataset=config.train_dataloader.dataset)
+    runner = train(config, work_dir=tmp_path)
+    assert_finite(runner, 8)
+    assert hook_of(runner, FreeAdversarialTrainingHook).replays == 4
+    before, after = hook_of(runner, Before).images, hook_of(runner, After).images
+    assert [torch.equal(one[0], other[0]) for one, other in itertools.pairwise(before)] == (
+        [True] * 3 + [False] + [True] * 3)  # fmt: skip
+    changes = [float((fed[0].detach() - clean[0]).abs().max()) for clean, fed in zip(before, after, strict=True)]
+    assert changes[0] == 0 and min(changes[1:]) > 0 and max(changes) == pytest.approx(4, abs=1e-3)
+
+
+def test_perturbations_are_kept_and_grow_over_the_visits(tmp_path):
+    config, shipped = miniature("cepgdat-kept-linf4-s1", iters=6), load_config(NAMES["cepgdat-kept-linf4-s1"])
+    names = [step.type for step in shipped.train_dataloader.dataset.dataset.pipeline]
+    assert names == ["LoadPair", "RandomFlip", "PhotoMetricDistortion", "PackSegInputs"] and {*names} < {*FOLLOWED}
+    config.train_dataloader.dataset = dict(type=FlippedScenes.__name__)
+    runner = train(config, work_dir=tmp_path)
+    assert_finite(runner, 6)
+    trainer = hook_of(runner, AdversarialTrainingHook)
+    assert trainer.attack.passes() == (2, 1) and len(trainer.kept.changes) == 4
+    changes = [float(change.abs().max()) for change in trainer.kept.changes.values()]
+    assert max(changes) == pytest.approx(4 / 255, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "half"), [("cepgdat-bf16-linf4-s3", 32, True), ("cepgdat-half-linf4-s3", 16, False)]
+)
+def test_the_attack_alone_is_cheaper(name, size, half, tmp_path, monkeypatch):
+    seen, own = {True: set(), False: set()}, ToySegmentor.extract_feat
+
+    def spy(self, images):
+        seen[self.training].add((images.shape[-1], torch.is_autocast_enabled("cpu")))
+        return own(self, images)
+
+    monkeypatch.setattr(ToySegmentor, "extract_feat", spy)
+    train(miniature(name, iters=2), work_dir=tmp_path)
+    assert seen == {True: {(32, False)}, False: {(size, half)}}
 
 
 def test_the_tsallis_loss_moves_from_cross_entropy(tmp_path):
