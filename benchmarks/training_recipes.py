@@ -37,6 +37,10 @@ RECIPES = {
     "mart": "mart-linf4-s3-1500",
     "fastat": "fastat-linf4-s1-1500",
     "ddcat": "ddcat-linf4-s3-1500",
+    "freeat": "freeat-linf4-m4-1500",
+    "cepgdat-kept": "cepgdat-kept-linf4-s1-1500",
+    "cepgdat-bf16": "cepgdat-bf16-linf4-s3-1500",
+    "cepgdat-half": "cepgdat-half-linf4-s3-1500",
 }
 FPN = "fpn-r18w24"
 ARCHITECTURES = {  # and whose config describes the model; None: that of the recipe
@@ -101,6 +105,8 @@ def recipe_config(
     shipped = start == "shipped" and architecture == FPN
     config.load_from = str(shipped_model(SHIPPED).weights_path) if shipped else None
     config.train_dataloader.batch_size = batch_size
+    if "batch_size" in config.train_dataloader.sampler:
+        config.train_dataloader.sampler.batch_size = batch_size
     config.randomness = dict(seed=seed)
     config.log_level = "WARNING"  # the console is the table's
     if dtype := DTYPES[precision]:
@@ -128,8 +134,10 @@ def _resize(config: Config, height: int, width: int) -> None:
     config.model.data_preprocessor.size = (height, width)
     for split in ("train", "val", "test"):
         dataset = config[f"{split}_dataloader"].dataset
-        for step in dataset.get("dataset", dataset).pipeline:
-            if step.type == "RandomResize" or (step.type == "LoadPair" and split != "train"):
+        pipeline = dataset.get("dataset", dataset).pipeline
+        cropped = any(step.type == "RandomCrop" for step in pipeline)
+        for step in pipeline:
+            if step.type == "RandomResize" or (step.type == "LoadPair" and not cropped):
                 step.scale = (width, height)
             elif step.type == "RandomCrop":
                 step.crop_size = (height, width)

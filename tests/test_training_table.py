@@ -120,6 +120,8 @@ def test_every_recipe_of_equal_length_is_in_the_table():
         ("mart", 13),
         ("fastat", 6),
         ("ddcat", 13),
+        ("freeat", 3),
+        ("cepgdat-kept", 6),
     ],
 )
 def test_passes_of_an_iteration(recipe, count):
@@ -149,6 +151,9 @@ def test_a_training_of_some_iterations_has_no_warm_up():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture_takes_size_classes_and_losses_of_the_recipe(architecture):
+    assert config_for("freeat", architecture).train_dataloader.sampler.batch_size == 2
+    whole = config_for("cepgdat-kept", architecture, (72, 96)).train_dataloader.dataset.dataset.pipeline
+    assert whole[0].scale == (96, 72)  # whole images, where others are cropped
     config = config_for("cepgdat-tsallisloss", architecture, (72, 96))
     loss, model = config_for("cepgdat-tsallisloss").model.decode_head.loss_decode, config.model
     assert model.data_preprocessor.size == (72, 96)

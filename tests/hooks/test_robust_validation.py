@@ -224,7 +224,7 @@ def test_early_stopping_has_every_validation(tmp_path, monkeypatch):
     train(config, work_dir=tmp_path / "stops")
     assert [line["step"] for line in validations(tmp_path / "stops") if "robust/mIoU" in line] == [2, 4, 6, 8]
     config.custom_hooks[-2]["interval"] = 2
-    with pytest.raises(UserError, match="EarlyStoppingHook watches robust/mIoU after every .* interval=1, got 2"):
+    with pytest.raises(UserError, match=r"EarlyStoppingHook watches robust/mIoU after every .* interval=1, got 2"):
         train(config, work_dir=tmp_path / "refused")
 
 
