@@ -16,6 +16,7 @@ from segrobust.commands.training import train
 from segrobust.core.digest import config_sha256
 from segrobust.datasets.pipeline import metainfo_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.pretrained import refuse_downloads
@@ -78,7 +79,8 @@ def test_it_is_built_and_attacked(file, built):
     images = torch.rand(1, 3, 32, 32, generator=random)
     labels = torch.randint(model.num_classes, (1, 32, 32), generator=random)
     attack, radius = attack_of(config), re.search(r"-linf(\d+)-", file.stem)
-    trained = [one for one in config.get("custom_hooks") or () if one["type"].endswith(AdversarialTrainingHook.__name__)]
+    kinds = (AdversarialTrainingHook.__name__, FreeAdversarialTrainingHook.__name__)
+    trained = [one for one in config.get("custom_hooks") or () if one["type"] in kinds]
     assert len(trained) == bool(radius)  # the name of an adversarial one carries its radius, and its clean images
     assert bool(trained and trained[0].get("clean_ratio")) == ("-clean50-" in file.stem)
     change = (attack(model, images, labels).images - images).abs().max().item()
