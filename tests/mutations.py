@@ -896,8 +896,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("FREE_SECONDS = 60.0", "FREE_SECONDS = 0.0"),
         ("self.began is None or _is_last(runner)", "self.began is None"),
         ("share > self.bound", "share > 0.2"),
-        ("self.bound = None if stops else self.max_share", "self.bound = self.max_share"),
-        ("if stops and self.interval > 1:", "if stops and self.interval > 2:"),
+        ("self.bound = None if watched else self.max_share", "self.bound = self.max_share"),
+        ("if watched and self.interval > 1:", "if watched and self.interval > 2:"),
         ("self.spent += took", "self.spent = took"),
     ],
     ("hooks/validation_pictures.py", "hooks/test_robust_validation.py"): [

@@ -199,7 +199,6 @@ class Attack(Configured):
             final_forward: False: where ``final_forward_is_optional``, it is left out, for training. The images are the
                 same; ``found`` and ``pixel_error`` are then those of the points before the last step or, for a
                 minimum-norm attack, by its own count.
-
             start: ``[N, 3, H, W]``, points where the first run begins, put into ball and box; NaN: where it would
                 begin without.
 

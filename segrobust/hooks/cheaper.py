@@ -18,8 +18,8 @@ from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.precision_names import PRECISIONS
 
 # what leaves pixels where they are, or moves them by what it says in the metainfo
-FOLLOWED = ("LoadPair", "LoadImageFromFile", "LoadAnnotations", "Resize", "RandomFlip", "PhotoMetricDistortion",
-            "PackSegInputs")  # fmt: skip
+FOLLOWED = ("LoadPair", "LoadImageFromFile", "LoadAnnotations", "ReadImage", "ReadLabel", "Resize", "RandomFlip",
+            "PhotoMetricDistortion", "PackSegInputs")  # fmt: skip
 FLIPPED = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
 
 

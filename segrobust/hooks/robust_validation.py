@@ -66,16 +66,16 @@ class RobustValidationHook(Hook):
             which ``save_best`` skips.
         seed: of the attack's random numbers.
         max_share: of the training's time so far, above which a due validation under attack is skipped (not the last
-            one, not within the first minute that they take, and not where an ``EarlyStoppingHook`` watches a number of
-            theirs, which has to have every one); None: no bound.
+            one, not within the first minute that they take, and not where an ``EarlyStoppingHook`` or a scheduler
+            watches a number of theirs, which has to have every one); None: no bound.
         pictures: keep so many of the first images, clean and attacked with their predictions, under
             ``WORK_DIR/pictures``, for ``segrobust report``; for a bounded attack.
         cuda_graphs: on a GPU, replay the attack's passes as CUDA graphs, which changes nothing but the time.
 
     Raises:
         UserError: a value outside its range, a targeted attack, data without labels, a model under FSDP, or before the
-            run another of these hooks that would write the same two numbers, or early stopping on one of them that
-            would not have it from every validation.
+            run another of these hooks that would write the same two numbers, or early stopping or a scheduler on
+            one of them that would not have it from every validation.
     """
 
     priority = "HIGHEST"  # the first after validation: before the metrics are logged and the averaged weights go
@@ -116,14 +116,14 @@ class RobustValidationHook(Hook):
         if len(same) > 1:
             raise UserError(f"RobustValidationHook: {' and '.join(hook.attack.name for hook in same)} would both write "
                             f"{self.names[0]}; keep one bounded and one minimum-norm attack")  # fmt: skip
-        stops = {one.monitor for one in runner.hooks if isinstance(one, EarlyStoppingHook)} & {*self.names}
-        if stops and self.interval > 1:
-            raise UserError(f"RobustValidationHook: EarlyStoppingHook watches {min(stops)} after every validation; "
-                            f"expected interval=1, got {self.interval}")  # fmt: skip
-        self.bound = None if stops else self.max_share
 
     def before_train(self, runner: Any) -> None:
         self.began, self.spent = time.perf_counter(), 0.0
+        watched = _watched(runner) & {*self.names}
+        if watched and self.interval > 1:
+            raise UserError(f"RobustValidationHook: {min(watched)} is watched after every validation, by early "
+                            f"stopping or a scheduler; expected interval=1, got {self.interval}")  # fmt: skip
+        self.bound = None if watched else self.max_share
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         """Add the two numbers to the validation's own ``metrics``, which mmengine logs afterwards."""
@@ -215,6 +215,15 @@ def _attacked(runner: Any, source: MMSegSource, size: int, attack: Attack, segme
             labels = torch.stack([samples[place].label for place in group]).to(device)
             seeds = [seed_of(seed, "attack", source.indices[place]) for place in group]
             yield group, labels, attack(segmenter, images, labels, ignore_index=source.ignore_index, seeds=seeds)
+
+
+def _watched(runner: Any) -> set[str]:
+    """Metrics that have to be there after every validation: of early stopping, and of ReduceOnPlateau schedulers."""
+    schedulers = runner.param_schedulers or []
+    of_all = [one for many in schedulers.values() for one in many] if isinstance(schedulers, dict) else schedulers
+    watching = [one for one in runner.hooks if isinstance(one, EarlyStoppingHook)]
+    watching += [one for one in of_all if getattr(one, "need_val_args", False)]
+    return {one.monitor for one in watching}
 
 
 def _is_due(runner: Any, interval: int) -> bool:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from segrobust.attacks import build_attack
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
+from segrobust.datasets.pipeline import with_own_reading
 from segrobust.hooks import AdversarialTrainingHook
-from segrobust.hooks.cheaper import KeptPerturbations, attacked_at
+from segrobust.hooks.cheaper import FOLLOWED, KeptPerturbations, attacked_at
 from tests.attacks.toys import PixelLinear
 from tests.hooks.toys import After, Before, ToyScenes, ToySegmentor, history, hook_of, same, state_of, toy_config
 
@@ -216,6 +217,14 @@ def test_a_pipeline_that_moves_pixels_is_refused(transforms, message, tmp_path, 
     monkeypatch.setattr(FlippedScenes, "pipeline", SimpleNamespace(transforms=transforms))
     with pytest.raises(UserError, match=message):
         run(tmp_path, dataset="FlippedScenes", keep_perturbations=True)
+
+
+def test_mmsegs_own_readers_are_followed():
+    """As a training's loader has them, which reads by classes of its own."""
+    steps = ("LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackSegInputs")
+    known = with_own_reading({"pipeline": [{"type": one} for one in steps]})
+    assert [one["type"] for one in known["pipeline"]] == ["ReadImage", "ReadLabel", "RandomFlip", "PackSegInputs"]
+    assert {one["type"] for one in known["pipeline"]} <= {*FOLLOWED}
 
 
 def test_data_without_a_pipeline_is_refused(tmp_path):

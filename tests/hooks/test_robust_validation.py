@@ -210,7 +210,8 @@ def test_its_time_is_bounded(tmp_path, monkeypatch, validation, share, run_after
     assert all(float(percent) > 100 * share for _, percent in told)
 
 
-def test_early_stopping_has_every_validation(tmp_path, monkeypatch):
+@pytest.mark.parametrize("watcher", ["early stopping", "scheduler"])
+def test_what_watches_a_score_has_it_after_every_validation(tmp_path, monkeypatch, watcher):
     clock = Clock(70.0)
     monkeypatch.setattr(robust_validation, "time", clock)
 
@@ -220,11 +221,16 @@ def test_early_stopping_has_every_validation(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RobustValidationHook, "measure", measure)
     config = with_validation(toy_config(dict(type="Second"), attack=None, iters=8), max_share=0.2)
-    config.custom_hooks.append(dict(type="EarlyStoppingHook", monitor="robust/mIoU", rule="greater"))
-    train(config, work_dir=tmp_path / "stops")
-    assert [line["step"] for line in validations(tmp_path / "stops") if "robust/mIoU" in line] == [2, 4, 6, 8]
-    config.custom_hooks[-2]["interval"] = 2
-    with pytest.raises(UserError, match=r"EarlyStoppingHook watches robust/mIoU after every .* interval=1, got 2"):
+    if watcher == "scheduler":
+        watching = dict(type="ReduceOnPlateauLR", monitor="robust/mIoU", rule="greater")
+        config.param_scheduler = [watching]
+    else:
+        config.custom_hooks.insert(0, dict(type="EarlyStoppingHook", monitor="robust/mIoU", rule="greater"))
+    train(config, work_dir=tmp_path / "all")
+    assert [line["step"] for line in validations(tmp_path / "all") if "robust/mIoU" in line] == [2, 4, 6, 8]
+    (hook,) = (one for one in config.custom_hooks if one["type"] == "RobustValidationHook")
+    hook["interval"] = 2
+    with pytest.raises(UserError, match=r"robust/mIoU is watched after every validation, .* interval=1, got 2"):
         train(config, work_dir=tmp_path / "refused")
 
 
