@@ -145,8 +145,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["recipe"],
         str(row["iterations"]),
         str(row["passes"]),
-        f"{row['seconds_per_iteration']:.3f}",
-        f"{row['hours']:.3f}",
+        _decimals(row["seconds_per_iteration"]),
+        _decimals(row["hours"]),
         _percent(clean["aAcc"]),
         _percent(clean["mIoU"]),
         _percent(row["clean_mIoU_float32"]),
@@ -160,6 +160,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _decimals(value: float | None) -> str:
+    """``-`` for a training that was killed before its time was kept."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _write(file: Path, content: Any) -> None:

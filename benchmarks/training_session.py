@@ -105,9 +105,14 @@ class Session:
         return found
 
     def do(self) -> None:
-        """Train and evaluate one after the other, what is begun first; the table is written after each."""
-        for job in sorted(self.jobs, key=lambda job: job.planned is None):
-            works = self.works()
+        """Train and evaluate one after the other, what is begun first; the table is written after each.
+
+        What a recipe has left undone waits for another call: its time goes to those behind it.
+        """
+        order = sorted(self.jobs, key=lambda job: job.planned is None)
+        for place, job in enumerate(order):
+            ahead = {one.name for one in order[place:]}
+            works = {name: work for name, work in self.works().items() if name in ahead}
             if job.name not in works:
                 continue
             iterations = spread(self.left(), works)[job.name]
