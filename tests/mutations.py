@@ -1436,11 +1436,11 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.pairs.active = attack is not None", "self.pairs.active = True"),
     ],
     ("hooks/adversarial_training.py", "recipes/test_ddcat_training.py"): [
-        ("model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()", "nullcontext()"),
+        ("nullcontext() if self.pairs is None else self.pairs.under_attack()", "nullcontext()"),
         ("if self.loss is not None or self.clean_ratio:", "if False:"),
     ],
-    ("hooks/adversarial_training.py", "recipes/test_ddcat.py"): [
-        ("            self.pairs.active = False", "            pass"),
+    ("recipes/pairs.py", "recipes/test_ddcat.py"): [
+        ("self.active = False\n\n    def completed", "pass\n\n    def completed"),
     ],
     ("leaderboard/rules.py", "leaderboard/test_board.py"): [
         ("FEWEST_STEPS = 450", "FEWEST_STEPS = 449"),

@@ -63,9 +63,9 @@ class AdversarialTrainingHook(Hook):
     else in true float32, without TF32.
     Logs ``adv_eps`` (radius or cap, in image units), ``adv_passes`` (forwards and backwards per attacked image),
     ``adv_time`` (seconds) and ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong; every so
-    many iterations where that takes a forward of its own); for a
-    minimum-norm attack also ``adv_distance`` (mean norm of the change, in image units like ``adv_eps``) and
-    ``adv_found`` (share of the attacked images that reached the goal).
+    many iterations where that takes a forward of its own); for a minimum-norm attack also ``adv_distance`` (mean norm
+    of the change, in image units like ``adv_eps``) and ``adv_found`` (share of the attacked images that reached the
+    goal).
 
     Args:
         attack: name or config of an untargeted attack; see ``segrobust.attacks.build_attack``. A minimum-norm attack
@@ -183,11 +183,9 @@ class AdversarialTrainingHook(Hook):
             self.pairs = Pairs(model, self.loss)
 
     def after_train(self, runner: Any) -> None:
-        if isinstance(self.pairs, PairedSegmentor):
-            self.pairs.active = False
-        elif self.pairs is not None:
+        if self.pairs is not None:
             self.pairs.remove()
-        self.pairs = None
+            self.pairs = None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
@@ -226,9 +224,8 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         device, results = next(self.segmenter.parameters()).device, []
-        model = unwrapped(runner.model)
-        seen = model.under_attack() if isinstance(model, PairedSegmentor) else nullcontext()
-        with seen, runner.optim_wrapper.optim_context(model), self._computing(device):
+        seen = nullcontext() if self.pairs is None else self.pairs.under_attack()
+        with seen, runner.optim_wrapper.optim_context(unwrapped(runner.model)), self._computing(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 call = dict(ignore_index=self.segmenter.ignore_index, seeds=seeds, final_forward=measures)

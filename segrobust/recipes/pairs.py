@@ -49,6 +49,10 @@ class Pairs:
         self.active = False
         segmentor.loss = self
 
+    def under_attack(self) -> AbstractContextManager[None]:
+        """The attack in training sees the segmentor as it is."""
+        return nullcontext()
+
     def remove(self) -> None:
         """Give the segmentor its own loss back."""
         del self.segmentor.loss
@@ -90,6 +94,10 @@ class PairedSegmentor:
     def under_attack(self) -> AbstractContextManager[None]:
         """Inside, inference is what the attack in training sees."""
         return nullcontext()
+
+    def remove(self) -> None:
+        """Go on without attacked images."""
+        self.active = False
 
     def completed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of a file that training begins with, and those that such a file may lack."""
