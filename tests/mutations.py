@@ -865,6 +865,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/training_scalars.py", "report/test_training.py"): [
         ("if line.iteration < until", "if line.iteration <= until"),
+        ("if trained and path not in trained:", "if False:"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
         ("max(found[\"step\"], trained)", "found[\"step\"]"),

@@ -43,8 +43,11 @@ class Start:
 def starts_of(folder: Path) -> list[Start]:
     """The starts of a training that something is left of, in order; UserError: a file that cannot be read."""
     starts: list[Start] = []
-    for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True):
-        lines, damaged = _read(path)
+    read = {path: _read(path) for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True)}
+    trained = {path for path, (lines, _) in read.items() if not all(line.validation for line in lines)}
+    for path, (lines, damaged) in read.items():
+        if trained and path not in trained:  # it validated a checkpoint, and replaced nothing
+            continue
         until = starts[-1].lines[0].iteration if starts else math.inf
         if lines := [line for line in lines if line.iteration < until]:
             starts.append(Start(path.parents[1], lines, damaged, until))

@@ -93,6 +93,14 @@ def test_a_new_start_from_the_beginning_replaces_all(make_training):
     assert [line.iteration for line in loaded(folder).lines] == [40] and len(loaded(folder).starts) == 1
 
 
+def test_a_start_that_only_validated_replaces_nothing(make_training):
+    folder = make_training(*RISING)
+    make_training(validation_line(0, 41.0, 21.0), start="20261127_020000")
+    make_training(validation_line(100, 42.0, 22.0), start="20261127_030000")
+    training = loaded(folder)
+    assert len(training.lines) == len(RISING) and training.best.iteration == 200 and len(training.starts) == 1
+
+
 def test_a_half_written_last_line_is_skipped_and_others_are_told(make_training):
     whole = loaded(make_training(*RISING, end='{"lr": 0.001, "loss": 0.3, "st'))
     assert len(whole.lines) == len(RISING) and whole.starts[0].damaged == 0
