@@ -865,7 +865,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/training_scalars.py", "report/test_training.py"): [
         ("if line.iteration < until", "if line.iteration <= until"),
-        ("if trained and path not in trained:", "if False:"),
+        ("if not lines or (trained and path not in trained):", "if not lines:"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
         ("max(found[\"step\"], trained)", "found[\"step\"]"),
@@ -873,6 +873,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/training_log.py", "report/test_training.py"): [
         ("int(found[1]) < until", "True"),
+        ("start.until if start.lines else 0", "start.until"),
         ("log.validating += float(took[1])", "log.validating = float(took[1])"),
     ],
     ("report/training_config.py", "report/test_training.py"): [

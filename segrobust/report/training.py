@@ -21,7 +21,7 @@ _CHECKPOINT = re.compile(r"(best_)?.*?(iter|epoch)_(\d{1,15})\.pth")
 
 @dataclass(frozen=True)
 class Training:
-    """One training; ``starts`` are those that something is left of."""
+    """One training; of some of its ``starts`` nothing may be left but the time that they took."""
 
     label: str
     path: Path

@@ -38,7 +38,7 @@ def read_log(starts: Sequence[Start]) -> Log:
     for start in starts:
         path = start.folder / f"{start.folder.name}.log"
         if path.is_file():
-            _add(log, path, start.until)
+            _add(log, path, start.until if start.lines else 0)
     return log
 
 

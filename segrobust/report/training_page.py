@@ -90,7 +90,7 @@ def _view(training: Training) -> dict[str, Any]:
         "scores": [name for name in SCORES if name in known],
         "validations": [(line, training.checkpoint_of(line)) for line in training.validations],
         "costs": training_costs(training),
-        "damaged": sum(start.damaged for start in training.starts),
+        "damaged": sum(start.damaged for start in training.starts if start.lines),
         "facts": _facts(training),
         "config": training.config,
         "snapshots": snapshots(training),

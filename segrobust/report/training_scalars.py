@@ -29,9 +29,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a training. damaged: lines that cannot be read, beside a last one that a kill cut off.
+    """One start of a training. lines: those that no later start replaced.
 
-    until: the iteration from which on a later start replaces it.
+    damaged: lines that cannot be read, beside a last one that a kill cut off. until: the iteration from which on a
+    later start replaces it.
     """
 
     folder: Path
@@ -41,16 +42,16 @@ class Start:
 
 
 def starts_of(folder: Path) -> list[Start]:
-    """The starts of a training that something is left of, in order; UserError: a file that cannot be read."""
+    """The starts of a training that logged numbers, in order; UserError: a file that cannot be read."""
     starts: list[Start] = []
+    until = math.inf
     read = {path: _read(path) for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True)}
     trained = {path for path, (lines, _) in read.items() if not all(line.validation for line in lines)}
     for path, (lines, damaged) in read.items():
-        if trained and path not in trained:  # it validated a checkpoint, and replaced nothing
+        if not lines or (trained and path not in trained):  # which validated a checkpoint, and replaced nothing
             continue
-        until = starts[-1].lines[0].iteration if starts else math.inf
-        if lines := [line for line in lines if line.iteration < until]:
-            starts.append(Start(path.parents[1], lines, damaged, until))
+        starts.append(Start(path.parents[1], [line for line in lines if line.iteration < until], damaged, until))
+        until = min(until, lines[0].iteration)
     return starts[::-1]
 
 

@@ -90,7 +90,10 @@ def test_a_new_start_from_the_beginning_replaces_all(make_training):
     training = loaded(folder)
     assert [line.iteration for line in training.lines] == [40, 50, 100, 100]
     make_training(training_line(40, 1.0), start="20261127_040000")
-    assert [line.iteration for line in loaded(folder).lines] == [40] and len(loaded(folder).starts) == 1
+    assert [line.iteration for line in loaded(folder).lines] == [40] and loaded(folder).log.events == []
+    make_training(training_line(60, 1.0), start="20261127_050000", log=LOG)
+    costs = training_costs(loaded(folder))  # what was done again was paid for
+    assert costs["starts"] == "4" and costs["time, all starts"] == "3.0 hours" and costs["iterations"] == "60"
 
 
 def test_a_start_that_only_validated_replaces_nothing(make_training):
