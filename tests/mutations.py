@@ -865,6 +865,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/training_scalars.py", "report/test_training.py"): [
         ("if line.iteration < until", "if line.iteration <= until"),
+        ("resumed + 1)", "resumed)"),
         ("if not lines or (trained and path not in trained):", "if not lines:"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
@@ -872,9 +873,15 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(ValueError, RecursionError)", "ValueError"),
     ],
     ("report/training_log.py", "report/test_training.py"): [
-        ("int(found[1]) < until", "True"),
+        ("if found else reached) < until and", "if found else reached) <= until and"),
+        ("if found else reached) <", "if found else 0) <"),
+        ("int(skipped[1]) < until", "True"),
+        ("and not (text.startswith(_ENDS) and until < math.inf)", ""),
         ("start.until if start.lines else 0", "start.until"),
         ("log.validating += float(took[1])", "log.validating = float(took[1])"),
+    ],
+    ("report/training_text.py", "report/test_training.py"): [
+        ("resumed = int(found[1])", "resumed = None"),
     ],
     ("report/training_config.py", "report/test_training.py"): [
         ("shorten_paths(text)\n", "text\n"),

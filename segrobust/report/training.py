@@ -114,4 +114,4 @@ def _load(path: Path, label: str) -> Training:
     if not starts:
         raise UserError(f"{path}: the training has logged no numbers yet (nothing in */{SCALARS}); wait for its first "
                         "lines")  # fmt: skip
-    return Training(label, path, starts, read_log(starts), config_of(path, starts[-1]))
+    return Training(label, path, starts, read_log(starts), config_of(path, starts[-1].folder))

@@ -8,7 +8,6 @@ from typing import Any
 
 from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
-from segrobust.report.training_scalars import Start
 
 HOOK, VALIDATION = "AdversarialTrainingHook", "RobustValidationHook"
 _BROKEN = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
@@ -36,10 +35,10 @@ class TrainingConfig:
         return value
 
 
-def config_of(folder: Path, start: Start) -> TrainingConfig:
-    """The config of the last start, called as the file that the work dir has of it."""
+def config_of(folder: Path, start: Path) -> TrainingConfig:
+    """The config of a start, called as the file that the work dir has of it."""
     kept = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime)
-    stored = start.folder / "vis_data" / "config.py"
+    stored = start / "vis_data" / "config.py"
     path = stored if stored.is_file() else kept[-1] if kept else None
     if path is None:
         return TrainingConfig()

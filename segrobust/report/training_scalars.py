@@ -1,7 +1,8 @@
 """The numbers of a training as mmengine left them: a folder per start with ``vis_data/scalars.json``, JSON lines.
 
 A training that was resumed has several starts. They are put together in the order of iterations: what a later start
-logged replaces what an earlier one had logged from there on, which was lost with the process.
+logged replaces what an earlier one had logged from there on, which was lost with the process. Where it went on from,
+its log tells; without that, its first line counts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segrobust.core.files import clear_io_errors
+from segrobust.report.training_config import config_of
+from segrobust.report.training_text import opening
 
 SCALARS = "vis_data/scalars.json"
 
@@ -46,12 +49,12 @@ def starts_of(folder: Path) -> list[Start]:
     starts: list[Start] = []
     until = math.inf
     read = {path: _read(path) for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True)}
-    trained = {path for path, (lines, _) in read.items() if not all(line.validation for line in lines)}
-    for path, (lines, damaged) in read.items():
+    trained = {path for path, (lines, *_) in read.items() if not all(line.validation for line in lines)}
+    for path, (lines, damaged, resumed) in read.items():
         if not lines or (trained and path not in trained):  # which validated a checkpoint, and replaced nothing
             continue
         starts.append(Start(path.parents[1], [line for line in lines if line.iteration < until], damaged, until))
-        until = min(until, lines[0].iteration)
+        until = min(until, lines[0].iteration, math.inf if resumed is None else resumed + 1)
     return starts[::-1]
 
 
@@ -60,9 +63,11 @@ def joined(starts: Sequence[Start]) -> list[Line]:
     return [line for start in starts for line in start.lines]
 
 
-def _read(path: Path) -> tuple[list[Line], int]:
+def _read(path: Path) -> tuple[list[Line], int, int | None]:
+    """Lines, how many are damaged, and the iterations that were done before, where they are told."""
     with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
         texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    resumed, _ = opening(path.parents[1], config_of(path.parents[2], path.parents[1]))
     lines: list[Line] = []
     damaged, trained = 0, 0
     for text in texts[:-1]:
@@ -72,7 +77,7 @@ def _read(path: Path) -> tuple[list[Line], int]:
         else:
             trained = line.iteration
             lines.append(line)
-    return lines, damaged
+    return lines, damaged, resumed
 
 
 def _line(text: str, trained: int) -> Line | None:

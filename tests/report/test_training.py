@@ -15,7 +15,7 @@ from segrobust.report.training_config import TrainingConfig
 from segrobust.report.training_page import render_trainings
 from segrobust.report.training_pictures import snapshots, spread
 from segrobust.report.training_verdict import next_command, overfitting, training_costs, training_verdict
-from tests.report.trainings import LOG, RISING, loaded, picture, training_line, validation_line
+from tests.report.trainings import LOG, RISING, loaded, picture, told, training_line, validation_line
 
 
 def test_the_best_checkpoint_is_that_of_the_best_robust_score(make_training):
@@ -94,6 +94,34 @@ def test_a_new_start_from_the_beginning_replaces_all(make_training):
     make_training(training_line(60, 1.0), start="20261127_050000", log=LOG)
     costs = training_costs(loaded(folder))  # what was done again was paid for
     assert costs["starts"] == "4" and costs["time, all starts"] == "3.0 hours" and costs["iterations"] == "60"
+
+
+def test_of_a_resumed_training_only_warnings_that_still_hold_are_told(make_training):
+    """The second start went on from iteration 120, the third from 220; lines of numbers come every 50 iterations."""
+
+    def log(resumed, reached, *texts):
+        number = told("01:01:00", f"Iter(train) [{reached}/300]  lr: 1.0000e-03  eta: 0:01:00  loss: 0.5")
+        begun = [told("01:00:00", f"resumed epoch: 0, iter: {resumed}")] * bool(resumed)
+        return "".join([*begun, number, *(told("01:02:00", text, "WARNING") for text in texts)])
+
+    hold = ("catastrophic overfitting in iteration 120: held", "robust overfitting: held, too")
+    skipped = [f"robust validation skipped after {number} iterations: ..." for number in (120, 121)]
+    lost = ("catastrophic overfitting in iteration 121: lost", "training stopped: the disk is full")
+    folder = make_training(*RISING[:4], log=log(0, 120, *hold, *skipped, *lost))
+    lost = ("robust overfitting: lost", "training diverged in iteration 260: loss is nan")
+    make_training(*RISING[3:7], start="20261127_020000", log=log(120, 250, *lost))
+    last = ("training stopped after 300 iterations: no room",)
+    make_training(*RISING[6:], start="20261127_030000", log=log(220, 300, *last))
+    training = loaded(folder)
+    assert training.log.events == [(120, hold[0]), (None, hold[1]), (None, last[0])] and training.log.skipped == 1
+    assert [line.iteration for line in training.lines] == [50, 100, 100, 150, 200, 200, 250, 300, 300]
+    assert training.points("loss")[2:4] == [(150, 0.7), (200, 0.6)]
+
+
+def test_a_start_that_was_done_again_wholly_warns_of_nothing(make_training):
+    folder = make_training(*RISING, log=told("01:00:00", "catastrophic overfitting in iteration 30: lost"))
+    make_training(*RISING, start="20261127_020000")
+    assert loaded(folder).log.events == []
 
 
 def test_a_start_that_only_validated_replaces_nothing(make_training):
