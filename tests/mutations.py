@@ -869,7 +869,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if not lines or (trained and path not in trained):", "if not lines:"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
-        ("max(found[\"step\"], trained)", "found[\"step\"]"),
+        ("max(step, trained)", "step"),
+        ("and trained <= step * epoch < trained + epoch", ""),
         ("(ValueError, RecursionError)", "ValueError"),
     ],
     ("report/training_log.py", "report/test_training.py"): [
@@ -882,6 +883,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("report/training_text.py", "report/test_training.py"): [
         ("resumed = int(found[1])", "resumed = None"),
+        ("int(found[2]) // epochs if whole", "int(found[2]) if whole"),
+        ("epochs > 0 and", ""),
     ],
     ("report/training_config.py", "report/test_training.py"): [
         ("shorten_paths(text)\n", "text\n"),

@@ -67,11 +67,11 @@ def _read(path: Path) -> tuple[list[Line], int, int | None]:
     """Lines, how many are damaged, and the iterations that were done before, where they are told."""
     with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
         texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    resumed, _ = opening(path.parents[1], config_of(path.parents[2], path.parents[1]))
+    resumed, epoch = opening(path.parents[1], config_of(path.parents[2], path.parents[1]))
     lines: list[Line] = []
     damaged, trained = 0, 0
     for text in texts[:-1]:
-        line = _line(text, trained)
+        line = _line(text, trained, epoch)
         if line is None:
             damaged += bool(text.strip())
         else:
@@ -80,8 +80,12 @@ def _read(path: Path) -> tuple[list[Line], int, int | None]:
     return lines, damaged, resumed
 
 
-def _line(text: str, trained: int) -> Line | None:
-    """A line of the file; a validation that is logged by epoch belongs to the last iteration logged before it."""
+def _line(text: str, trained: int, epoch: int | None) -> Line | None:
+    """A line of the file, after so many iterations that were logged, with so many in an epoch.
+
+    A validation that is logged by epoch belongs to the epoch's last iteration, which may not have been logged; where
+    an epoch's length is not told, to the last one logged.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -89,8 +93,11 @@ def _line(text: str, trained: int) -> Line | None:
     if not isinstance(found, dict) or not _is_count(found.get("step")):
         return None
     values = {name: value for name, value in found.items() if _is_number(value) and name not in ("step", "iter")}
-    validation = "lr" not in values and "loss" not in values
-    return Line(max(found["step"], trained), validation, values, found["step"])
+    validation, step = "lr" not in values and "loss" not in values, found["step"]
+    iteration = max(step, trained)
+    if validation and step < trained and epoch and trained <= step * epoch < trained + epoch:
+        iteration = step * epoch
+    return Line(iteration, validation, values, step)
 
 
 def _is_count(value: Any) -> bool:

@@ -154,6 +154,28 @@ def test_validations_that_are_logged_by_epoch_belong_to_the_iteration_before_the
     assert training.checkpoint_of(training.validations[1]) == "iter_60.pth"
 
 
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ("Epoch(train)  [1][ 50/120]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),
+        ("Iter(train) [ 50/240]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),  # log_processor.by_epoch=False
+        ("Epoch(train)  [1][ 50/120]", ""),
+        ("Iter(train) [ 50/240]", ""),
+        ("Iter(train) [ 50/240]", "train_cfg = dict(by_epoch=True, max_epochs=0)"),
+        ("Iter(train) [ 50/120]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),  # no epoch of these numbers
+    ],
+)
+def test_a_validation_by_epoch_belongs_to_the_last_iteration_of_a_long_epoch(make_training, said, config):
+    """Of 120 iterations, every 50 are logged: 50, 100, then 170, 220."""
+    scores = {1: validation_line(1, 40.0, 10.0), 2: validation_line(2, 41.0, 9.0)}
+    lines = [*(training_line(n, 1.0) for n in (50, 100)), scores[1], training_line(170, 0.9), training_line(220, 0.8),
+             scores[2]]  # fmt: skip
+    training = loaded(make_training(*lines, log=told("01:00:00", f"{said}  lr: 1.0000e-03"), config=config))
+    known = "/120" in said if "Epoch" in said else "/240" in said and "=2" in config
+    assert [line.iteration for line in training.validations] == ([120, 240] if known else [100, 220])
+    assert training.iterations == (240 if known else 220)
+
+
 def test_cost_and_warnings_are_those_of_the_log(make_training):
     training = loaded(make_training(*RISING, log=LOG))
     costs = training_costs(training)
