@@ -890,6 +890,10 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("shorten_paths(text)\n", "text\n"),
         ("TypeError, RecursionError", "RecursionError"),
     ],
+    ("report/training_page.py", "report/test_training.py"): [
+        ("str(seed) if seed is not None", "str(seed) if seed"),
+        ("if config.fields else", "if True else"),
+    ],
     ("report/training_verdict.py", "report/test_training.py"): [
         ("FALL = 0.05", "FALL = 0.06"),
         ("FALL = 0.05", "FALL = 0.04"),

@@ -12,7 +12,7 @@ from segrobust.report.exports import Sheet, csv_text
 from segrobust.report.page import rendered, write_page
 from segrobust.report.texts import EN_DASH, count, percent
 from segrobust.report.training import CLEAN, DISTANCE, ROBUST, Training, load_trainings
-from segrobust.report.training_config import HOOK, VALIDATION, described
+from segrobust.report.training_config import HOOK, VALIDATION, TrainingConfig, described
 from segrobust.report.training_curves import COURSE, LEARNING, figures
 from segrobust.report.training_pictures import KINDS, classes, snapshots
 from segrobust.report.training_verdict import RULE, next_command, overfitting, training_costs, training_verdict
@@ -117,7 +117,13 @@ def _facts(training: Training) -> dict[str, str]:
         "Iterations or epochs": config.at("train_cfg", "max_iters") or config.at("train_cfg", "max_epochs"),
         "Batch size": config.at("train_dataloader", "batch_size"),
         "Optimiser": described(config.at("optim_wrapper", "optimizer")),
-        "Seed": str(config.at("randomness", "seed") or 0),
+        "Seed": _seed(config),
         "Data": config.at("val_dataloader", "dataset", "type"),
     }
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _seed(config: TrainingConfig) -> str:
+    """Without one mmengine draws it anew in every start."""
+    seed = config.at("randomness", "seed")
+    return str(seed) if seed is not None else "none set" if config.fields else ""

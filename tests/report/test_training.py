@@ -200,6 +200,22 @@ def test_the_config_is_read_and_never_run(make_training, tmp_path):
     assert "/home/someone" not in page and "CEPGD (eps 4/255, steps 3)" in page and "work_dir = &#39;x&#39;" in page
 
 
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("randomness = dict(seed=7)", "7"),
+        ("randomness = dict(seed=0)", "0"),
+        ("randomness = dict(seed=None)", "none set"),
+        ("model = dict()", "none set"),
+        ("", None),
+    ],
+)
+def test_a_seed_that_was_not_set_is_told(make_training, text, seed):
+    page = render_trainings([loaded(make_training(*RISING, config=text))])
+    assert (f"<dt>Seed</dt><dd>{seed}</dd>" in page) is (seed is not None)
+    assert ("<dt>Seed</dt>" in page) is (seed is not None)
+
+
 def test_labels_are_what_tells_configs_apart():
     names = ["fpn_r18-cepgd-linf4-s3_camvid", "fpn_r18-tsallispgd-linf4-s3_camvid", "fpn_r18-almaprox-linf8-s5_camvid"]
     assert short_labels(names) == ["cepgd-linf4-s3", "tsallispgd-linf4-s3", "almaprox-linf8-s5"]
