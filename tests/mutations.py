@@ -889,6 +889,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("report/training_config.py", "report/test_training.py"): [
         ("shorten_paths(text)\n", "text\n"),
         ("TypeError, RecursionError", "RecursionError"),
+        ("next(iter(self.hooks(FREE)), None)", "None"),
     ],
     ("report/training_page.py", "report/test_training.py"): [
         ("str(seed) if seed is not None", "str(seed) if seed"),

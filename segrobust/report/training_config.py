@@ -9,7 +9,7 @@ from typing import Any
 from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
 
-HOOK, VALIDATION = "AdversarialTrainingHook", "RobustValidationHook"
+HOOK, FREE, VALIDATION = "AdversarialTrainingHook", "FreeAdversarialTrainingHook", "RobustValidationHook"
 _BROKEN = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -26,6 +26,11 @@ class TrainingConfig:
         found = self.fields.get("custom_hooks")
         given = found if isinstance(found, list) else []
         return [one for one in given if isinstance(one, dict) and one.get("type") == kind]
+
+    @property
+    def attack(self) -> Any:
+        """That of training: its fields or its name; of free training, which has none, the hook's own fields."""
+        return next((hook.get("attack") for hook in self.hooks(HOOK)), next(iter(self.hooks(FREE)), None))
 
     def at(self, *names: str) -> Any:
         """The value under these names, one in the other; None where there is none."""

@@ -110,7 +110,7 @@ def _facts(training: Training) -> dict[str, str]:
     hook, check = (next(iter(config.hooks(kind)), {}) for kind in (HOOK, VALIDATION))
     found = {
         "Config": config.name,
-        "Attack in training": described(hook.get("attack")),
+        "Attack in training": described(config.attack),
         "Loss": described(hook.get("loss")),
         "Robust validation": described(check.get("attack")),
         "Images in it": check.get("num_images"),

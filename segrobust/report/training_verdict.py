@@ -11,7 +11,6 @@ from statistics import fmean
 from segrobust.report.runs import shorten_paths
 from segrobust.report.texts import count, duration, percent
 from segrobust.report.training import CLEAN, DISTANCE, ROBUST, Training
-from segrobust.report.training_config import HOOK
 from segrobust.report.training_scalars import Line
 
 FALL = 0.05  # of the best robust score, from which on its fall counts as overfitting
@@ -89,11 +88,10 @@ def next_command(training: Training) -> tuple[str, ...]:
 
 def _radius(training: Training) -> Iterator[str]:
     """``--eps`` of the training's attack, where it is a radius as evaluation takes it."""
-    for hook in training.config.hooks(HOOK)[:1]:
-        attack = hook.get("attack")
-        eps = attack.get("eps", attack.get("eps_max")) if isinstance(attack, dict) else None
-        if isinstance(eps, str | float) and attack.get("norm", "Linf") == "Linf":
-            yield from ("--eps", shorten_paths(str(eps)))
+    attack = training.config.attack
+    eps = attack.get("eps", attack.get("eps_max")) if isinstance(attack, dict) else None
+    if isinstance(eps, str | float) and attack.get("norm", "Linf") == "Linf":
+        yield from ("--eps", shorten_paths(str(eps)))
 
 
 def training_costs(training: Training) -> dict[str, str]:

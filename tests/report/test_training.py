@@ -200,6 +200,13 @@ def test_the_config_is_read_and_never_run(make_training, tmp_path):
     assert "/home/someone" not in page and "CEPGD (eps 4/255, steps 3)" in page and "work_dir = &#39;x&#39;" in page
 
 
+def test_the_attack_of_free_training_is_its_hook(make_training):
+    config = "custom_hooks = [dict(eps='8/255', replays=4, type='FreeAdversarialTrainingHook')]"
+    training = loaded(make_training(*RISING, config=config, checkpoints=["iter_200.pth"]))
+    assert "<dd>FreeAdversarialTrainingHook (eps 8/255, replays 4)</dd>" in render_trainings([training])
+    assert next_command(training)[-2:] == ("--eps", "8/255")
+
+
 @pytest.mark.parametrize(
     ("text", "seed"),
     [
