@@ -896,6 +896,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if config.fields else", "if True else"),
     ],
     ("report/training_verdict.py", "report/test_training.py"): [
+        ("if not math.isnan(score)]", "]"),
         ("FALL = 0.05", "FALL = 0.06"),
         ("FALL = 0.05", "FALL = 0.04"),
         ("if losses[1] < losses[0] else None", ""),

@@ -76,8 +76,10 @@ def scores_in_words(line: Line) -> str:
 
 def next_command(training: Training) -> tuple[str, ...]:
     """How to evaluate the best checkpoint that was kept, word by word; empty where there is none."""
-    scored = [line for line in training.validations if training.checkpoint_of(line) and training.config.name]
-    best = max(scored, key=lambda line: line.values.get(training.judged_by, -math.inf), default=None)
+    kept = [line for line in training.validations if training.checkpoint_of(line) and training.config.name]
+    scores = [(line.values.get(training.judged_by, -math.inf), line) for line in kept]
+    scored = [(score, line) for score, line in scores if not math.isnan(score)]
+    _, best = max(scored, key=lambda one: one[0], default=(None, None))
     if best is None:
         return ()
     folder = training.path.resolve().name

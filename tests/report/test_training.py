@@ -37,6 +37,13 @@ def test_without_its_checkpoint_the_best_one_that_was_kept_is_evaluated(make_tra
     assert next_command(loaded(make_training(*RISING, name="none"))) == ()
 
 
+def test_a_score_that_is_no_number_is_not_the_best_that_was_kept(make_training):
+    lines = [training_line(50, 1.0), validation_line(100, 40.0, math.nan), validation_line(200, 40.0, 20.0)]
+    names = ("iter_100.pth", "iter_200.pth")
+    assert "mine/iter_200.pth" in next_command(loaded(make_training(*lines, checkpoints=names)))
+    assert next_command(loaded(make_training(*lines[:2], name="none", checkpoints=names))) == ()
+
+
 def test_a_training_without_robust_validation_says_so(make_training):
     training = loaded(make_training(training_line(100, 1.0), validation_line(100, 40.0), validation_line(200, 30.0)))
     assert training.judged_by == "mIoU" and training.best.iteration == 100
