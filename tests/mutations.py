@@ -902,6 +902,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if losses[1] < losses[0] else None", ""),
         ("before < at <= line.iteration", "at <= line.iteration"),
         ("log.validating / log.seconds", "log.validating / 60"),
+        ("if attacks and (whole := sum(times.values())) > 0:", "if attacks and (whole := len(attacks) * fmean(times.values())) > 0:"),
     ],
     ("report/training_pictures.py", "report/test_training.py"): [
         ("int(name[1]) <= training.iterations", "True"),

@@ -98,8 +98,7 @@ def _radius(training: Training) -> Iterator[str]:
 
 def training_costs(training: Training) -> dict[str, str]:
     """What the training took, by what it is; only what is known."""
-    log, times = training.log, [value for _, value in training.points("time")]
-    attacks = [value for _, value in training.points("adv_time")]
+    log, times, attacks = training.log, dict(training.points("time")), dict(training.points("adv_time"))
     passes = [value for _, value in training.points("adv_passes")]
     found = {"iterations": count(training.iterations)}
     if len(training.starts) > 1:
@@ -107,9 +106,9 @@ def training_costs(training: Training) -> dict[str, str]:
     if log.seconds:
         found["time, all starts"] = duration(log.seconds)
     if times:
-        found["seconds per iteration"] = f"{fmean(times):.2f}"
-    if attacks and times:
-        found["share of the attack in it"] = f"{sum(attacks) / len(attacks) / fmean(times):.0%}"
+        found["seconds per iteration"] = f"{fmean(times.values()):.2f}"
+    if attacks and (whole := sum(times.values())) > 0:  # lines without an attack are of iterations without one
+        found["share of the attack in them"] = f"{sum(attacks.get(at, 0.0) for at in times) / whole:.0%}"
     if passes:
         found["passes of the attack per image and iteration"] = f"{fmean(passes):.1f}"
     if log.seconds and log.validating:

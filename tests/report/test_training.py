@@ -187,12 +187,21 @@ def test_cost_and_warnings_are_those_of_the_log(make_training):
     training = loaded(make_training(*RISING, log=LOG))
     costs = training_costs(training)
     assert costs["time, all starts"] == "1.0 hours" and costs["iterations"] == "300"
-    assert costs["seconds per iteration"] == "2.00" and costs["share of the attack in it"] == "75%"
+    assert costs["seconds per iteration"] == "2.00" and costs["share of the attack in them"] == "75%"
     assert costs["share of robust validation in the time"] == "4.2%"  # 150.5 of 3600 s
     assert costs["robust validations skipped for their time"] == "1"
     assert [text[:26] for _, text in training.log.events] == ["catastrophic overfitting i"]
     page = render_trainings([training])
     assert "catastrophic overfitting in iteration 150" in page and "The prefix is not set" not in page
+
+
+def test_the_attacks_share_is_of_the_time_of_all_iterations(make_training):
+    """Without an attack up to iteration 100 (the hook's start); then 1.5 of 2 s."""
+    clean = [{**training_line(n, 1.0), "time": 0.5} for n in (50, 100)]
+    for line in clean:
+        del line["adv_time"]
+    costs = training_costs(loaded(make_training(*clean, training_line(150, 0.9), training_line(200, 0.8))))
+    assert costs["seconds per iteration"] == "1.25" and costs["share of the attack in them"] == "60%"
 
 
 def test_the_config_is_read_and_never_run(make_training, tmp_path):
