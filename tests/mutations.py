@@ -870,6 +870,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
         ("max(step, trained)", "step"),
+        ("LARGEST = 1e39", "LARGEST = 1e38"),
+        ("LARGEST <= abs(value) < math.inf", "False"),
         ("and trained <= step * epoch < trained + epoch", ""),
         ("(ValueError, RecursionError)", "ValueError"),
     ],
@@ -890,6 +892,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("shorten_paths(text)\n", "text\n"),
         ("TypeError, RecursionError", "RecursionError"),
         ("next(iter(self.hooks(FREE)), None)", "None"),
+        ("    str(value)  #", "    #"),
     ],
     ("report/training_page.py", "report/test_training.py"): [
         ("str(seed) if seed is not None", "str(seed) if seed"),
@@ -903,7 +906,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("before < at <= line.iteration", "at <= line.iteration"),
         ("log.validating / log.seconds", "log.validating / 60"),
         ("if attacks and (whole := sum(times.values())) > 0:", "if attacks and (whole := len(attacks) * fmean(times.values())) > 0:"),
+        ("(whole := sum(times.values())) > 0:", "(whole := sum(times.values())) >= 0:"),
     ],
+    ("report/pictures.py", "report/test_pictures.py"): [("ValueError, IndexError, Image", "ValueError, Image")],
     ("report/training_pictures.py", "report/test_training.py"): [
         ("int(name[1]) <= training.iterations", "True"),
         ("SHOWN = 4", "SHOWN = 5"),

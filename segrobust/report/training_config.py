@@ -75,7 +75,9 @@ def _value(node: ast.expr) -> Any:
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    str(value)  # ValueError: a hexadecimal number too long to be written out
+    return value
 
 
 def described(attack: Any) -> str:

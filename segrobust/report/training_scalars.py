@@ -19,6 +19,7 @@ from segrobust.report.training_config import config_of
 from segrobust.report.training_text import opening
 
 SCALARS = "vis_data/scalars.json"
+LARGEST = 1e39  # above all finite numbers of float32: what is beyond is damaged, and sums of it overflow
 
 
 class Line(NamedTuple):
@@ -105,4 +106,6 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**53)
+    if type(value) is float:
+        return not LARGEST <= abs(value) < math.inf
+    return type(value) is int and abs(value) < 2**53

@@ -15,6 +15,7 @@ from segrobust.report.training_config import TrainingConfig
 from segrobust.report.training_page import render_trainings
 from segrobust.report.training_pictures import snapshots, spread
 from segrobust.report.training_verdict import next_command, overfitting, training_costs, training_verdict
+from tests.report.test_pictures import with_chunk
 from tests.report.trainings import LOG, RISING, loaded, picture, told, training_line, validation_line
 
 
@@ -148,6 +149,25 @@ def test_a_half_written_last_line_is_skipped_and_others_are_told(make_training):
     assert "6 lines of the numbers of wrong cannot be read" in render_trainings([loaded(folder)])
 
 
+def test_damaged_numbers_are_left_out(make_training):
+    huge, still = 1e300, {"time": 0.0, "adv_time": 0.0}
+    lines = [
+        training_line(50, huge, **still),
+        training_line(60, 3e38, **still, lr=-huge),  # a diverging loss in float32
+        training_line(70, huge, **still, adv_passes=huge),
+        validation_line(70, huge, 20.0),
+        training_line(80, 10**20, **still),
+        validation_line(80, 40.0, huge),
+    ]
+    config = f"train_cfg = dict(max_iters=0x{'f' * 4000})\nrandomness = dict(seed=3)"
+    training = loaded(make_training(*lines, config=config))
+    costs = training_costs(training)
+    assert training.points("loss") == [(60, 3e38)] and training.best.iteration == 70
+    assert costs["seconds per iteration"] == "0.00" and not any(name.startswith("share") for name in costs)
+    page = render_trainings([training])
+    assert "Iterations or epochs" not in page and "<dt>Seed</dt><dd>3</dd>" in page
+
+
 def test_validations_that_are_logged_by_epoch_belong_to_the_iteration_before_them(make_training):
     lines = [
         training_line(30, 1.0),
@@ -252,6 +272,9 @@ def test_pictures_are_shown_by_image_along_the_training(make_training):
         picture(folder, iteration, 0)
         picture(folder, iteration, 1)
     picture(folder, 300, 2, kinds=("image", "clean"))
+    picture(folder, 300, 3)
+    damaged = folder / "pictures" / "iter_300" / "3-robust.png"
+    damaged.write_bytes(with_chunk(damaged.read_bytes(), b"pHYs", b"short"))
     (folder / "pictures" / "iter_200" / "1-clean.png").write_bytes(b"no picture")
     (folder / "pictures" / "classes.json").write_text(json.dumps([["road", [1, 2, 3]], ["car", [4, 5, 6]]]))
     shots = snapshots(loaded(folder))
