@@ -42,7 +42,7 @@ def write_training_csv(folders: Sequence[Path], path: Path) -> Path:
     text = csv_text(training_sheet(load_trainings([Path(folder) for folder in folders])))
     with clear_io_errors(f"create {path.parent}", "choose another csv"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.encode())
+    replace_file(path, text.encode(errors="replace"))
     return path
 
 

@@ -307,7 +307,7 @@ def test_the_command_writes_the_page_and_the_table(make_training, capsys, tmp_pa
 
 
 def test_a_name_of_a_number_is_no_formula_either(make_training, tmp_path):
-    folder = make_training(training_line(50, 1.0, **{"=cmd()": 2.0}))
+    folder = make_training(training_line(50, 1.0, **{"=cmd()": 2.0, "\ud800": 3.0}))  # the last is no UTF-8
     assert main(["report", str(folder), "--csv", str(tmp_path / "all.csv")]) == 0
     assert "'=cmd()" in (tmp_path / "all.csv").read_text().splitlines()[0]
 
