@@ -322,9 +322,12 @@ def test_bad_input_is_told_in_one_line(words, told, capsys, in_tmp):
     assert told in line
 
 
-def test_a_folder_of_other_settings_is_refused(in_tmp, capsys):
+@pytest.mark.parametrize("asked", ["standard", "cepgdat"])
+def test_a_folder_of_other_settings_is_refused_before_anything_is_done(asked, in_tmp, capsys, monkeypatch):
     folder = in_tmp / "table" / "fpn-r18w24" / "standard"
     settings = dict(size=[48, 64], start="shipped", batch_size=8, precision="float32", seed=0)
     Job("fpn-r18w24", "standard", folder, None, {"settings": settings}).keep()
-    assert call(in_tmp / "table", recipes=["standard"]) == 2
-    assert "holds a training with batch_size 8, and now it is 2" in capsys.readouterr().err
+    monkeypatch.setattr(training_session.Session, "measure", None)  # would fail if it were called
+    assert call(in_tmp / "table", recipes=[asked]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fpn-r18w24/standard holds a training with batch_size 8, and now it is 2" in line

@@ -124,6 +124,6 @@ def _facts(training: Training) -> dict[str, str]:
 
 
 def _seed(config: TrainingConfig) -> str:
-    """Without one mmengine draws it anew in every start."""
+    """mmengine draws one where none is set."""
     seed = config.at("randomness", "seed")
     return str(seed) if seed is not None else "none set" if config.fields else ""
