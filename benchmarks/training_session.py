@@ -65,7 +65,7 @@ class Session:
         return self.spent / self.expected if self.expected else 1.0
 
     def is_open(self, job: Any) -> bool:
-        return not job.failed and self.how.key not in job.state.get("evaluations", {})
+        return (not job.failed or job.retry) and self.how.key not in job.state.get("evaluations", {})
 
     def works(self) -> dict[str, Work]:
         """What is still to do."""
@@ -125,7 +125,7 @@ class Session:
             iterations = spread(self.left(), works)[job.name]
             if not works[job.name].trained and iterations:
                 self.train(job, works[job.name], iterations)
-            if job.trained and not job.failed:
+            if job.trained and self.is_open(job):
                 self.evaluate(job, works[job.name].evaluation)
             self.write()
 

@@ -272,17 +272,44 @@ def test_a_training_pauses_where_its_time_is_up(scenes, trainings, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings, monkeypatch):
+def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings, monkeypatch, capsys):
     def failing(config, work_dir, **more):
         if work_dir.parent.name == "standard":
             raise RunFailed("training diverged in iteration 3: loss is nan")
         return train(config, work_dir, **more)
 
+    spy = training_work.train
     monkeypatch.setattr(training_work, "train", failing)
     assert call(scenes) == 1
     assert call(scenes, recipes=["cepgdat"]) == 0  # whose table has both
     assert rows(scenes)["standard"]["state"] == "failed: training diverged in iteration 3: loss is nan"
     assert rows(scenes)["cepgdat"]["rank"] == 1
+    capsys.readouterr()
+    assert call(scenes, "--dry-run") == 1
+    again = "fpn-r18w24/standard failed and is tried again: training diverged in iteration 3: loss is nan\n"
+    assert again in capsys.readouterr().out
+    monkeypatch.setattr(training_work, "train", spy)
+    assert call(scenes) == 0 and trainings == [("standard", False)]
+    assert again in capsys.readouterr().out and rows(scenes)["standard"]["state"] == "done"
+    assert call(scenes) == 0 and "tried again" not in capsys.readouterr().out and len(trainings) == 1
+
+
+def test_what_failed_in_an_earlier_call_is_tried_once_in_this_one(tmp_path):
+    session = object.__new__(training_session.Session)
+    session.how = SimpleNamespace(key="standard")
+    known = ("net", "at", tmp_path / "net" / "at")
+    Job(*known, None, {"settings": {}}).keep(failed="diverged")
+    assert not Job.opened(*known, None, {}).retry  # another recipe of the table, not asked for
+    job = Job.opened(*known, SimpleNamespace(), {})
+    assert job.retry and job.failed == "diverged" and session.is_open(job)
+    with training_work.failures(job):
+        assert session.is_open(job) and not job.failed
+        raise RunFailed("diverged again")
+    assert job.failed == "diverged again" and not session.is_open(job)
+    job = Job.opened(*known, SimpleNamespace(), {})
+    with training_work.failures(job):
+        job.keep(iterations=4)
+    assert not Job.opened(*known, SimpleNamespace(), {}).failed
 
 
 def test_a_dry_run_plans_keeps_costs_and_trains_nothing(tmp_path, scenes, monkeypatch, capsys):
