@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from benchmarks import training_session, training_table, training_work
 from benchmarks.training_job import Job
 from benchmarks.training_recipes import ARCHITECTURES, CONFIGS, RECIPES, Work, passes, recipe_config, scaled, spread
-from benchmarks.training_rows import shipped
+from benchmarks.training_rows import markdown, rows_of, shipped
 from segrobust import load_segmenter
 from segrobust.commands.training import train
 from segrobust.core.errors import RunFailed
@@ -77,6 +77,20 @@ def test_what_becomes_a_row_and_what_ends_the_call(error, told, tmp_path):
     with nullcontext() if told else pytest.raises(RuntimeError, match="a defect"), training_work.failures(job):
         raise error
     assert job.failed == told
+
+
+@pytest.mark.parametrize(
+    ("kept", "shown"), [({}, "- | -"), ({"seconds": None}, "- | -"), ({"seconds": 9}, "9.000 | 0.010")]
+)
+def test_a_time_that_was_not_kept_is_a_dash(kept, shown, tmp_path):
+    scores = {"aAcc": 50.0, "mIoU": 40.0, "mIoU_greedy": 39.0}
+    found = dict(clean=scores, worst=scores, interval=None, clean_mIoU_float32=40.0, seconds=1.0)
+    state = dict(iterations=4, passes=10, megabytes=1.0, evaluations={"standard": found}, **kept)
+    job = SimpleNamespace(architecture="net", recipe="at", state=state, failed=None, done=4, planned=4,
+                          folder=tmp_path, weights=tmp_path / "w.safetensors")  # fmt: skip
+    how = SimpleNamespace(key="standard", eps="4/255", steps=2, num_images=2, batch_size=2)
+    table = markdown(rows_of([job], how), {})
+    assert f"| 1 | net | at | 4 | 40 | {shown} | 50.00 |" in table
 
 
 def test_what_may_be_shipped():
