@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROBUST, STANDARD = "camvid-fpn-r18w24-pgdat-linf4-180x240", "camvid-fpn-r18w24-std-180x240"
+ROBUST, STANDARD = "camvid-fpn-r18w24-sharppgdat-long-linf4-180x240", "camvid-fpn-r18w24-std-180x240"
 CONFIG = str(ROOT / "configs/fpn/fpn_r18w24_1xb8-std-3k_camvid-180x240.py")
 STANDS_FOR = {
     "NAME": ROBUST,

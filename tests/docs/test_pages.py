@@ -13,7 +13,7 @@ import segrobust
 from segrobust.models.shipped import zoo
 from tests.docs.snippets import PAGES, ROOT
 
-ROBUST, STANDARD = "camvid-fpn-r18w24-pgdat-linf4-180x240", "camvid-fpn-r18w24-std-180x240"
+ROBUST, STANDARD = "camvid-fpn-r18w24-sharppgdat-long-linf4-180x240", "camvid-fpn-r18w24-std-180x240"
 
 
 def text(page: str) -> str:

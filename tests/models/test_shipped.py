@@ -14,7 +14,7 @@ from segrobust.models.load import load_segmenter
 from segrobust.models.mm import load_config
 from segrobust.models.shipped import zoo
 
-STANDARD, ROBUST = "camvid-fpn-r18w24-std-180x240", "camvid-fpn-r18w24-pgdat-linf4-180x240"
+STANDARD, ROBUST = "camvid-fpn-r18w24-std-180x240", "camvid-fpn-r18w24-sharppgdat-long-linf4-180x240"
 
 
 def test_a_standard_and_a_robust_model_are_shipped():
