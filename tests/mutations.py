@@ -251,17 +251,17 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("with computing_in(FLOAT32, points.device)", "if True"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_precision.py"): [
-        (", self._computing(device):", ":"),
+        (", self.form.computing(device):", ":"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_cheaper.py"): [
+        ("self.form.keep(samples, change)", "pass"),
+        ("checkpoint[KEPT] = self.form.kept.changes", "pass"),
+    ],
+    ("hooks/cheaper.py", "hooks/test_cheaper.py"): [
         ("if self.precision is None else computing_in(self.precision, device)", ""),
         ("done % self.error_interval == 0", "True"),
         ("not attack.final_forward_is_optional or done", "done"),
-        ("self.kept.keep(samples, change)", "pass"),
-        ("checkpoint[KEPT] = self.kept.changes", "pass"),
         ("            check_followed(runner)", "            pass"),
-    ],
-    ("hooks/cheaper.py", "hooks/test_cheaper.py"): [
         ("points = attack.threat.project(points", "attack.threat.project(points"),
         ("antialias=True", "antialias=False"),
         ('mode="nearest-exact"', 'mode="nearest"'),

@@ -75,7 +75,7 @@ def test_the_error_is_measured_every_so_many_iterations_and_nothing_else_changes
     assert some == [every[0], every[3]]
     assert same(weights(plain), weights(runner))
     late = AdversarialTrainingHook(LAST, start=2)
-    assert late.error_interval == 10
+    assert late.form.error_interval == 10
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_resume_goes_on_with_what_was_kept(tmp_path):
     run(tmp_path / "stopped", iters=3, **fields)
     resumed = run(tmp_path / "stopped", iters=6, resume=True, **fields)
     assert len(hook_of(resumed, Before).images) == 3
-    kept = [hook_of(runner, AdversarialTrainingHook).kept.changes for runner in (whole, resumed)]
+    kept = [hook_of(runner, AdversarialTrainingHook).form.kept.changes for runner in (whole, resumed)]
     assert same(weights(whole), weights(resumed)) and same(*kept) and len(kept[0]) == 4
 
 
