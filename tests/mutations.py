@@ -1425,6 +1425,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if self.action == \"stop\":", "if False:"),
         ("RATIO, DIFFERENCE = 0.6, 0.1", "RATIO, DIFFERENCE = 0.3, 0.1"),
     ],
+    ("hooks/overfitting.py", "hooks/test_overfitting.py"): [
+        ("with form.computing(device):", "if True:"),
+        ("form.attacked(attack, segmenter, images, labels, samples, **given)", "attack(segmenter, images, labels, **given), None"),
+        ("_wrong(segmenter, weak.images, labels), strong", "weak.pixel_error, strong"),
+        ("(wrong / valid.clamp(min=1))", "(wrong / labels[0].numel())"),
+    ],
     ("hooks/overfitting.py", "recipes/test_distributed.py"): [("all_reduce(means, \"mean\")", "pass")],
     ("hooks/adversarial_training.py", "hooks/test_steps_warmup.py"): [
         ("(self.attack.steps - 1) * done", "self.attack.steps * done"),

@@ -17,13 +17,17 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch import Tensor
 
 from segrobust.attacks import Attack, build_attack
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.errors import RunFailed, UserError, unknown_name
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_batches
 from segrobust.models.adapters.mmseg import unwrapped
+from segrobust.models.precision import float32_unless_autocast
+from segrobust.models.segmenter import Segmenter, frozen_eval
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
 PROBE_STEPS = 5
@@ -80,8 +84,9 @@ class OverfittingHook(Hook):
     """Warns of catastrophic and of robust overfitting in adversarial training, and acts on the first if told to.
 
     Every ``interval`` iterations, where the training attack has at most 3 backward passes, up to half of the batch and
-    at most 4 images are attacked by it and by PGD with 5 steps at the same radius, which takes less than 2 % of the
-    time and is logged as ``adv_probe_error`` (share of wrong pixels, the mean over all processes, which act as one).
+    at most 4 images are attacked by it, as the training does (in its precision, at its size, from the perturbation that
+    it kept), and by PGD with 5 steps at the same radius, which takes less than 2 % of the time and is logged as
+    ``adv_probe_error`` (share of wrong pixels, the mean over all processes, which act as one).
     Robust overfitting is judged from the ``robust/mIoU`` of a RobustValidationHook.
 
     Args:
@@ -153,20 +158,23 @@ class OverfittingHook(Hook):
 
     def _probe(self, runner: Any, attack: Attack, batch: dict[str, Any]) -> tuple[float, float]:
         """Shares of wrong pixels under the training attack and under the stronger one, on the same images."""
-        segmenter = self.trainer.segmenter
+        segmenter, form = self.trainer.segmenter, self.trainer.form
         device = next(segmenter.parameters()).device
         count = min(PROBE_IMAGES, max(1, len(batch["inputs"]) // 2))
-        attacks = (attack, build_attack("CEPGD", norm=attack.norm, eps=attack.eps, steps=PROBE_STEPS, **PLAIN))
-        errors = []
-        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
+        stronger = build_attack("CEPGD", norm=attack.norm, eps=attack.eps, steps=PROBE_STEPS, **PLAIN)
+        errors, context = [], runner.optim_wrapper.optim_context(unwrapped(runner.model))
+        with self.trainer.as_attacked(), context, float32_unless_autocast(device):
             for group, images, labels in equal_batches(batch, range(count), device):
                 seeds = [seed_of(runner.seed, "probe", runner.iter, runner.rank, index) for index in group]
                 given = dict(ignore_index=segmenter.ignore_index, seeds=seeds)
-                errors.append([one(segmenter, images, labels, **given).pixel_error for one in attacks])
+                samples = [batch["data_samples"][index] for index in group]
+                with form.computing(device):
+                    weak, _ = form.attacked(attack, segmenter, images, labels, samples, **given)
+                strong = stronger(segmenter, images, labels, **given)
+                errors.append([_wrong(segmenter, weak.images, labels), strong.pixel_error])
         means = torch.stack([torch.cat(values).float().mean() for values in zip(*errors, strict=True)])
         all_reduce(means, "mean")
-        weak, strong = means.tolist()
-        return weak, strong
+        return tuple(means.tolist())
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         miou = (metrics or {}).get("robust/mIoU")
@@ -185,6 +193,14 @@ class OverfittingHook(Hook):
                 f"training loss fell from {best.loss:.4g} to {now.loss:.4g}; stop here and take {_kept(runner, best)}"
             )
         self.warned["robust"] = best is not None
+
+
+def _wrong(segmenter: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Share of every image's valid pixels that are wrong; an attack on smaller images counts only those."""
+    with frozen_eval(segmenter), torch.no_grad():
+        predictions = segmenter(images).argmax(1)
+    wrong, valid = Segmentation(ignore_index=segmenter.ignore_index).at_goal(predictions, labels)
+    return (wrong / valid.clamp(min=1)).to(labels.device)
 
 
 def _advice(checkpoint: str) -> str:
