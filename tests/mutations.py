@@ -1427,6 +1427,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("hooks/overfitting.py", "hooks/test_overfitting.py"): [
         ("with form.computing(device):", "if True:"),
+        ("self.adversarial = free or self.trainer is not None", "self.adversarial = self.trainer is not None"),
+        ("        if free and self.trainer is None:", "        if False:"),
         ("form.attacked(attack, segmenter, images, labels, samples, **given)", "attack(segmenter, images, labels, **given), None"),
         ("_wrong(segmenter, weak.images, labels), strong", "weak.pixel_error, strong"),
         ("(wrong / valid.clamp(min=1))", "(wrong / labels[0].numel())"),

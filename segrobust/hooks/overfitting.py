@@ -25,6 +25,7 @@ from segrobust.core.errors import RunFailed, UserError, unknown_name
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_batches
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.precision import float32_unless_autocast
 from segrobust.models.segmenter import Segmenter, frozen_eval
@@ -87,7 +88,8 @@ class OverfittingHook(Hook):
     at most 4 images are attacked by it, as the training does (in its precision, at its size, from the perturbation that
     it kept), and by PGD with 5 steps at the same radius, which takes less than 2 % of the time and is logged as
     ``adv_probe_error`` (share of wrong pixels, the mean over all processes, which act as one).
-    Robust overfitting is judged from the ``robust/mIoU`` of a RobustValidationHook.
+    Free training is not probed, which is told: its perturbation comes from other images whenever a batch is new. Robust
+    overfitting is judged from the ``robust/mIoU`` of a RobustValidationHook.
 
     Args:
         interval: iterations between two probes.
@@ -96,7 +98,8 @@ class OverfittingHook(Hook):
         steps: those of the attack after ``action="steps"``; its step size is then 2.5 / steps of the radius.
 
     Raises:
-        UserError: a value outside its range, or before training an attack whose steps cannot be raised.
+        UserError: a value outside its range, or before training an attack whose steps cannot be raised, or an action
+            in free training.
         RunFailed: on catastrophic overfitting with ``action="stop"``.
     """
 
@@ -115,6 +118,10 @@ class OverfittingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.trainer = next((hook for hook in runner.hooks if isinstance(hook, AdversarialTrainingHook)), None)
+        free = any(isinstance(hook, FreeAdversarialTrainingHook) for hook in runner.hooks)
+        self.adversarial = free or self.trainer is not None
+        if free and self.trainer is None:
+            self._leave_out_probe(runner)
         self.history = [Validation(*one) for one in runner.message_hub.runtime_info.get("robust_history", [])]
         self.seen = _losses(runner).size
         self.warned = {"catastrophic": False, "robust": False}
@@ -123,6 +130,13 @@ class OverfittingHook(Hook):
             self.stronger = with_steps(self.trainer.attack, self.steps)
             if RAISED in runner.message_hub.runtime_info:
                 self._raise_steps()
+
+    def _leave_out_probe(self, runner: Any) -> None:
+        if self.action != "warn":
+            raise UserError(f"OverfittingHook: free training is not probed for catastrophic overfitting, so action="
+                            f"{self.action!r} would never act; leave action out")  # fmt: skip
+        runner.logger.warning("free training is not probed for catastrophic overfitting; watch the robust scores of a "
+                              "RobustValidationHook, which fall to zero then")  # fmt: skip
 
     def _raise_steps(self) -> None:
         self.trainer.attack, self.stronger = self.stronger, None
@@ -179,7 +193,7 @@ class OverfittingHook(Hook):
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         miou = (metrics or {}).get("robust/mIoU")
         losses = _losses(runner)
-        if self.trainer is None or miou is None or losses.size <= self.seen:
+        if not self.adversarial or miou is None or losses.size <= self.seen:
             return
         self.history.append(Validation(runner.iter, miou, float(losses[self.seen :].mean())))
         self.seen = losses.size

@@ -205,6 +205,36 @@ def test_robust_overfitting_names_the_best_checkpoint(save_best, resumed, tmp_pa
     assert f"take {tmp_path / ('best_robust_mIoU_iter_4.pth' if save_best else 'iter_4.pth')}" in told
 
 
+def free(iters):
+    config = with_validation(toy_config(dict(type="FreeAdversarialTrainingHook", eps="8/255", replays=1), attack=None))
+    config.train_cfg.max_iters = iters
+    return config
+
+
+def test_free_training_is_not_probed_and_says_so(tmp_path, monkeypatch):
+    """Its robust overfitting is seen like that of any other."""
+    falls_from_60(monkeypatch)
+    runner = train(free(10), work_dir=tmp_path)
+    told = logged(tmp_path)
+    assert "train/adv_probe_error" not in runner.message_hub.log_scalars
+    assert told.count("WARNING - free training is not probed for catastrophic overfitting") == 1
+    assert told.count("robust overfitting: robust/mIoU was 60.00 after 4 iterations") == 1
+
+
+@pytest.mark.parametrize("action", [dict(action="stop"), dict(action="steps", steps=5)])
+def test_an_action_in_free_training_is_refused(action, tmp_path):
+    config = free(1)
+    config.custom_hooks.append(dict(type="OverfittingHook", **action))
+    with pytest.raises(UserError, match=r"free training is not probed .* so action='st.* leave action out"):
+        train(config, work_dir=tmp_path)
+
+
+@pytest.mark.parametrize("attack", [None, PGD])
+def test_other_trainings_say_nothing_of_it(attack, tmp_path):
+    train(toy_config(iters=1, attack=attack), work_dir=tmp_path)
+    assert "is not probed" not in logged(tmp_path)
+
+
 def test_without_a_checkpoint_the_way_to_keep_one_is_told(tmp_path, monkeypatch):
     falls_from_60(monkeypatch)
     train(with_validation(toy_config(iters=10)), work_dir=tmp_path)
