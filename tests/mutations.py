@@ -272,6 +272,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if scale < 1 and attack.minimum_norm:", "if False:"),
         ("if runner.world_size > 1:", "if False:"),
         ('or names.count("RandomFlip") > 1', ""),
+        ('("img_path", *(("flip", "flip_direction") if "RandomFlip" in names else ()))', '("img_path",)'),
+        ('(("flip", "flip_direction") if "RandomFlip" in names else ())', '("flip", "flip_direction")'),
+        ("if key not in packing.meta_keys", "if False"),
     ],
     ("hooks/free_training.py", "hooks/test_free_training.py"): [
         ("self.eps if step_size is None", "self.eps / 2 if step_size is None"),

@@ -168,3 +168,9 @@ def check_followed(runner: Any) -> None:
         found = moves[0] if moves else "several"
         raise UserError("keep_perturbations follows an image through one RandomFlip alone, and the training pipeline "
                         f"has {found}; take it out, or leave keep_perturbations out")  # fmt: skip
+    needed = ("img_path", *(("flip", "flip_direction") if "RandomFlip" in names else ()))
+    for packing in (one for one in pipeline.transforms if type(one).__name__ == "PackSegInputs"):
+        if missing := [key for key in needed if key not in packing.meta_keys]:
+            raise UserError(f"keep_perturbations needs {', '.join(needed)} of every image, and PackSegInputs(meta_keys="
+                            f"...) of the training pipeline leaves out {', '.join(missing)}; add what is missing, or "
+                            "leave meta_keys out")  # fmt: skip
