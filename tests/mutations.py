@@ -911,6 +911,10 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("commands/training.py", "hooks/test_robust_validation.py"): [
         ('{"log_metric_by_epoch": False, **logger}', "dict(logger)"),
     ],
+    ("runs/progress.py", "hooks/test_console.py"): [
+        ("above = sys.stdout.isatty()", "above = True"),
+        ("above = sys.stdout.isatty()", "above = False"),
+    ],
     ("hooks/console.py", "hooks/test_console.py"): [
         ("max(handler.level, logging.WARNING)", "handler.level"),
         ("max(handler.level, logging.WARNING)", "logging.ERROR"),

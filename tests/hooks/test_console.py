@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -105,17 +106,20 @@ def test_a_resumed_training_begins_where_it_stopped(train, tmp_path, capsys):
     assert [line.split()[0] for line in seen.out.splitlines() if "best" not in line[:4]][-3] == "6"
 
 
-def test_on_a_terminal_the_bar_says_it_and_lines_stand_above(train, monkeypatch):
+@pytest.mark.parametrize("piped", [False, True])
+def test_on_a_terminal_the_bar_says_it_and_rows_stand_above_or_in_the_file(piped, train, monkeypatch):
+    """Above where the standard output is that terminal; in the file that it goes to, where it goes to one."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=160)
     monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: not piped)
     status, out, err, _ = train()
     shown = screen.getvalue()
     assert status == 0 and "loss" in shown and "4/4 iterations" in shown and "iterations" not in err
-    assert (
-        "mind the step" in shown and "robust mIoU" in shown
-    )  # the bar takes what is printed, and puts it above itself
-    assert "report: segrobust" in out  # and at the end it is gone
+    here, elsewhere = (out, shown) if piped else (shown, out)
+    for told in ("mind the step", "robust mIoU", "best\n"):  # a warning, the head of the table, a row of it
+        assert told in here and told not in elsewhere
+    assert "report: segrobust" in out  # and at the end the bar is gone
 
 
 def test_other_processes_are_silent(capsys):
