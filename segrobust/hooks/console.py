@@ -7,13 +7,13 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from numbers import Real
 from typing import Any
 
 from mmengine.hooks import Hook
 
-from segrobust.core.errors import RunFailed
+from segrobust.core.errors import RunFailed, UserError
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.runs.progress import IterationProgress
 
@@ -131,14 +131,15 @@ class ConsoleHook(Hook):
 
 @contextmanager
 def failure_in_log(runner: Any) -> Iterator[None]:
-    """What ends a training is told in its log file too; on the console it is the command's last line."""
+    """What ends a training is told in its log file too, where there is room; on the console it is the last line."""
     try:
         yield
-    except RunFailed as error:
+    except (RunFailed, UserError) as error:
         record = runner.logger.makeRecord("mmengine", logging.WARNING, "", 0, str(error), (), None)
         for handler in runner.logger.handlers:
             if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
+                with suppress(OSError):
+                    handler.handle(record)
         raise
 
 
