@@ -866,7 +866,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("line.step < line.iteration and ", ""),
         ("if math.isfinite(value)]", "]"),
     ],
-    ("report/training_scalars.py", "report/test_training.py"): [
+    ("runs/training_scalars.py", "report/test_training.py"): [
         ("if line.iteration < until", "if line.iteration <= until"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
@@ -930,6 +930,8 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if isinstance(handler, logging.FileHandler):", "if True:"),
         ("_write_to(runner, sys.stdout)  # the bar", "pass  # the bar"),
         ("> self.best:", "> -math.inf:"),
+        ("self.before = _logged_before(runner)", "pass"),
+        ("and line.iteration <= runner.iter]", "]"),
     ],
     ("report/exports.py", "report/test_training.py"): [("_plain(column.name)", "column.name")],
     ("report/runs.py", "report/test_pairs.py"): [

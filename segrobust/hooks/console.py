@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -16,6 +17,7 @@ from mmengine.hooks import Hook
 from segrobust.core.errors import RunFailed, UserError
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.runs.progress import IterationProgress
+from segrobust.runs.training_scalars import Line, joined, starts_of
 
 COLUMNS = {  # of the table of validations, in order, by the names of the scores
     "mIoU": "mIoU",
@@ -25,6 +27,7 @@ COLUMNS = {  # of the table of validations, in order, by the names of the scores
     "min_norm/median": "median norm",
     "min_norm/found": "found",
 }
+JUDGES = ("robust/mIoU", "min_norm/median", "mIoU")  # the first of them that there is says which row is the best
 _NOISE = (  # warnings of mmengine and mmseg in every training, about their own insides
     "The prefix is not set in metric class",
     '"FileClient" will be deprecated',
@@ -77,12 +80,15 @@ class ConsoleHook(Hook):
         self.progress: IterationProgress | None = None
         self.scores: dict[str, float] = {}
         self.columns: list[str] = []
+        self.before: list[Line] = []  # what was logged up to where a resume begins
+        self.judge: str | None = None
         self.best = -math.inf
         self.validated = 0
 
     def before_train(self, runner: Any) -> None:
         if runner.rank == 0:
             print(f"log: {runner.logger.log_file}", flush=True)
+            self.before = _logged_before(runner)
         self.validated = runner.iter
         self.progress = IterationProgress(runner.max_iters - runner.iter, show=runner.rank == 0)
         self.progress.__enter__()
@@ -107,6 +113,9 @@ class ConsoleHook(Hook):
             self.columns = [name for name in COLUMNS if name in metrics] or list(found)
             titles = [COLUMNS.get(name, name) for name in self.columns]
             print("  ".join(["iteration", "    loss", *(f"{title:>8}" for title in titles)]))
+            self.judge = next((name for name in JUDGES if name in self.columns), None)
+            before = [line.values.get(self.judge, math.nan) for line in self.before]
+            self.best = max([score for score in before if not math.isnan(score)], default=-math.inf)
         print(self._row(runner, found), flush=True)
         self.validated = runner.iter
 
@@ -116,9 +125,8 @@ class ConsoleHook(Hook):
         for name in self.columns:
             width = max(8, len(COLUMNS.get(name, name)))
             cells.append(f"{found[name]:>{width}.2f}" if name in found else f"{'-':>{width}}")
-        judged = next((name for name in ("robust/mIoU", "min_norm/median", "mIoU") if name in self.columns), None)
-        if best := found.get(judged, -math.inf) > self.best:
-            self.best = found[judged]
+        if best := found.get(self.judge, -math.inf) > self.best:
+            self.best = found[self.judge]
         return "  ".join(cells) + ("  best" if best else "")
 
     def stop(self, runner: Any) -> None:
@@ -153,6 +161,14 @@ def _course(runner: Any, scores: Mapping[str, float]) -> str:
         said.append(f"eps {255 * eps:.2g}/255" if eps < 1 else f"eps {eps:.3g}")
     names = {"mIoU": "mIoU", "robust/mIoU": "robust", "min_norm/median": "median norm"}
     return ", ".join([*said, *(f"{title} {scores[name]:.1f}" for name, title in names.items() if name in scores)])
+
+
+def _logged_before(runner: Any) -> list[Line]:
+    """The validations of a training that goes on; checkpoints have all but the last one, which comes after them."""
+    if not runner.iter:
+        return []
+    lines = joined(starts_of(Path(runner.work_dir)))
+    return [line for line in lines if line.validation and line.iteration <= runner.iter]
 
 
 def _loss(runner: Any, iterations: int) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from segrobust.cli import main
 from segrobust.core.errors import RunFailed
+from segrobust.hooks import RobustValidationHook
 from segrobust.hooks.console import ConsoleHook
 from segrobust.hooks.full_disk import raise_where_full
 from segrobust.runs import progress
@@ -109,6 +110,41 @@ def test_a_failure_is_the_last_line_as_ever_and_stands_in_the_log(train, options
     assert status == 1 and err.splitlines()[-1] == "segrobust: training stopped by a test; take another"
     assert log.read_text().splitlines()[-1].endswith("WARNING - training stopped by a test; take another")
     assert "take another" not in out and "report: segrobust" not in out
+
+
+def robust_scores(monkeypatch, *scores):
+    """What the validations after 2, 4, ... iterations find."""
+    monkeypatch.setattr(RobustValidationHook, "measure", lambda self, runner: (scores[runner.iter // 2 - 1], 50.0))
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ((40, 30, 39, 41), ["2", "8"]),
+        ((30, 40, 39, 41), ["2", "4", "8"]),  # the checkpoint after 4 iterations was written before that validation
+        ((30, 40, 41, 41), ["2", "4", "6"]),
+    ],
+)
+def test_the_best_before_a_resume_stays_the_best(scores, best, train, tmp_path, monkeypatch, capsys):
+    robust_scores(monkeypatch, *scores)
+    _, before, _, _ = train()
+    (tmp_path / "run" / "last_checkpoint").write_text("iter_4.pth")
+    options = ["--work-dir", str(tmp_path / "run"), "--resume", "--cfg-options", "train_cfg.max_iters=8"]
+    assert main(["train", str(tmp_path / "toy.py"), *options]) == 0
+    rows = [line.split() for line in (before + capsys.readouterr().out).splitlines() if line[:1] == " "]
+    assert [row[0] for row in rows] == ["2", "4", "6", "8"]
+    assert [row[0] for row in rows if row[-1] == "best"] == best
+
+
+def test_what_was_lost_with_a_kill_is_not_the_best(train, tmp_path, monkeypatch, capsys):
+    """A resume from iteration 2 repeats the validation after 4."""
+    robust_scores(monkeypatch, 30, 40)
+    train("--cfg-options", "default_hooks.checkpoint.interval=2")
+    (tmp_path / "run" / "last_checkpoint").write_text("iter_2.pth")
+    robust_scores(monkeypatch, 30, 35)
+    assert main(["train", str(tmp_path / "toy.py"), "--work-dir", str(tmp_path / "run"), "--resume"]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] == " "]
+    assert row[0] == "4" and row[-1] == "best"
 
 
 @pytest.mark.parametrize("options", [(), ("--verbose",)])
