@@ -141,6 +141,11 @@ class AdversarialTrainingHook(Hook):
         self.seed = seed
         self.cuda_graphs = cuda_graphs
 
+    @property
+    def norm(self) -> str:
+        """Of the radius."""
+        return self.attack.norm
+
     def attack_at(self, iteration: int) -> Attack | None:
         """The attack of an iteration; None where there is nothing to attack with."""
         done = iteration - self.start

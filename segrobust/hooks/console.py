@@ -15,6 +15,8 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from segrobust.core.errors import RunFailed, UserError
+from segrobust.hooks.adversarial_training import AdversarialTrainingHook
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.runs.progress import IterationProgress
 from segrobust.runs.training_scalars import Line, joined, starts_of
@@ -27,6 +29,7 @@ COLUMNS = {  # of the table of validations, in order, by the names of the scores
     "min_norm/median": "median norm",
     "min_norm/found": "found",
 }
+ATTACKING = (AdversarialTrainingHook, FreeAdversarialTrainingHook)  # hooks with a radius
 JUDGES = ("robust/mIoU", "min_norm/median", "mIoU")  # the first of them that there is says which row is the best
 _NOISE = (  # warnings of mmengine and mmseg in every training, about their own insides
     "The prefix is not set in metric class",
@@ -78,6 +81,7 @@ class ConsoleHook(Hook):
 
     def __init__(self) -> None:
         self.progress: IterationProgress | None = None
+        self.norm = "Linf"  # of the radius that the training attacks at
         self.scores: dict[str, float] = {}
         self.columns: list[str] = []
         self.before: list[Line] = []  # what was logged up to where a resume begins
@@ -89,6 +93,7 @@ class ConsoleHook(Hook):
         if runner.rank == 0:
             print(f"log: {runner.logger.log_file}", flush=True)
             self.before = _logged_before(runner)
+        self.norm = next((hook.norm for hook in runner.hooks if isinstance(hook, ATTACKING)), self.norm)
         self.validated = runner.iter
         self.progress = IterationProgress(runner.max_iters - runner.iter, show=runner.rank == 0)
         self.progress.__enter__()
@@ -98,7 +103,7 @@ class ConsoleHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
-        self.progress.iterated(_course(runner, self.scores))
+        self.progress.iterated(_course(runner, self.scores, self.norm))
 
     def before_val_epoch(self, runner: Any) -> None:
         if self.progress:
@@ -151,14 +156,14 @@ def failure_in_log(runner: Any) -> Iterator[None]:
         raise
 
 
-def _course(runner: Any, scores: Mapping[str, float]) -> str:
+def _course(runner: Any, scores: Mapping[str, float], norm: str) -> str:
     """``loss 0.744, lr 0.001, eps 2.5/255, mIoU 54.5, robust 43.7``: what the training is doing now."""
     latest = {name: runner.message_hub.log_scalars.get(f"train/{name}") for name in ("loss", "adv_eps")}
     said = [f"loss {latest['loss'].current():.3g}"] if latest["loss"] else []
     said += [f"lr {next(iter(runner.optim_wrapper.get_lr().values()))[0]:.2g}"]
     if latest["adv_eps"]:
         eps = latest["adv_eps"].current()
-        said.append(f"eps {255 * eps:.2g}/255" if eps < 1 else f"eps {eps:.3g}")
+        said.append(f"eps {255 * eps:.3g}/255" if norm == "Linf" else f"eps {eps:.3g}")
     names = {"mIoU": "mIoU", "robust/mIoU": "robust", "min_norm/median": "median norm"}
     return ", ".join([*said, *(f"{title} {scores[name]:.1f}" for name, title in names.items() if name in scores)])
 

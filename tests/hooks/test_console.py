@@ -196,11 +196,32 @@ def test_on_a_terminal_the_bar_says_it_and_rows_stand_above_or_in_the_file(piped
     assert "report: segrobust" in out  # and at the end the bar is gone
 
 
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (dict(attack=dict(type="CEPGD", eps="2.51/255", steps=1, optimiser="pgd", radius_reduction=False)), "2.51/255"),
+        (dict(attack=dict(type="CEPGD", norm="L2", eps=0.5, steps=1, optimiser="pgd", radius_reduction=False)), "0.5"),
+        (dict(type="FreeAdversarialTrainingHook", norm="L2", eps="128/255"), "0.502"),
+        (dict(type="FreeAdversarialTrainingHook", eps="12.34/255"), "12.3/255"),
+    ],
+)
+def test_a_radius_is_told_in_its_own_unit(hook, told, tmp_path, capsys):
+    """Linf in 1/255, the other norms in image units, as the tables have them."""
+    options = dict(type="AdversarialTrainingHook") | hook
+    if options["type"].startswith("Free"):
+        options["replays"] = 1
+    toy_config(options, attack=None, iters=1).dump(tmp_path / "toy.py")
+    assert main(["train", str(tmp_path / "toy.py"), "--work-dir", str(tmp_path / "run")]) == 0
+    assert f", eps {told}: 1/1 iterations" in capsys.readouterr().err
+
+
 def test_other_processes_are_silent(capsys):
     hub = SimpleNamespace(log_scalars={}, runtime_info={})
     wrapper = SimpleNamespace(get_lr=lambda: {"lr": [0.1]})
     logger = SimpleNamespace(handlers=[], log_file="x.log")
-    runner = SimpleNamespace(rank=1, iter=0, max_iters=1, logger=logger, message_hub=hub, optim_wrapper=wrapper)
+    runner = SimpleNamespace(
+        rank=1, iter=0, max_iters=1, hooks=[], logger=logger, message_hub=hub, optim_wrapper=wrapper
+    )
     hook = ConsoleHook()
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
