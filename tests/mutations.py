@@ -866,7 +866,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("line.step < line.iteration and ", ""),
         ("if math.isfinite(value)]", "]"),
     ],
-    ("runs/training_scalars.py", "report/test_training.py"): [
+    ("report/training_scalars.py", "report/test_training.py"): [
         ("if line.iteration < until", "if line.iteration <= until"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
@@ -933,8 +933,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('if norm == "Linf" else f"eps', 'if eps < 1 else f"eps'),
         ("{255 * eps:.3g}/255", "{255 * eps:.2g}/255"),
         ("if isinstance(hook, ATTACKING)", "if isinstance(hook, FreeAdversarialTrainingHook)"),
-        ("self.before = _logged_before(runner)", "pass"),
-        ("and line.iteration <= runner.iter]", "]"),
+        ("self.before = _validations_before(runner)", "pass"),
+        ("if step <= done]", "]"),
+        ("if step < first}", "}"),
     ],
     ("report/exports.py", "report/test_training.py"): [("_plain(column.name)", "column.name")],
     ("report/runs.py", "report/test_pairs.py"): [
@@ -1460,6 +1461,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.pairs.remove()", "pass"),
         ("if loss is not None and clean_ratio:", "if False:"),
         ("self.pairs.active = attack is not None", "self.pairs.active = True"),
+    ],
+    ("hooks/overfitting.py", "recipes/test_ddcat_training.py"): [
+        ("with self.trainer.as_attacked(), context, ", "with context, "),
     ],
     ("hooks/adversarial_training.py", "recipes/test_ddcat_training.py"): [
         ("nullcontext() if self.pairs is None else self.pairs.under_attack()", "nullcontext()"),

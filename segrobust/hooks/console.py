@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from segrobust.core.errors import RunFailed, UserError
+from segrobust.core.files import clear_io_errors
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.runs.progress import IterationProgress
-from segrobust.runs.training_scalars import Line, joined, starts_of
 
 COLUMNS = {  # of the table of validations, in order, by the names of the scores
     "mIoU": "mIoU",
@@ -84,7 +86,7 @@ class ConsoleHook(Hook):
         self.norm = "Linf"  # of the radius that the training attacks at
         self.scores: dict[str, float] = {}
         self.columns: list[str] = []
-        self.before: list[Line] = []  # what was logged up to where a resume begins
+        self.before: list[dict[str, Any]] = []  # validations up to where a resume begins
         self.judge: str | None = None
         self.best = -math.inf
         self.validated = 0
@@ -92,7 +94,7 @@ class ConsoleHook(Hook):
     def before_train(self, runner: Any) -> None:
         if runner.rank == 0:
             print(f"log: {runner.logger.log_file}", flush=True)
-            self.before = _logged_before(runner)
+            self.before = _validations_before(runner)
         self.norm = next((hook.norm for hook in runner.hooks if isinstance(hook, ATTACKING)), self.norm)
         self.validated = runner.iter
         self.progress = IterationProgress(runner.max_iters - runner.iter, show=runner.rank == 0)
@@ -119,8 +121,8 @@ class ConsoleHook(Hook):
             titles = [COLUMNS.get(name, name) for name in self.columns]
             print("  ".join(["iteration", "    loss", *(f"{title:>8}" for title in titles)]))
             self.judge = next((name for name in JUDGES if name in self.columns), None)
-            before = [line.values.get(self.judge, math.nan) for line in self.before]
-            self.best = max([score for score in before if not math.isnan(score)], default=-math.inf)
+            before = [scores.get(self.judge) for scores in self.before]
+            self.best = max([one for one in before if isinstance(one, Real) and one == one], default=-math.inf)
         print(self._row(runner, found), flush=True)
         self.validated = runner.iter
 
@@ -168,12 +170,30 @@ def _course(runner: Any, scores: Mapping[str, float], norm: str) -> str:
     return ", ".join([*said, *(f"{title} {scores[name]:.1f}" for name, title in names.items() if name in scores)])
 
 
-def _logged_before(runner: Any) -> list[Line]:
-    """The validations of a training that goes on; checkpoints have all but the last one, which comes after them."""
-    if not runner.iter:
-        return []
-    lines = joined(starts_of(Path(runner.work_dir)))
-    return [line for line in lines if line.validation and line.iteration <= runner.iter]
+def _validations_before(runner: Any) -> list[dict[str, Any]]:
+    """The scores that a training goes on from, as its starts logged them: a checkpoint lacks the validation after it.
+
+    What a later start validated replaces what an earlier one had from there on.
+    """
+    done = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted(Path(runner.work_dir).glob("*/vis_data/scalars.json")) if done else ():
+        with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        logged = {scores["step"]: scores for scores in map(_scores, lines) if scores}
+        first = min(logged, default=math.inf)
+        found = {step: scores for step, scores in found.items() if step < first} | logged
+    return [scores for step, scores in found.items() if step <= done]
+
+
+def _scores(line: str) -> dict[str, Any] | None:
+    """Those of a validation; None for another line, and for one that a kill cut off."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(found, dict) and isinstance(found.get("step"), int)
+    return found if known and any(name in found for name in JUDGES) else None
 
 
 def _loss(runner: Any, iterations: int) -> str:

@@ -115,6 +115,7 @@ class OverfittingHook(Hook):
             raise UserError(f"OverfittingHook: action='steps' and steps=... go together, got {action!r} and {steps!r}")
         self.interval, self.action, self.steps = interval, action, steps
         self.trainer: AdversarialTrainingHook | None = None  # of a training, once it has begun
+        self.adversarial = False  # whether a training has begun that is
 
     def before_train(self, runner: Any) -> None:
         self.trainer = next((hook for hook in runner.hooks if isinstance(hook, AdversarialTrainingHook)), None)

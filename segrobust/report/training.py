@@ -13,7 +13,7 @@ from segrobust.core.errors import UserError
 from segrobust.report.runs import run_labels
 from segrobust.report.training_config import TrainingConfig, config_of
 from segrobust.report.training_log import Log, read_log
-from segrobust.runs.training_scalars import SCALARS, Line, Start, joined, starts_of
+from segrobust.report.training_scalars import SCALARS, Line, Start, joined, starts_of
 
 CLEAN, ROBUST, DISTANCE = "mIoU", "robust/mIoU", "min_norm/median"
 _CHECKPOINT = re.compile(r"(best_)?.*?(iter|epoch)_(\d{1,15})\.pth")

@@ -8,7 +8,7 @@ from typing import Any
 
 from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
-from segrobust.runs.training_scalars import Start
+from segrobust.report.training_scalars import Start
 
 HOOK, VALIDATION = "AdversarialTrainingHook", "RobustValidationHook"
 _BROKEN = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)

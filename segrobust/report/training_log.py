@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
-from segrobust.runs.training_scalars import Start
+from segrobust.report.training_scalars import Start
 
 _LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - \w+ - (.*)")
 _TOOK = re.compile(r"validation under .{1,200} took (\d+(?:\.\d+)?) s$")

@@ -12,7 +12,7 @@ from segrobust.report.runs import shorten_paths
 from segrobust.report.texts import count, duration, percent
 from segrobust.report.training import CLEAN, DISTANCE, ROBUST, Training
 from segrobust.report.training_config import HOOK
-from segrobust.runs.training_scalars import Line
+from segrobust.report.training_scalars import Line
 
 FALL = 0.05  # of the best robust score, from which on its fall counts as overfitting
 RULE = (

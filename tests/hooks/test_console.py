@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop
 from rich.console import Console
 
 from segrobust.cli import main
 from segrobust.core.errors import RunFailed
 from segrobust.hooks import RobustValidationHook
-from segrobust.hooks.console import ConsoleHook
+from segrobust.hooks.console import ConsoleHook, _validations_before
 from segrobust.hooks.full_disk import raise_where_full
 from segrobust.runs import progress
 from tests.hooks.toys import toy_config, with_validation
@@ -147,6 +147,29 @@ def test_what_was_lost_with_a_kill_is_not_the_best(train, tmp_path, monkeypatch,
     assert row[0] == "4" and row[-1] == "best"
 
 
+def written(folder, *starts):
+    for number, lines in enumerate(starts):
+        path = folder / str(number) / "vis_data" / "scalars.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(json.dumps(line) if isinstance(line, dict) else line for line in lines))
+
+
+@pytest.mark.parametrize(("by_epoch", "expected"), [(True, [40, 20]), (False, [40, 20, 10])])
+def test_the_validations_before_are_those_of_the_latest_starts(by_epoch, expected, tmp_path):
+    """A start that began anew at step 3 replaces the 50 and the 60 that came after it; a line was cut off."""
+    one = [{"step": step, "mIoU": score, "loss_of": 1} for step, score in ((1, 40), (3, 50), (5, 60))]
+    written(
+        tmp_path,
+        [{"step": 100, "loss": 1.0, "lr": 0.1}, *one],
+        [{"step": 3, "mIoU": 20}, {"step": 8, "mIoU": 10}, '{"st'],
+    )
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop) if by_epoch else None
+    runner = SimpleNamespace(iter=8, epoch=5, work_dir=tmp_path, train_loop=loop)
+    assert [scores["mIoU"] for scores in _validations_before(runner)] == expected
+    begun = SimpleNamespace(iter=0, epoch=0, work_dir=tmp_path, train_loop=loop)
+    assert _validations_before(begun) == []
+
+
 @pytest.mark.parametrize("options", [(), ("--verbose",)])
 def test_a_disk_that_is_full_at_the_log_is_one_line(options, tmp_path, capfd):
     """Python's logging would print a traceback for every line that it cannot write."""
@@ -189,7 +212,8 @@ def test_on_a_terminal_the_bar_says_it_and_rows_stand_above_or_in_the_file(piped
     monkeypatch.setattr(sys.stdout, "isatty", lambda: not piped)
     status, out, err, _ = train()
     shown = screen.getvalue()
-    assert status == 0 and "loss" in shown and "4/4 iterations" in shown and "iterations" not in err
+    assert status == 0 and "4/4 iterations" in shown and "iterations" not in err
+    assert "loss" in (out if piped else shown)
     here, elsewhere = (out, shown) if piped else (shown, out)
     for told in ("mind the step", "robust mIoU", "best\n"):  # a warning, the head of the table, a row of it
         assert told in here and told not in elsewhere
