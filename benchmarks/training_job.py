@@ -22,6 +22,7 @@ class Job:
     config: None where it is only looked at.
     state: ``settings``; once its training has begun ``iterations``, ``passes`` and ``seconds`` of an iteration; what
     failed; results by the settings of the evaluation.
+    retry: it failed in an earlier call, and this one has not tried it yet.
     """
 
     architecture: str
@@ -29,6 +30,7 @@ class Job:
     folder: Path
     config: Config | None
     state: dict[str, Any] = field(default_factory=dict)
+    retry: bool = False
 
     @classmethod
     def opened(
@@ -41,7 +43,7 @@ class Job:
             if (before := state["settings"].get(name)) != value:
                 raise UserError(f"{folder} holds a training with {name} {before}, and now it is {value}: take the same "
                                 "again, or another --work-dir")  # fmt: skip
-        return cls(architecture, recipe, folder, config, state)
+        return cls(architecture, recipe, folder, config, state, retry=config is not None and "failed" in state)
 
     @property
     def name(self) -> str:
@@ -78,6 +80,11 @@ class Job:
     @property
     def failed(self) -> str | None:
         return self.state.get("failed")
+
+    def begin(self) -> None:
+        """Forget that it failed."""
+        self.state.pop("failed", None)
+        self.retry = False
 
     def keep(self, **changes: Any) -> None:
         self.state |= changes

@@ -33,7 +33,7 @@ RECIPES = {
     "sharppgdat": "sharppgdat-linf4-s3-1500",
     "almaproxat": "almaproxat-linf4-s5-1000",
     "rppgdat": "rppgdat-linf4-s3-1500",
-    "trades": "trades-linf4-s3-1500",
+    "trades": "trades-linf4-s3-1070",
     "mart": "mart-linf4-s3-1500",
     "fastat": "fastat-linf4-s1-1500",
     "ddcat": "ddcat-linf4-s3-1500",

@@ -78,7 +78,7 @@ def shipped(megabytes: Sequence[float]) -> list[bool]:
 
 
 def _row(job: Any, how: Any) -> dict[str, Any]:
-    state = job.state
+    state, seconds = job.state, job.state.get("seconds")
     row = {"architecture": job.architecture, "recipe": job.recipe, "state": _told(job, how)}
     if job.failed or not job.done:
         return row
@@ -86,8 +86,8 @@ def _row(job: Any, how: Any) -> dict[str, Any]:
         "iterations": job.done,
         "planned": state["iterations"],
         "passes": round(state["passes"] * job.done),
-        "seconds_per_iteration": state.get("seconds"),
-        "hours": state["seconds"] * job.done / 3600 if "seconds" in state else None,
+        "seconds_per_iteration": seconds,
+        "hours": None if seconds is None else seconds * job.done / 3600,
         "weights": str(job.weights) if "megabytes" in state else None,
         "megabytes": state.get("megabytes"),
         "commands": _commands(job, how),

@@ -28,7 +28,7 @@ class Session:
         self.options, self.budget = options, 60 * options.minutes
         self.end = begun + self.budget
         names = ("size", "start", "batch_size", "precision", "seed")
-        self.settings = settings = {name: getattr(options, name) for name in names}
+        settings = {name: getattr(options, name) for name in names}
         self.jobs = [
             Job.opened(
                 architecture,
@@ -39,6 +39,13 @@ class Session:
             )
             for architecture in dict.fromkeys(options.architectures)
             for recipe in dict.fromkeys(options.recipes)
+        ]
+        asked = {job.folder for job in self.jobs}
+        folders = [file.parent for file in sorted(options.work_dir.glob(f"*/*/{STATE}"))]
+        self.others = [  # which stand in the table, and must be of the same settings
+            Job.opened(folder.parent.name, folder.name, folder, None, settings)
+            for folder in folders
+            if folder not in asked
         ]
         self.how = Evaluation(options.eps, options.eval_steps, options.num_images, options.batch_size)
         self.facts = {
@@ -58,7 +65,7 @@ class Session:
         return self.spent / self.expected if self.expected else 1.0
 
     def is_open(self, job: Any) -> bool:
-        return not job.failed and self.how.key not in job.state.get("evaluations", {})
+        return (not job.failed or job.retry) and self.how.key not in job.state.get("evaluations", {})
 
     def works(self) -> dict[str, Work]:
         """What is still to do."""
@@ -118,7 +125,7 @@ class Session:
             iterations = spread(self.left(), works)[job.name]
             if not works[job.name].trained and iterations:
                 self.train(job, works[job.name], iterations)
-            if job.trained and not job.failed:
+            if job.trained and self.is_open(job):
                 self.evaluate(job, works[job.name].evaluation)
             self.write()
 
@@ -145,11 +152,4 @@ class Session:
 
     def write(self) -> str:
         """The table of all jobs that are there, this call's or not."""
-        asked = {job.folder for job in self.jobs}
-        folders = [file.parent for file in sorted(self.options.work_dir.glob(f"*/*/{STATE}"))]
-        others = [
-            Job.opened(folder.parent.name, folder.name, folder, None, self.settings)
-            for folder in folders
-            if folder not in asked
-        ]
-        return write_table(self.options.work_dir, rows_of([*self.jobs, *others], self.how), self.facts)
+        return write_table(self.options.work_dir, rows_of([*self.jobs, *self.others], self.how), self.facts)

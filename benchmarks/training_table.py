@@ -14,9 +14,10 @@ checkpoint; an evaluation that would end more than 5 % over the budget is not be
 late, and by what one evaluation takes longer than it was measured to.
 
 Every recipe is a folder, WORK_DIR/ARCHITECTURE/RECIPE. The same command again goes on: what is done stays as it is,
-what is half done resumes, and --minutes is the budget of that call. WORK_DIR/table.md and table.json have all recipes
-that are there. Nothing is downloaded: fpn-r18w24 starts from the shipped standard weights or from random ones, other
-architectures from random ones.
+what is half done resumes, what failed is tried again (from its last checkpoint, if any), and --minutes is the budget of
+that call. Other settings need another WORK_DIR. WORK_DIR/table.md and table.json have all recipes that are there.
+Nothing is downloaded: fpn-r18w24 starts from the shipped standard weights or from random ones, other architectures from
+random ones.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def run(options: argparse.Namespace, begun: float) -> int:
     state.mkdir(parents=True, exist_ok=True)
     with only_process(state / "lock"):
         session = Session(options, begun)
+        for job in session.jobs:
+            if job.retry:
+                print(f"{job.name} failed and is tried again: {job.failed}", flush=True)
         session.measure()
         print(describe(session.works(), session.plan()), flush=True)
         if not options.dry_run:

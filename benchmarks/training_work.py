@@ -64,6 +64,7 @@ class DeadlineHook(Hook):
 @contextmanager
 def failures(job: Job) -> Iterator[None]:
     """A recipe that diverges or does not fit into memory is told in its row, and the others go on."""
+    job.begin()
     try:
         yield
     except (RunFailed, ModelError, AttackContractError, RuntimeError, MemoryError) as error:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from benchmarks import training_session, training_table, training_work
 from benchmarks.training_job import Job
 from benchmarks.training_recipes import ARCHITECTURES, CONFIGS, RECIPES, Work, passes, recipe_config, scaled, spread
-from benchmarks.training_rows import shipped
+from benchmarks.training_rows import markdown, rows_of, shipped
 from segrobust import load_segmenter
 from segrobust.commands.training import train
 from segrobust.core.errors import RunFailed
@@ -77,6 +77,20 @@ def test_what_becomes_a_row_and_what_ends_the_call(error, told, tmp_path):
     with nullcontext() if told else pytest.raises(RuntimeError, match="a defect"), training_work.failures(job):
         raise error
     assert job.failed == told
+
+
+@pytest.mark.parametrize(
+    ("kept", "shown"), [({}, "- | -"), ({"seconds": None}, "- | -"), ({"seconds": 9}, "9.000 | 0.010")]
+)
+def test_a_time_that_was_not_kept_is_a_dash(kept, shown, tmp_path):
+    scores = {"aAcc": 50.0, "mIoU": 40.0, "mIoU_greedy": 39.0}
+    found = dict(clean=scores, worst=scores, interval=None, clean_mIoU_float32=40.0, seconds=1.0)
+    state = dict(iterations=4, passes=10, megabytes=1.0, evaluations={"standard": found}, **kept)
+    job = SimpleNamespace(architecture="net", recipe="at", state=state, failed=None, done=4, planned=4,
+                          folder=tmp_path, weights=tmp_path / "w.safetensors")  # fmt: skip
+    how = SimpleNamespace(key="standard", eps="4/255", steps=2, num_images=2, batch_size=2)
+    table = markdown(rows_of([job], how), {})
+    assert f"| 1 | net | at | 4 | 40 | {shown} | 50.00 |" in table
 
 
 def test_what_may_be_shipped():
@@ -272,17 +286,44 @@ def test_a_training_pauses_where_its_time_is_up(scenes, trainings, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings, monkeypatch):
+def test_a_recipe_that_diverges_is_a_row_and_the_others_go_on(scenes, trainings, monkeypatch, capsys):
     def failing(config, work_dir, **more):
         if work_dir.parent.name == "standard":
             raise RunFailed("training diverged in iteration 3: loss is nan")
         return train(config, work_dir, **more)
 
+    spy = training_work.train
     monkeypatch.setattr(training_work, "train", failing)
     assert call(scenes) == 1
     assert call(scenes, recipes=["cepgdat"]) == 0  # whose table has both
     assert rows(scenes)["standard"]["state"] == "failed: training diverged in iteration 3: loss is nan"
     assert rows(scenes)["cepgdat"]["rank"] == 1
+    capsys.readouterr()
+    assert call(scenes, "--dry-run") == 1
+    again = "fpn-r18w24/standard failed and is tried again: training diverged in iteration 3: loss is nan\n"
+    assert again in capsys.readouterr().out
+    monkeypatch.setattr(training_work, "train", spy)
+    assert call(scenes) == 0 and trainings == [("standard", False)]
+    assert again in capsys.readouterr().out and rows(scenes)["standard"]["state"] == "done"
+    assert call(scenes) == 0 and "tried again" not in capsys.readouterr().out and len(trainings) == 1
+
+
+def test_what_failed_in_an_earlier_call_is_tried_once_in_this_one(tmp_path):
+    session = object.__new__(training_session.Session)
+    session.how = SimpleNamespace(key="standard")
+    known = ("net", "at", tmp_path / "net" / "at")
+    Job(*known, None, {"settings": {}}).keep(failed="diverged")
+    assert not Job.opened(*known, None, {}).retry  # another recipe of the table, not asked for
+    job = Job.opened(*known, SimpleNamespace(), {})
+    assert job.retry and job.failed == "diverged" and session.is_open(job)
+    with training_work.failures(job):
+        assert session.is_open(job) and not job.failed
+        raise RunFailed("diverged again")
+    assert job.failed == "diverged again" and not session.is_open(job)
+    job = Job.opened(*known, SimpleNamespace(), {})
+    with training_work.failures(job):
+        job.keep(iterations=4)
+    assert not Job.opened(*known, SimpleNamespace(), {}).failed
 
 
 def test_a_dry_run_plans_keeps_costs_and_trains_nothing(tmp_path, scenes, monkeypatch, capsys):
@@ -322,9 +363,12 @@ def test_bad_input_is_told_in_one_line(words, told, capsys, in_tmp):
     assert told in line
 
 
-def test_a_folder_of_other_settings_is_refused(in_tmp, capsys):
+@pytest.mark.parametrize("asked", ["standard", "cepgdat"])
+def test_a_folder_of_other_settings_is_refused_before_anything_is_done(asked, in_tmp, capsys, monkeypatch):
     folder = in_tmp / "table" / "fpn-r18w24" / "standard"
     settings = dict(size=[48, 64], start="shipped", batch_size=8, precision="float32", seed=0)
     Job("fpn-r18w24", "standard", folder, None, {"settings": settings}).keep()
-    assert call(in_tmp / "table", recipes=["standard"]) == 2
-    assert "holds a training with batch_size 8, and now it is 2" in capsys.readouterr().err
+    monkeypatch.setattr(training_session.Session, "measure", None)  # would fail if it were called
+    assert call(in_tmp / "table", recipes=[asked]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fpn-r18w24/standard holds a training with batch_size 8, and now it is 2" in line

@@ -40,12 +40,18 @@ models = [
         recipe="ALMA-AT",
         command=_train + "almaproxat-linf4-s5-1000_camvid-180x240.py",
     ),
-    # two stages of 2400 iterations in all, the mean of both stages' weights
+    # two stages of 2400 iterations in all: the mean of both stages' weights, and the second's weights
     dict(
         name="tsallispgd-at-long",
         model="camvid-fpn-r18w24-pgdat-linf4-180x240",
         recipe="TsallisPGD-AT, two stages",
         command=_train + "pgdat-linf4-s3-strong-900_camvid-180x240.py",
+    ),
+    dict(
+        name="sharppgd-at-long",
+        model="camvid-fpn-r18w24-sharppgdat-long-linf4-180x240",
+        recipe="SharpPGD-AT, two stages",
+        command=_train + "sharppgdat-linf4-s3-second-900_camvid-180x240.py",
     ),
 ]
 studies = [

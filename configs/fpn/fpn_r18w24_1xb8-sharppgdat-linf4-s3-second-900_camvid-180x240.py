@@ -1,5 +1,5 @@
-# A second stage of 900 iterations after the 1500 of sharppgdat-linf4-s3-1500; the weights of both stages' ends are
-# averaged (tools/ship_model.py --average-with).
+# A second stage of 900 iterations after the 1500 of sharppgdat-linf4-s3-1500, at the full radius from its start. Its own
+# weights are shipped: their mean with the first stage's is less robust.
 _base_ = ["./fpn_r18w24_1xb8-sharppgdat-linf4-s3-1500_camvid-180x240.py"]
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -36,6 +36,7 @@ CHANGES = {  # colours that stay apart for colour-blind readers (Okabe and Ito, 
 }
 _SHOWN_SIDE = 640
 _PIXEL_CAP = 64_000_000
+_NO_PICTURE = (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError)  # what PIL raises of damage
 
 
 def write_grid(
@@ -150,7 +151,9 @@ def data_uri(folder: Path, name: str) -> str:
             if opened.width * opened.height > _PIXEL_CAP:
                 raise UserError(f"{path}: {opened.width} x {opened.height} pixels are too many for a report")
             picture = opened.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except _NO_PICTURE as error:
         raise UserError(f"{path}: not a readable PNG picture; run the evaluation again") from error
     flat = picture.getcolors(maxcolors=512) is not None
     picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.NEAREST if flat else Image.Resampling.LANCZOS, None)

@@ -21,7 +21,7 @@ _CHECKPOINT = re.compile(r"(best_)?.*?(iter|epoch)_(\d{1,15})\.pth")
 
 @dataclass(frozen=True)
 class Training:
-    """One training; ``starts`` are those that something is left of."""
+    """One training; of some of its ``starts`` nothing may be left but the time that they took."""
 
     label: str
     path: Path
@@ -114,4 +114,4 @@ def _load(path: Path, label: str) -> Training:
     if not starts:
         raise UserError(f"{path}: the training has logged no numbers yet (nothing in */{SCALARS}); wait for its first "
                         "lines")  # fmt: skip
-    return Training(label, path, starts, read_log(starts), config_of(path, starts[-1]))
+    return Training(label, path, starts, read_log(starts), config_of(path, starts[-1].folder))

@@ -8,9 +8,8 @@ from typing import Any
 
 from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
-from segrobust.report.training_scalars import Start
 
-HOOK, VALIDATION = "AdversarialTrainingHook", "RobustValidationHook"
+HOOK, FREE, VALIDATION = "AdversarialTrainingHook", "FreeAdversarialTrainingHook", "RobustValidationHook"
 _BROKEN = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -28,6 +27,11 @@ class TrainingConfig:
         given = found if isinstance(found, list) else []
         return [one for one in given if isinstance(one, dict) and one.get("type") == kind]
 
+    @property
+    def attack(self) -> Any:
+        """That of training: its fields or its name; of free training, which has none, the hook's own fields."""
+        return next((hook.get("attack") for hook in self.hooks(HOOK)), next(iter(self.hooks(FREE)), None))
+
     def at(self, *names: str) -> Any:
         """The value under these names, one in the other; None where there is none."""
         value: Any = self.fields
@@ -36,10 +40,10 @@ class TrainingConfig:
         return value
 
 
-def config_of(folder: Path, start: Start) -> TrainingConfig:
-    """The config of the last start, called as the file that the work dir has of it."""
+def config_of(folder: Path, start: Path) -> TrainingConfig:
+    """The config of a start, called as the file that the work dir has of it."""
     kept = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime)
-    stored = start.folder / "vis_data" / "config.py"
+    stored = start / "vis_data" / "config.py"
     path = stored if stored.is_file() else kept[-1] if kept else None
     if path is None:
         return TrainingConfig()
@@ -71,7 +75,9 @@ def _value(node: ast.expr) -> Any:
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    str(value)  # ValueError: a hexadecimal number too long to be written out
+    return value
 
 
 def described(attack: Any) -> str:

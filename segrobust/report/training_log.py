@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 
-from segrobust.core.files import clear_io_errors
 from segrobust.report.runs import shorten_paths
 from segrobust.report.training_scalars import Start
+from segrobust.report.training_text import iteration_of, log_lines
 
-_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - \w+ - (.*)")
 _TOOK = re.compile(r"validation under .{1,200} took (\d+(?:\.\d+)?) s$")
-_EVENTS = ("catastrophic overfitting", "robust overfitting", "training diverged", "training stopped")
+_ENDS = ("training diverged", "training stopped")
+_EVENTS = ("catastrophic overfitting", "robust overfitting", *_ENDS)
 _ITERATION = re.compile(r"in iteration (\d{1,15})\b")
-_SKIPPED = "robust validation skipped"
+_SKIPPED = re.compile(r"robust validation skipped after (\d{1,15}) iterations")
 
 
 @dataclass
@@ -36,36 +35,25 @@ def read_log(starts: Sequence[Start]) -> Log:
     """The logs of all starts together; what a later start replaced is not told, but its time was spent."""
     log = Log()
     for start in starts:
-        path = start.folder / f"{start.folder.name}.log"
-        if path.is_file():
-            _add(log, path, start.until)
+        _add(log, start)
     return log
 
 
-def _add(log: Log, path: Path, until: float) -> None:
+def _add(log: Log, start: Start) -> None:
     first = last = None
-    for time, text in _lines(path):
+    reached = 0
+    until = start.until if start.lines else 0
+    for time, text in log_lines(start.folder):
         first, last = first or time, time
+        reached = iteration_of(text) or reached
         if took := _TOOK.match(text):
             log.validating += float(took[1])
-        log.skipped += text.startswith(_SKIPPED)
+        if skipped := _SKIPPED.match(text):
+            log.skipped += int(skipped[1]) < until
         if text.startswith(_EVENTS):
             found = _ITERATION.search(text)
-            if not found or int(found[1]) < until:
+            # a start that a later one went on from did not end the training
+            if (int(found[1]) if found else reached) < until and not (text.startswith(_ENDS) and until < math.inf):
                 log.events.append((int(found[1]) if found else None, shorten_paths(text)))
     if first is not None:
         log.seconds = (log.seconds or 0.0) + (last - first).total_seconds()
-
-
-def _lines(path: Path) -> Iterator[tuple[datetime, str]]:
-    with (
-        clear_io_errors(f"read {path}", "check the permissions of the training's folder"),
-        path.open(encoding="utf-8", errors="replace") as file,
-    ):
-        for line in file:
-            if found := _LINE.match(line):
-                try:
-                    time = datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S")
-                except ValueError:
-                    continue
-                yield time, found[2]

@@ -12,7 +12,7 @@ from segrobust.report.exports import Sheet, csv_text
 from segrobust.report.page import rendered, write_page
 from segrobust.report.texts import EN_DASH, count, percent
 from segrobust.report.training import CLEAN, DISTANCE, ROBUST, Training, load_trainings
-from segrobust.report.training_config import HOOK, VALIDATION, described
+from segrobust.report.training_config import HOOK, VALIDATION, TrainingConfig, described
 from segrobust.report.training_curves import COURSE, LEARNING, figures
 from segrobust.report.training_pictures import KINDS, classes, snapshots
 from segrobust.report.training_verdict import RULE, next_command, overfitting, training_costs, training_verdict
@@ -42,7 +42,7 @@ def write_training_csv(folders: Sequence[Path], path: Path) -> Path:
     text = csv_text(training_sheet(load_trainings([Path(folder) for folder in folders])))
     with clear_io_errors(f"create {path.parent}", "choose another csv"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.encode())
+    replace_file(path, text.encode(errors="replace"))
     return path
 
 
@@ -90,7 +90,7 @@ def _view(training: Training) -> dict[str, Any]:
         "scores": [name for name in SCORES if name in known],
         "validations": [(line, training.checkpoint_of(line)) for line in training.validations],
         "costs": training_costs(training),
-        "damaged": sum(start.damaged for start in training.starts),
+        "damaged": sum(start.damaged for start in training.starts if start.lines),
         "facts": _facts(training),
         "config": training.config,
         "snapshots": snapshots(training),
@@ -110,14 +110,20 @@ def _facts(training: Training) -> dict[str, str]:
     hook, check = (next(iter(config.hooks(kind)), {}) for kind in (HOOK, VALIDATION))
     found = {
         "Config": config.name,
-        "Attack in training": described(hook.get("attack")),
+        "Attack in training": described(config.attack),
         "Loss": described(hook.get("loss")),
         "Robust validation": described(check.get("attack")),
         "Images in it": check.get("num_images"),
         "Iterations or epochs": config.at("train_cfg", "max_iters") or config.at("train_cfg", "max_epochs"),
         "Batch size": config.at("train_dataloader", "batch_size"),
         "Optimiser": described(config.at("optim_wrapper", "optimizer")),
-        "Seed": str(config.at("randomness", "seed") or 0),
+        "Seed": _seed(config),
         "Data": config.at("val_dataloader", "dataset", "type"),
     }
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _seed(config: TrainingConfig) -> str:
+    """mmengine draws one where none is set."""
+    seed = config.at("randomness", "seed")
+    return str(seed) if seed is not None else "none set" if config.fields else ""

@@ -1,7 +1,8 @@
 """The numbers of a training as mmengine left them: a folder per start with ``vis_data/scalars.json``, JSON lines.
 
 A training that was resumed has several starts. They are put together in the order of iterations: what a later start
-logged replaces what an earlier one had logged from there on, which was lost with the process.
+logged replaces what an earlier one had logged from there on, which was lost with the process. Where it went on from,
+its log tells; without that, its first line counts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segrobust.core.files import clear_io_errors
+from segrobust.report.training_config import config_of
+from segrobust.report.training_text import opening
 
 SCALARS = "vis_data/scalars.json"
+LARGEST = 1e39  # above all finite numbers of float32: what is beyond is damaged, and sums of it overflow
 
 
 class Line(NamedTuple):
@@ -29,9 +33,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a training. damaged: lines that cannot be read, beside a last one that a kill cut off.
+    """One start of a training. lines: those that no later start replaced.
 
-    until: the iteration from which on a later start replaces it.
+    damaged: lines that cannot be read, beside a last one that a kill cut off. until: the iteration from which on a
+    later start replaces it.
     """
 
     folder: Path
@@ -41,13 +46,16 @@ class Start:
 
 
 def starts_of(folder: Path) -> list[Start]:
-    """The starts of a training that something is left of, in order; UserError: a file that cannot be read."""
+    """The starts of a training that logged numbers, in order; UserError: a file that cannot be read."""
     starts: list[Start] = []
-    for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True):
-        lines, damaged = _read(path)
-        until = starts[-1].lines[0].iteration if starts else math.inf
-        if lines := [line for line in lines if line.iteration < until]:
-            starts.append(Start(path.parents[1], lines, damaged, until))
+    until = math.inf
+    read = {path: _read(path) for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True)}
+    trained = {path for path, (lines, *_) in read.items() if not all(line.validation for line in lines)}
+    for path, (lines, damaged, resumed) in read.items():
+        if not lines or (trained and path not in trained):  # which validated a checkpoint, and replaced nothing
+            continue
+        starts.append(Start(path.parents[1], [line for line in lines if line.iteration < until], damaged, until))
+        until = min(until, lines[0].iteration, math.inf if resumed is None else resumed + 1)
     return starts[::-1]
 
 
@@ -56,23 +64,29 @@ def joined(starts: Sequence[Start]) -> list[Line]:
     return [line for start in starts for line in start.lines]
 
 
-def _read(path: Path) -> tuple[list[Line], int]:
+def _read(path: Path) -> tuple[list[Line], int, int | None]:
+    """Lines, how many are damaged, and the iterations that were done before, where they are told."""
     with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
         texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    resumed, epoch = opening(path.parents[1], config_of(path.parents[2], path.parents[1]))
     lines: list[Line] = []
     damaged, trained = 0, 0
     for text in texts[:-1]:
-        line = _line(text, trained)
+        line = _line(text, trained, epoch)
         if line is None:
             damaged += bool(text.strip())
         else:
             trained = line.iteration
             lines.append(line)
-    return lines, damaged
+    return lines, damaged, resumed
 
 
-def _line(text: str, trained: int) -> Line | None:
-    """A line of the file; a validation that is logged by epoch belongs to the last iteration logged before it."""
+def _line(text: str, trained: int, epoch: int | None) -> Line | None:
+    """A line of the file, after so many iterations that were logged, with so many in an epoch.
+
+    A validation that is logged by epoch belongs to the epoch's last iteration, which may not have been logged; where
+    an epoch's length is not told, to the last one logged.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -80,8 +94,11 @@ def _line(text: str, trained: int) -> Line | None:
     if not isinstance(found, dict) or not _is_count(found.get("step")):
         return None
     values = {name: value for name, value in found.items() if _is_number(value) and name not in ("step", "iter")}
-    validation = "lr" not in values and "loss" not in values
-    return Line(max(found["step"], trained), validation, values, found["step"])
+    validation, step = "lr" not in values and "loss" not in values, found["step"]
+    iteration = max(step, trained)
+    if validation and step < trained and epoch and trained <= step * epoch < trained + epoch:
+        iteration = step * epoch
+    return Line(iteration, validation, values, step)
 
 
 def _is_count(value: Any) -> bool:
@@ -89,4 +106,6 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**53)
+    if type(value) is float:
+        return not LARGEST <= abs(value) < math.inf
+    return type(value) is int and abs(value) < 2**53

@@ -11,7 +11,6 @@ from statistics import fmean
 from segrobust.report.runs import shorten_paths
 from segrobust.report.texts import count, duration, percent
 from segrobust.report.training import CLEAN, DISTANCE, ROBUST, Training
-from segrobust.report.training_config import HOOK
 from segrobust.report.training_scalars import Line
 
 FALL = 0.05  # of the best robust score, from which on its fall counts as overfitting
@@ -77,8 +76,10 @@ def scores_in_words(line: Line) -> str:
 
 def next_command(training: Training) -> tuple[str, ...]:
     """How to evaluate the best checkpoint that was kept, word by word; empty where there is none."""
-    scored = [line for line in training.validations if training.checkpoint_of(line) and training.config.name]
-    best = max(scored, key=lambda line: line.values.get(training.judged_by, -math.inf), default=None)
+    kept = [line for line in training.validations if training.checkpoint_of(line) and training.config.name]
+    scores = [(line.values.get(training.judged_by, -math.inf), line) for line in kept]
+    scored = [(score, line) for score, line in scores if not math.isnan(score)]
+    _, best = max(scored, key=lambda one: one[0], default=(None, None))
     if best is None:
         return ()
     folder = training.path.resolve().name
@@ -89,17 +90,15 @@ def next_command(training: Training) -> tuple[str, ...]:
 
 def _radius(training: Training) -> Iterator[str]:
     """``--eps`` of the training's attack, where it is a radius as evaluation takes it."""
-    for hook in training.config.hooks(HOOK)[:1]:
-        attack = hook.get("attack")
-        eps = attack.get("eps", attack.get("eps_max")) if isinstance(attack, dict) else None
-        if isinstance(eps, str | float) and attack.get("norm", "Linf") == "Linf":
-            yield from ("--eps", shorten_paths(str(eps)))
+    attack = training.config.attack
+    eps = attack.get("eps", attack.get("eps_max")) if isinstance(attack, dict) else None
+    if isinstance(eps, str | float) and attack.get("norm", "Linf") == "Linf":
+        yield from ("--eps", shorten_paths(str(eps)))
 
 
 def training_costs(training: Training) -> dict[str, str]:
     """What the training took, by what it is; only what is known."""
-    log, times = training.log, [value for _, value in training.points("time")]
-    attacks = [value for _, value in training.points("adv_time")]
+    log, times, attacks = training.log, dict(training.points("time")), dict(training.points("adv_time"))
     passes = [value for _, value in training.points("adv_passes")]
     found = {"iterations": count(training.iterations)}
     if len(training.starts) > 1:
@@ -107,9 +106,9 @@ def training_costs(training: Training) -> dict[str, str]:
     if log.seconds:
         found["time, all starts"] = duration(log.seconds)
     if times:
-        found["seconds per iteration"] = f"{fmean(times):.2f}"
-    if attacks and times:
-        found["share of the attack in it"] = f"{sum(attacks) / len(attacks) / fmean(times):.0%}"
+        found["seconds per iteration"] = f"{fmean(times.values()):.2f}"
+    if attacks and (whole := sum(times.values())) > 0:  # lines without an attack are of iterations without one
+        found["share of the attack in them"] = f"{sum(attacks.get(at, 0.0) for at in times) / whole:.0%}"
     if passes:
         found["passes of the attack per image and iteration"] = f"{fmean(passes):.1f}"
     if log.seconds and log.validating:

@@ -1,6 +1,8 @@
 import base64
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -108,7 +110,36 @@ def test_photographs_become_jpeg_and_large_pictures_smaller(tmp_path):
     assert decoded(read["pictures"]["truth"])[0, [0, 639]].tolist() == noise[0, :2].tolist()
 
 
-@pytest.mark.parametrize("content", [b"<svg onload='alert(1)'/>", b"\x89PNG\r\n\x1a\nbroken", b"", None])
+def with_chunk(png, kind, content):
+    """The file with another chunk before its end, whole by its checksum."""
+    end = len(png) - 12
+    return (
+        png[:end]
+        + struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        + png[end:]
+    )
+
+
+def small_png():
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<svg onload='alert(1)'/>",
+        b"\x89PNG\r\n\x1a\nbroken",
+        b"",
+        None,
+        with_chunk(small_png(), b"pHYs", b"short"),  # PIL: ValueError
+        with_chunk(small_png(), b"iCCP", b"\0"),  # PIL: IndexError
+    ],
+)
 def test_what_is_no_picture_is_refused(tmp_path, content):
     write_grid(tmp_path, [entry()], PALETTE)
     (tmp_path / "00-truth.png").unlink()

@@ -15,7 +15,8 @@ from segrobust.report.training_config import TrainingConfig
 from segrobust.report.training_page import render_trainings
 from segrobust.report.training_pictures import snapshots, spread
 from segrobust.report.training_verdict import next_command, overfitting, training_costs, training_verdict
-from tests.report.trainings import LOG, RISING, loaded, picture, training_line, validation_line
+from tests.report.test_pictures import with_chunk
+from tests.report.trainings import LOG, RISING, loaded, picture, told, training_line, validation_line
 
 
 def test_the_best_checkpoint_is_that_of_the_best_robust_score(make_training):
@@ -35,6 +36,13 @@ def test_without_its_checkpoint_the_best_one_that_was_kept_is_evaluated(make_tra
     assert "no checkpoint was kept" in training_verdict(training)[0]
     assert "mine/iter_300.pth" in next_command(training)
     assert next_command(loaded(make_training(*RISING, name="none"))) == ()
+
+
+def test_a_score_that_is_no_number_is_not_the_best_that_was_kept(make_training):
+    lines = [training_line(50, 1.0), validation_line(100, 40.0, math.nan), validation_line(200, 40.0, 20.0)]
+    names = ("iter_100.pth", "iter_200.pth")
+    assert "mine/iter_200.pth" in next_command(loaded(make_training(*lines, checkpoints=names)))
+    assert next_command(loaded(make_training(*lines[:2], name="none", checkpoints=names))) == ()
 
 
 def test_a_training_without_robust_validation_says_so(make_training):
@@ -90,7 +98,46 @@ def test_a_new_start_from_the_beginning_replaces_all(make_training):
     training = loaded(folder)
     assert [line.iteration for line in training.lines] == [40, 50, 100, 100]
     make_training(training_line(40, 1.0), start="20261127_040000")
-    assert [line.iteration for line in loaded(folder).lines] == [40] and len(loaded(folder).starts) == 1
+    assert [line.iteration for line in loaded(folder).lines] == [40] and loaded(folder).log.events == []
+    make_training(training_line(60, 1.0), start="20261127_050000", log=LOG)
+    costs = training_costs(loaded(folder))  # what was done again was paid for
+    assert costs["starts"] == "4" and costs["time, all starts"] == "3.0 hours" and costs["iterations"] == "60"
+
+
+def test_of_a_resumed_training_only_warnings_that_still_hold_are_told(make_training):
+    """The second start went on from iteration 120, the third from 220; lines of numbers come every 50 iterations."""
+
+    def log(resumed, reached, *texts):
+        number = told("01:01:00", f"Iter(train) [{reached}/300]  lr: 1.0000e-03  eta: 0:01:00  loss: 0.5")
+        begun = [told("01:00:00", f"resumed epoch: 0, iter: {resumed}")] * bool(resumed)
+        return "".join([*begun, number, *(told("01:02:00", text, "WARNING") for text in texts)])
+
+    hold = ("catastrophic overfitting in iteration 120: held", "robust overfitting: held, too")
+    skipped = [f"robust validation skipped after {number} iterations: ..." for number in (120, 121)]
+    lost = ("catastrophic overfitting in iteration 121: lost", "training stopped: the disk is full")
+    folder = make_training(*RISING[:4], log=log(0, 120, *hold, *skipped, *lost))
+    lost = ("robust overfitting: lost", "training diverged in iteration 260: loss is nan")
+    make_training(*RISING[3:7], start="20261127_020000", log=log(120, 250, *lost))
+    last = ("training stopped after 300 iterations: no room",)
+    make_training(*RISING[6:], start="20261127_030000", log=log(220, 300, *last))
+    training = loaded(folder)
+    assert training.log.events == [(120, hold[0]), (None, hold[1]), (None, last[0])] and training.log.skipped == 1
+    assert [line.iteration for line in training.lines] == [50, 100, 100, 150, 200, 200, 250, 300, 300]
+    assert training.points("loss")[2:4] == [(150, 0.7), (200, 0.6)]
+
+
+def test_a_start_that_was_done_again_wholly_warns_of_nothing(make_training):
+    folder = make_training(*RISING, log=told("01:00:00", "catastrophic overfitting in iteration 30: lost"))
+    make_training(*RISING, start="20261127_020000")
+    assert loaded(folder).log.events == []
+
+
+def test_a_start_that_only_validated_replaces_nothing(make_training):
+    folder = make_training(*RISING)
+    make_training(validation_line(0, 41.0, 21.0), start="20261127_020000")
+    make_training(validation_line(100, 42.0, 22.0), start="20261127_030000")
+    training = loaded(folder)
+    assert len(training.lines) == len(RISING) and training.best.iteration == 200 and len(training.starts) == 1
 
 
 def test_a_half_written_last_line_is_skipped_and_others_are_told(make_training):
@@ -100,6 +147,25 @@ def test_a_half_written_last_line_is_skipped_and_others_are_told(make_training):
     folder = make_training(*RISING, name="wrong", end="\n".join([*wrong, "", ""]))
     assert loaded(folder).starts[0].damaged == len(wrong)
     assert "6 lines of the numbers of wrong cannot be read" in render_trainings([loaded(folder)])
+
+
+def test_damaged_numbers_are_left_out(make_training):
+    huge, still = 1e300, {"time": 0.0, "adv_time": 0.0}
+    lines = [
+        training_line(50, huge, **still),
+        training_line(60, 3e38, **still, lr=-huge),  # a diverging loss in float32
+        training_line(70, huge, **still, adv_passes=huge),
+        validation_line(70, huge, 20.0),
+        training_line(80, 10**20, **still),
+        validation_line(80, 40.0, huge),
+    ]
+    config = f"train_cfg = dict(max_iters=0x{'f' * 4000})\nrandomness = dict(seed=3)"
+    training = loaded(make_training(*lines, config=config))
+    costs = training_costs(training)
+    assert training.points("loss") == [(60, 3e38)] and training.best.iteration == 70
+    assert costs["seconds per iteration"] == "0.00" and not any(name.startswith("share") for name in costs)
+    page = render_trainings([training])
+    assert "Iterations or epochs" not in page and "<dt>Seed</dt><dd>3</dd>" in page
 
 
 def test_validations_that_are_logged_by_epoch_belong_to_the_iteration_before_them(make_training):
@@ -115,16 +181,47 @@ def test_validations_that_are_logged_by_epoch_belong_to_the_iteration_before_the
     assert training.checkpoint_of(training.validations[1]) == "iter_60.pth"
 
 
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ("Epoch(train)  [1][ 50/120]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),
+        ("Iter(train) [ 50/240]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),  # log_processor.by_epoch=False
+        ("Epoch(train)  [1][ 50/120]", ""),
+        ("Iter(train) [ 50/240]", ""),
+        ("Iter(train) [ 50/240]", "train_cfg = dict(by_epoch=True, max_epochs=0)"),
+        ("Iter(train) [ 50/120]", "train_cfg = dict(by_epoch=True, max_epochs=2)"),  # no epoch of these numbers
+    ],
+)
+def test_a_validation_by_epoch_belongs_to_the_last_iteration_of_a_long_epoch(make_training, said, config):
+    """Of 120 iterations, every 50 are logged: 50, 100, then 170, 220."""
+    scores = {1: validation_line(1, 40.0, 10.0), 2: validation_line(2, 41.0, 9.0)}
+    lines = [*(training_line(n, 1.0) for n in (50, 100)), scores[1], training_line(170, 0.9), training_line(220, 0.8),
+             scores[2]]  # fmt: skip
+    training = loaded(make_training(*lines, log=told("01:00:00", f"{said}  lr: 1.0000e-03"), config=config))
+    known = "/120" in said if "Epoch" in said else "/240" in said and "=2" in config
+    assert [line.iteration for line in training.validations] == ([120, 240] if known else [100, 220])
+    assert training.iterations == (240 if known else 220)
+
+
 def test_cost_and_warnings_are_those_of_the_log(make_training):
     training = loaded(make_training(*RISING, log=LOG))
     costs = training_costs(training)
     assert costs["time, all starts"] == "1.0 hours" and costs["iterations"] == "300"
-    assert costs["seconds per iteration"] == "2.00" and costs["share of the attack in it"] == "75%"
+    assert costs["seconds per iteration"] == "2.00" and costs["share of the attack in them"] == "75%"
     assert costs["share of robust validation in the time"] == "4.2%"  # 150.5 of 3600 s
     assert costs["robust validations skipped for their time"] == "1"
     assert [text[:26] for _, text in training.log.events] == ["catastrophic overfitting i"]
     page = render_trainings([training])
     assert "catastrophic overfitting in iteration 150" in page and "The prefix is not set" not in page
+
+
+def test_the_attacks_share_is_of_the_time_of_all_iterations(make_training):
+    """Without an attack up to iteration 100 (the hook's start); then 1.5 of 2 s."""
+    clean = [{**training_line(n, 1.0), "time": 0.5} for n in (50, 100)]
+    for line in clean:
+        del line["adv_time"]
+    costs = training_costs(loaded(make_training(*clean, training_line(150, 0.9), training_line(200, 0.8))))
+    assert costs["seconds per iteration"] == "1.25" and costs["share of the attack in them"] == "60%"
 
 
 def test_the_config_is_read_and_never_run(make_training, tmp_path):
@@ -137,6 +234,29 @@ def test_the_config_is_read_and_never_run(make_training, tmp_path):
         assert TrainingConfig("c.py", broken).fields == {}
     page = render_trainings([loaded(make_training(*RISING))])
     assert "/home/someone" not in page and "CEPGD (eps 4/255, steps 3)" in page and "work_dir = &#39;x&#39;" in page
+
+
+def test_the_attack_of_free_training_is_its_hook(make_training):
+    config = "custom_hooks = [dict(eps='8/255', replays=4, type='FreeAdversarialTrainingHook')]"
+    training = loaded(make_training(*RISING, config=config, checkpoints=["iter_200.pth"]))
+    assert "<dd>FreeAdversarialTrainingHook (eps 8/255, replays 4)</dd>" in render_trainings([training])
+    assert next_command(training)[-2:] == ("--eps", "8/255")
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("randomness = dict(seed=7)", "7"),
+        ("randomness = dict(seed=0)", "0"),
+        ("randomness = dict(seed=None)", "none set"),
+        ("model = dict()", "none set"),
+        ("", None),
+    ],
+)
+def test_a_seed_that_was_not_set_is_told(make_training, text, seed):
+    page = render_trainings([loaded(make_training(*RISING, config=text))])
+    assert (f"<dt>Seed</dt><dd>{seed}</dd>" in page) is (seed is not None)
+    assert ("<dt>Seed</dt>" in page) is (seed is not None)
 
 
 def test_labels_are_what_tells_configs_apart():
@@ -152,6 +272,9 @@ def test_pictures_are_shown_by_image_along_the_training(make_training):
         picture(folder, iteration, 0)
         picture(folder, iteration, 1)
     picture(folder, 300, 2, kinds=("image", "clean"))
+    picture(folder, 300, 3)
+    damaged = folder / "pictures" / "iter_300" / "3-robust.png"
+    damaged.write_bytes(with_chunk(damaged.read_bytes(), b"pHYs", b"short"))
     (folder / "pictures" / "iter_200" / "1-clean.png").write_bytes(b"no picture")
     (folder / "pictures" / "classes.json").write_text(json.dumps([["road", [1, 2, 3]], ["car", [4, 5, 6]]]))
     shots = snapshots(loaded(folder))
@@ -184,7 +307,7 @@ def test_the_command_writes_the_page_and_the_table(make_training, capsys, tmp_pa
 
 
 def test_a_name_of_a_number_is_no_formula_either(make_training, tmp_path):
-    folder = make_training(training_line(50, 1.0, **{"=cmd()": 2.0}))
+    folder = make_training(training_line(50, 1.0, **{"=cmd()": 2.0, "\ud800": 3.0}))  # the last is no UTF-8
     assert main(["report", str(folder), "--csv", str(tmp_path / "all.csv")]) == 0
     assert "'=cmd()" in (tmp_path / "all.csv").read_text().splitlines()[0]
 
