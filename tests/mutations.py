@@ -251,17 +251,17 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("with computing_in(FLOAT32, points.device)", "if True"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_precision.py"): [
-        (", self._computing(device):", ":"),
+        (", self.form.computing(device):", ":"),
     ],
     ("hooks/adversarial_training.py", "hooks/test_cheaper.py"): [
+        ("self.form.keep(samples, change)", "pass"),
+        ("checkpoint[KEPT] = self.form.kept.changes", "pass"),
+    ],
+    ("hooks/cheaper.py", "hooks/test_cheaper.py"): [
         ("if self.precision is None else computing_in(self.precision, device)", ""),
         ("done % self.error_interval == 0", "True"),
         ("not attack.final_forward_is_optional or done", "done"),
-        ("self.kept.keep(samples, change)", "pass"),
-        ("checkpoint[KEPT] = self.kept.changes", "pass"),
         ("            check_followed(runner)", "            pass"),
-    ],
-    ("hooks/cheaper.py", "hooks/test_cheaper.py"): [
         ("points = attack.threat.project(points", "attack.threat.project(points"),
         ("antialias=True", "antialias=False"),
         ('mode="nearest-exact"', 'mode="nearest"'),
@@ -272,6 +272,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if scale < 1 and attack.minimum_norm:", "if False:"),
         ("if runner.world_size > 1:", "if False:"),
         ('or names.count("RandomFlip") > 1', ""),
+        ('("img_path", *(("flip", "flip_direction") if "RandomFlip" in names else ()))', '("img_path",)'),
+        ('(("flip", "flip_direction") if "RandomFlip" in names else ())', '("flip", "flip_direction")'),
+        ("if key not in packing.meta_keys", "if False"),
     ],
     ("hooks/free_training.py", "hooks/test_free_training.py"): [
         ("self.eps if step_size is None", "self.eps / 2 if step_size is None"),
@@ -932,7 +935,17 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("commands/training.py", "hooks/test_robust_validation.py"): [
         ('{"log_metric_by_epoch": False, **logger}', "dict(logger)"),
     ],
+    ("runs/progress.py", "hooks/test_console.py"): [
+        ("above = sys.stdout.isatty()", "above = True"),
+        ("above = sys.stdout.isatty()", "above = False"),
+    ],
+    ("hooks/train_runner.py", "hooks/test_console.py"): [("                raise_where_full(handler)", "                pass")],
+    ("hooks/full_disk.py", "hooks/test_console.py"): [
+        ("if disk_is_full(sys.exc_info()[1]):", "if True:"),
+        ("(errno.ENOSPC, errno.EDQUOT)", "(errno.EDQUOT,)"),
+    ],
     ("hooks/console.py", "hooks/test_console.py"): [
+        ("with suppress(OSError):", "if True:"),
         ("max(handler.level, logging.WARNING)", "handler.level"),
         ("max(handler.level, logging.WARNING)", "logging.ERROR"),
         ("not str(record.msg).startswith(_NOISE)", "True"),
@@ -941,6 +954,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if isinstance(handler, logging.FileHandler):", "if True:"),
         ("_write_to(runner, sys.stdout)  # the bar", "pass  # the bar"),
         ("> self.best:", "> -math.inf:"),
+        ('if norm == "Linf" else f"eps', 'if eps < 1 else f"eps'),
+        ("{255 * eps:.3g}/255", "{255 * eps:.2g}/255"),
+        ("if isinstance(hook, ATTACKING)", "if isinstance(hook, FreeAdversarialTrainingHook)"),
+        ("self.before = _validations_before(runner)", "pass"),
+        ("if step <= done]", "]"),
+        ("if step < first}", "}"),
     ],
     ("report/exports.py", "report/test_training.py"): [("_plain(column.name)", "column.name")],
     ("report/runs.py", "report/test_pairs.py"): [
@@ -1449,6 +1468,14 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if self.action == \"stop\":", "if False:"),
         ("RATIO, DIFFERENCE = 0.6, 0.1", "RATIO, DIFFERENCE = 0.3, 0.1"),
     ],
+    ("hooks/overfitting.py", "hooks/test_overfitting.py"): [
+        ("with form.computing(device):", "if True:"),
+        ("self.adversarial = free or self.trainer is not None", "self.adversarial = self.trainer is not None"),
+        ("        if free and self.trainer is None:", "        if False:"),
+        ("form.attacked(attack, segmenter, images, labels, samples, **given)", "attack(segmenter, images, labels, **given), None"),
+        ("_wrong(segmenter, weak.images, labels), strong", "weak.pixel_error, strong"),
+        ("(wrong / valid.clamp(min=1))", "(wrong / labels[0].numel())"),
+    ],
     ("hooks/overfitting.py", "recipes/test_distributed.py"): [("all_reduce(means, \"mean\")", "pass")],
     ("hooks/adversarial_training.py", "hooks/test_steps_warmup.py"): [
         ("(self.attack.steps - 1) * done", "self.attack.steps * done"),
@@ -1458,6 +1485,9 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("self.pairs.remove()", "pass"),
         ("if loss is not None and clean_ratio:", "if False:"),
         ("self.pairs.active = attack is not None", "self.pairs.active = True"),
+    ],
+    ("hooks/overfitting.py", "recipes/test_ddcat_training.py"): [
+        ("with self.trainer.as_attacked(), context, ", "with context, "),
     ],
     ("hooks/adversarial_training.py", "recipes/test_ddcat_training.py"): [
         ("nullcontext() if self.pairs is None else self.pairs.under_attack()", "nullcontext()"),

@@ -69,8 +69,8 @@ def train(
 
     Raises:
         UserError: the config cannot be read or cannot be trained, weights that it names do not fit or would have to be
-            downloaded, ``amp`` without CUDA, or more processes than GPUs.
-        RunFailed: the training diverged, or the disk is full.
+            downloaded, ``amp`` without CUDA, more processes than GPUs, or a full disk.
+        RunFailed: the training diverged.
         Interrupted: by Ctrl-C; it says how to go on.
     """
     refuse_too_many_processes(launcher)

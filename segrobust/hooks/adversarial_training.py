@@ -37,15 +37,13 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
 
 from segrobust.attacks import Attack, AttackResult, build_attack
 from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.batches import equal_batches, to_loader
-from segrobust.hooks.cheaper import KeptPerturbations, attacked_at, check_followed, check_forms, smaller
+from segrobust.hooks.cheaper import AttackForm
 from segrobust.models.adapters.mmseg import unwrapped
-from segrobust.models.precision import check_precision, computing_in, float32_unless_autocast
 from segrobust.models.replayed import Replayed
 from segrobust.models.trainable import live_segmenter
 from segrobust.recipes.paired import PairedLoss, build_paired_loss
@@ -133,10 +131,7 @@ class AdversarialTrainingHook(Hook):
         if loss is not None and clean_ratio:
             raise UserError("AdversarialTrainingHook: a loss over clean and attacked images has all clean ones in it; "
                             "leave clean_ratio out")  # fmt: skip
-        if isinstance(error_interval, bool) or not isinstance(error_interval, int) or error_interval < 1:
-            raise UserError(f"AdversarialTrainingHook: expected error_interval to be an integer >= 1, got "
-                            f"{error_interval!r}")  # fmt: skip
-        check_forms(self.attack, precision, scale, keep_perturbations)
+        self.form = AttackForm(self.attack, error_interval, precision, scale, keep_perturbations)
         self.loss = None if loss is None else build_paired_loss(loss)
         self.pairs: Pairs | PairedSegmentor | None = None  # what has a loss over both, while training lasts
         self.clean_ratio = clean_ratio
@@ -145,9 +140,11 @@ class AdversarialTrainingHook(Hook):
         self.steps_warmup = steps_warmup
         self.seed = seed
         self.cuda_graphs = cuda_graphs
-        self.error_interval = error_interval
-        self.precision, self.scale = precision, scale
-        self.kept = KeptPerturbations() if keep_perturbations else None
+
+    @property
+    def norm(self) -> str:
+        """Of the radius."""
+        return self.attack.norm
 
     def attack_at(self, iteration: int) -> Attack | None:
         """The attack of an iteration; None where there is nothing to attack with."""
@@ -169,10 +166,7 @@ class AdversarialTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.segmenter = self._attacked = live_segmenter(runner.model)
-        if self.precision is not None:
-            check_precision(self.precision, next(self.segmenter.parameters()).device)
-        if self.kept is not None:
-            check_followed(runner)
+        self.form.check(runner, next(self.segmenter.parameters()).device)
         model = unwrapped(runner.model)
         if isinstance(model, PairedSegmentor):
             if self.loss is not None or self.clean_ratio:
@@ -190,8 +184,7 @@ class AdversarialTrainingHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         attack = self.attack_at(runner.iter)
         runner.message_hub.update_scalar("train/adv_eps", getattr(attack, self.radius) if attack else 0.0)
-        done = runner.iter - self.start
-        measures = attack is None or not attack.final_forward_is_optional or done % self.error_interval == 0
+        measures = attack is None or self.form.measures(attack, runner.iter - self.start)
         if (passes := _passes(attack, measures)) is not None:
             runner.message_hub.update_scalar("train/adv_passes", passes)
         if self.pairs is not None:
@@ -210,13 +203,17 @@ class AdversarialTrainingHook(Hook):
         runner.message_hub.update_scalar("train/adv_time", time.perf_counter() - begin)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        if self.kept is not None:
-            checkpoint[KEPT] = self.kept.changes
+        if self.form.kept is not None:
+            checkpoint[KEPT] = self.form.kept.changes
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         changes = checkpoint.pop(KEPT, {})
-        if self.kept is not None and runner._resume:
-            self.kept.changes = changes
+        if self.form.kept is not None and runner._resume:
+            self.form.kept.changes = changes
+
+    def as_attacked(self) -> AbstractContextManager[None]:
+        """Inside, the network is what the attack in training sees."""
+        return nullcontext() if self.pairs is None else self.pairs.under_attack()
 
     def _replace(self, runner: Any, attack: Attack, data_batch: dict[str, Any], measures: bool) -> list[AttackResult]:
         """Attack the chosen images in place or, for a loss over both, put them all behind the clean ones."""
@@ -224,15 +221,16 @@ class AdversarialTrainingHook(Hook):
         seed = runner.seed if self.seed is None else self.seed
         chosen = self.choose(len(inputs), seed, runner.iter, runner.rank)
         device, results = next(self.segmenter.parameters()).device, []
-        seen = nullcontext() if self.pairs is None else self.pairs.under_attack()
-        with seen, runner.optim_wrapper.optim_context(unwrapped(runner.model)), self._computing(device):
+        context = runner.optim_wrapper.optim_context(unwrapped(runner.model))
+        with self.as_attacked(), context, self.form.computing(device):
             for group, images, labels in equal_batches(data_batch, chosen, device):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 call = dict(ignore_index=self.segmenter.ignore_index, seeds=seeds, final_forward=measures)
-                results.append(
-                    self._attack(attack, images, labels, [data_batch["data_samples"][i] for i in group], call)
-                )
-                for index, attacked in zip(group, results[-1].images, strict=True):
+                samples = [data_batch["data_samples"][index] for index in group]
+                result, change = self.form.attacked(attack, self._attacked, images, labels, samples, **call)
+                self.form.keep(samples, change)
+                results.append(result)
+                for index, attacked in zip(group, result.images, strict=True):
                     inputs[index] = to_loader(attacked)
         if self.pairs is not None:
             inputs = [*data_batch["inputs"], *inputs]
@@ -241,20 +239,6 @@ class AdversarialTrainingHook(Hook):
         if self.cuda_graphs and self._attacked is self.segmenter:  # from now on a training step's memory is known
             self._attacked = Replayed(self.segmenter)
         return results
-
-    def _attack(
-        self, attack: Attack, images: Tensor, labels: Tensor, samples: list[Any], call: dict[str, Any]
-    ) -> AttackResult:
-        """Of images of one size, in the hook's form."""
-        if self.kept is not None:
-            call["start"] = self.kept.starts(samples, smaller(images, self.scale))
-        result, change = attacked_at(attack, self.scale, self._attacked, images, labels, **call)
-        if self.kept is not None:
-            self.kept.keep(samples, change)
-        return result
-
-    def _computing(self, device: torch.device) -> AbstractContextManager:
-        return float32_unless_autocast(device) if self.precision is None else computing_in(self.precision, device)
 
 
 def _passes(attack: Attack | None, measures: bool) -> int | None:

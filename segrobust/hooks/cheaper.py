@@ -1,12 +1,13 @@
-"""An attack in training for less: on smaller images, or from where it ended at the image's last visit.
+"""An attack in training for less: in lower precision, on smaller images, from where it ended at the image's last visit.
 
-Both change what the attack finds, not what it promises: images in the ball and in the box, at full size.
+They change what the attack finds, not what it promises: images in the ball and in the box, at full size.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,11 +17,60 @@ from torch.nn import functional as F
 from segrobust.attacks import Attack, AttackResult
 from segrobust.core.errors import UserError, unknown_name
 from segrobust.core.precision_names import PRECISIONS
+from segrobust.models.precision import check_precision, computing_in, float32_unless_autocast
 
 # what leaves pixels where they are, or moves them by what it says in the metainfo
 FOLLOWED = ("LoadPair", "LoadImageFromFile", "LoadAnnotations", "ReadImage", "ReadLabel", "Resize", "RandomFlip",
             "PhotoMetricDistortion", "PackSegInputs")  # fmt: skip
 FLIPPED = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
+
+
+class AttackForm:
+    """How the attack of an :class:`AdversarialTrainingHook` runs, whose arguments these are.
+
+    Raises:
+        UserError: a value outside its range, or a form that the attack cannot take.
+    """
+
+    def __init__(
+        self, attack: Attack, error_interval: int, precision: str | None, scale: float, keep_perturbations: bool
+    ) -> None:
+        if isinstance(error_interval, bool) or not isinstance(error_interval, int) or error_interval < 1:
+            raise UserError(f"AdversarialTrainingHook: expected error_interval to be an integer >= 1, got "
+                            f"{error_interval!r}")  # fmt: skip
+        check_forms(attack, precision, scale, keep_perturbations)
+        self.error_interval = error_interval
+        self.precision, self.scale = precision, scale
+        self.kept = KeptPerturbations() if keep_perturbations else None
+
+    def check(self, runner: Any, device: torch.device) -> None:
+        """UserError: before training, a device or data that the form does not fit."""
+        if self.precision is not None:
+            check_precision(self.precision, device)
+        if self.kept is not None:
+            check_followed(runner)
+
+    def measures(self, attack: Attack, done: int) -> bool:
+        """Whether the answer is measured where that takes a forward; ``done``: iterations since the first attack."""
+        return not attack.final_forward_is_optional or done % self.error_interval == 0
+
+    def computing(self, device: torch.device) -> AbstractContextManager:
+        """Inside, passes are in the attack's precision."""
+        return float32_unless_autocast(device) if self.precision is None else computing_in(self.precision, device)
+
+    def attacked(
+        self, attack: Attack, model: torch.nn.Module, images: Tensor, labels: Tensor, samples: Sequence[Any],
+        **call: Any,
+    ) -> tuple[AttackResult, Tensor]:  # fmt: skip
+        """Attack images of one size, from what was kept of them; what :func:`attacked_at` returns."""
+        if self.kept is not None:
+            call["start"] = self.kept.starts(samples, smaller(images, self.scale))
+        return attacked_at(attack, self.scale, model, images, labels, **call)
+
+    def keep(self, samples: Sequence[Any], change: Tensor) -> None:
+        """Begin there at the next visit of these images, where perturbations are kept."""
+        if self.kept is not None:
+            self.kept.keep(samples, change)
 
 
 def attacked_at(attack: Attack, scale: float, model: torch.nn.Module, images: Tensor, labels: Tensor,
@@ -118,3 +168,9 @@ def check_followed(runner: Any) -> None:
         found = moves[0] if moves else "several"
         raise UserError("keep_perturbations follows an image through one RandomFlip alone, and the training pipeline "
                         f"has {found}; take it out, or leave keep_perturbations out")  # fmt: skip
+    needed = ("img_path", *(("flip", "flip_direction") if "RandomFlip" in names else ()))
+    for packing in (one for one in pipeline.transforms if type(one).__name__ == "PackSegInputs"):
+        if missing := [key for key in needed if key not in packing.meta_keys]:
+            raise UserError(f"keep_perturbations needs {', '.join(needed)} of every image, and PackSegInputs(meta_keys="
+                            f"...) of the training pipeline leaves out {', '.join(missing)}; add what is missing, or "
+                            "leave meta_keys out")  # fmt: skip

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
-from segrobust.core.errors import RunFailed
+from segrobust.core.errors import RunFailed, UserError
+from segrobust.core.files import clear_io_errors
+from segrobust.hooks.adversarial_training import AdversarialTrainingHook
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.runs.progress import IterationProgress
 
@@ -25,6 +31,8 @@ COLUMNS = {  # of the table of validations, in order, by the names of the scores
     "min_norm/median": "median norm",
     "min_norm/found": "found",
 }
+ATTACKING = (AdversarialTrainingHook, FreeAdversarialTrainingHook)  # hooks with a radius
+JUDGES = ("robust/mIoU", "min_norm/median", "mIoU")  # the first of them that there is says which row is the best
 _NOISE = (  # warnings of mmengine and mmseg in every training, about their own insides
     "The prefix is not set in metric class",
     '"FileClient" will be deprecated',
@@ -75,14 +83,19 @@ class ConsoleHook(Hook):
 
     def __init__(self) -> None:
         self.progress: IterationProgress | None = None
+        self.norm = "Linf"  # of the radius that the training attacks at
         self.scores: dict[str, float] = {}
         self.columns: list[str] = []
+        self.before: list[dict[str, Any]] = []  # validations up to where a resume begins
+        self.judge: str | None = None
         self.best = -math.inf
         self.validated = 0
 
     def before_train(self, runner: Any) -> None:
         if runner.rank == 0:
             print(f"log: {runner.logger.log_file}", flush=True)
+            self.before = _validations_before(runner)
+        self.norm = next((hook.norm for hook in runner.hooks if isinstance(hook, ATTACKING)), self.norm)
         self.validated = runner.iter
         self.progress = IterationProgress(runner.max_iters - runner.iter, show=runner.rank == 0)
         self.progress.__enter__()
@@ -92,7 +105,7 @@ class ConsoleHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
-        self.progress.iterated(_course(runner, self.scores))
+        self.progress.iterated(_course(runner, self.scores, self.norm))
 
     def before_val_epoch(self, runner: Any) -> None:
         if self.progress:
@@ -107,6 +120,9 @@ class ConsoleHook(Hook):
             self.columns = [name for name in COLUMNS if name in metrics] or list(found)
             titles = [COLUMNS.get(name, name) for name in self.columns]
             print("  ".join(["iteration", "    loss", *(f"{title:>8}" for title in titles)]))
+            self.judge = next((name for name in JUDGES if name in self.columns), None)
+            before = [scores.get(self.judge) for scores in self.before]
+            self.best = max([one for one in before if isinstance(one, Real) and one == one], default=-math.inf)
         print(self._row(runner, found), flush=True)
         self.validated = runner.iter
 
@@ -116,9 +132,8 @@ class ConsoleHook(Hook):
         for name in self.columns:
             width = max(8, len(COLUMNS.get(name, name)))
             cells.append(f"{found[name]:>{width}.2f}" if name in found else f"{'-':>{width}}")
-        judged = next((name for name in ("robust/mIoU", "min_norm/median", "mIoU") if name in self.columns), None)
-        if best := found.get(judged, -math.inf) > self.best:
-            self.best = found[judged]
+        if best := found.get(self.judge, -math.inf) > self.best:
+            self.best = found[self.judge]
         return "  ".join(cells) + ("  best" if best else "")
 
     def stop(self, runner: Any) -> None:
@@ -131,27 +146,54 @@ class ConsoleHook(Hook):
 
 @contextmanager
 def failure_in_log(runner: Any) -> Iterator[None]:
-    """What ends a training is told in its log file too; on the console it is the command's last line."""
+    """What ends a training is told in its log file too, where there is room; on the console it is the last line."""
     try:
         yield
-    except RunFailed as error:
+    except (RunFailed, UserError) as error:
         record = runner.logger.makeRecord("mmengine", logging.WARNING, "", 0, str(error), (), None)
         for handler in runner.logger.handlers:
             if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
+                with suppress(OSError):
+                    handler.handle(record)
         raise
 
 
-def _course(runner: Any, scores: Mapping[str, float]) -> str:
+def _course(runner: Any, scores: Mapping[str, float], norm: str) -> str:
     """``loss 0.744, lr 0.001, eps 2.5/255, mIoU 54.5, robust 43.7``: what the training is doing now."""
     latest = {name: runner.message_hub.log_scalars.get(f"train/{name}") for name in ("loss", "adv_eps")}
     said = [f"loss {latest['loss'].current():.3g}"] if latest["loss"] else []
     said += [f"lr {next(iter(runner.optim_wrapper.get_lr().values()))[0]:.2g}"]
     if latest["adv_eps"]:
         eps = latest["adv_eps"].current()
-        said.append(f"eps {255 * eps:.2g}/255" if eps < 1 else f"eps {eps:.3g}")
+        said.append(f"eps {255 * eps:.3g}/255" if norm == "Linf" else f"eps {eps:.3g}")
     names = {"mIoU": "mIoU", "robust/mIoU": "robust", "min_norm/median": "median norm"}
     return ", ".join([*said, *(f"{title} {scores[name]:.1f}" for name, title in names.items() if name in scores)])
+
+
+def _validations_before(runner: Any) -> list[dict[str, Any]]:
+    """The scores that a training goes on from, as its starts logged them: a checkpoint lacks the validation after it.
+
+    What a later start validated replaces what an earlier one had from there on.
+    """
+    done = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted(Path(runner.work_dir).glob("*/vis_data/scalars.json")) if done else ():
+        with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        logged = {scores["step"]: scores for scores in map(_scores, lines) if scores}
+        first = min(logged, default=math.inf)
+        found = {step: scores for step, scores in found.items() if step < first} | logged
+    return [scores for step, scores in found.items() if step <= done]
+
+
+def _scores(line: str) -> dict[str, Any] | None:
+    """Those of a validation; None for another line, and for one that a kill cut off."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(found, dict) and isinstance(found.get("step"), int)
+    return found if known and any(name in found for name in JUDGES) else None
 
 
 def _loss(runner: Any, iterations: int) -> str:

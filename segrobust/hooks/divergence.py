@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks.gradient import ModelError, NotFiniteError
 from segrobust.core.errors import RunFailed, UserError
+from segrobust.hooks.full_disk import disk_is_full
 from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.checkpoint.loading import not_finite
 
@@ -34,7 +34,7 @@ class DivergenceHook(Hook):
         patience: iterations in a row whose loss is not finite while the weights are.
 
     Raises:
-        UserError: before training, where it would go on from a checkpoint that is not finite.
+        UserError: before training, where it would go on from a checkpoint that is not finite; no room for a checkpoint.
         RunFailed: tells the iteration, what is not finite, the learning rate and the last finite checkpoint.
     """
 
@@ -108,7 +108,8 @@ def training_errors(runner: Any) -> Iterator[None]:
     """Around ``runner.train()``: what an attack in training finds wrong with the model, and a full disk.
 
     Raises:
-        RunFailed: instead of the attack's ``ModelError`` and of the system's "no space left".
+        RunFailed: instead of the attack's ``ModelError``.
+        UserError: instead of the system's "no space left".
     """
     try:
         yield
@@ -118,9 +119,9 @@ def training_errors(runner: Any) -> Iterator[None]:
     except ModelError as error:
         raise RunFailed(f"training stopped after {runner.iter} iterations: {error}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
-        raise RunFailed(
+        raise UserError(
             f"training stopped: the disk of {runner.work_dir} is full; make room and go on with --resume"
         ) from error
 
@@ -167,5 +168,5 @@ def _check_space(runner: Any) -> None:
     full = [hook for hook in _savers(runner) if 0 < hook.max_keep_ckpts == len(hook.keep_ckpt_ids)]
     room = shutil.disk_usage(runner.work_dir).free + (size if full else 0)
     if _anywhere(runner, room < size):
-        raise RunFailed(f"training stopped after {runner.iter + 1} iterations: no room for another checkpoint of "
+        raise UserError(f"training stopped after {runner.iter + 1} iterations: no room for another checkpoint of "
                         f"{size / 1e6:.0f} MB beside {last}; make room and go on with --resume")  # fmt: skip

@@ -50,7 +50,7 @@ class FreeAdversarialTrainingHook(Hook):
             raise unknown_name("norm", str(norm), THREATS)
         if isinstance(replays, bool) or not isinstance(replays, int) or replays < 1:
             raise UserError(f"FreeAdversarialTrainingHook: expected replays to be an integer >= 1, got {replays!r}")
-        self.threat, self.replays = THREATS[norm], replays
+        self.norm, self.threat, self.replays = norm, THREATS[norm], replays
         self.eps = parse_eps(eps, norm, "eps")
         self.step_size = self.eps if step_size is None else parse_eps(step_size, norm, "step_size")
         self.changes: list[Tensor] = []  # of the images of a batch, in their order

@@ -17,13 +17,18 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch import Tensor
 
 from segrobust.attacks import Attack, build_attack
+from segrobust.attacks.segmentation import Segmentation
 from segrobust.core.errors import RunFailed, UserError, unknown_name
 from segrobust.core.seeds import seed_of
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.batches import equal_batches
+from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.models.adapters.mmseg import unwrapped
+from segrobust.models.precision import float32_unless_autocast
+from segrobust.models.segmenter import Segmenter, frozen_eval
 
 FEW = 3  # backward passes of an attack that a model may learn to fool
 PROBE_STEPS = 5
@@ -80,9 +85,11 @@ class OverfittingHook(Hook):
     """Warns of catastrophic and of robust overfitting in adversarial training, and acts on the first if told to.
 
     Every ``interval`` iterations, where the training attack has at most 3 backward passes, up to half of the batch and
-    at most 4 images are attacked by it and by PGD with 5 steps at the same radius, which takes less than 2 % of the
-    time and is logged as ``adv_probe_error`` (share of wrong pixels, the mean over all processes, which act as one).
-    Robust overfitting is judged from the ``robust/mIoU`` of a RobustValidationHook.
+    at most 4 images are attacked by it, as the training does (in its precision, at its size, from the perturbation that
+    it kept), and by PGD with 5 steps at the same radius, which takes less than 2 % of the time and is logged as
+    ``adv_probe_error`` (share of wrong pixels, the mean over all processes, which act as one).
+    Free training is not probed, which is told: its perturbation comes from other images whenever a batch is new. Robust
+    overfitting is judged from the ``robust/mIoU`` of a RobustValidationHook.
 
     Args:
         interval: iterations between two probes.
@@ -91,7 +98,8 @@ class OverfittingHook(Hook):
         steps: those of the attack after ``action="steps"``; its step size is then 2.5 / steps of the radius.
 
     Raises:
-        UserError: a value outside its range, or before training an attack whose steps cannot be raised.
+        UserError: a value outside its range, or before training an attack whose steps cannot be raised, or an action
+            in free training.
         RunFailed: on catastrophic overfitting with ``action="stop"``.
     """
 
@@ -107,9 +115,14 @@ class OverfittingHook(Hook):
             raise UserError(f"OverfittingHook: action='steps' and steps=... go together, got {action!r} and {steps!r}")
         self.interval, self.action, self.steps = interval, action, steps
         self.trainer: AdversarialTrainingHook | None = None  # of a training, once it has begun
+        self.adversarial = False  # whether a training has begun that is
 
     def before_train(self, runner: Any) -> None:
         self.trainer = next((hook for hook in runner.hooks if isinstance(hook, AdversarialTrainingHook)), None)
+        free = any(isinstance(hook, FreeAdversarialTrainingHook) for hook in runner.hooks)
+        self.adversarial = free or self.trainer is not None
+        if free and self.trainer is None:
+            self._leave_out_probe(runner)
         self.history = [Validation(*one) for one in runner.message_hub.runtime_info.get("robust_history", [])]
         self.seen = _losses(runner).size
         self.warned = {"catastrophic": False, "robust": False}
@@ -118,6 +131,13 @@ class OverfittingHook(Hook):
             self.stronger = with_steps(self.trainer.attack, self.steps)
             if RAISED in runner.message_hub.runtime_info:
                 self._raise_steps()
+
+    def _leave_out_probe(self, runner: Any) -> None:
+        if self.action != "warn":
+            raise UserError(f"OverfittingHook: free training is not probed for catastrophic overfitting, so action="
+                            f"{self.action!r} would never act; leave action out")  # fmt: skip
+        runner.logger.warning("free training is not probed for catastrophic overfitting; watch the robust scores of a "
+                              "RobustValidationHook, which fall to zero then")  # fmt: skip
 
     def _raise_steps(self) -> None:
         self.trainer.attack, self.stronger = self.stronger, None
@@ -153,25 +173,28 @@ class OverfittingHook(Hook):
 
     def _probe(self, runner: Any, attack: Attack, batch: dict[str, Any]) -> tuple[float, float]:
         """Shares of wrong pixels under the training attack and under the stronger one, on the same images."""
-        segmenter = self.trainer.segmenter
+        segmenter, form = self.trainer.segmenter, self.trainer.form
         device = next(segmenter.parameters()).device
         count = min(PROBE_IMAGES, max(1, len(batch["inputs"]) // 2))
-        attacks = (attack, build_attack("CEPGD", norm=attack.norm, eps=attack.eps, steps=PROBE_STEPS, **PLAIN))
-        errors = []
-        with runner.optim_wrapper.optim_context(unwrapped(runner.model)):
+        stronger = build_attack("CEPGD", norm=attack.norm, eps=attack.eps, steps=PROBE_STEPS, **PLAIN)
+        errors, context = [], runner.optim_wrapper.optim_context(unwrapped(runner.model))
+        with self.trainer.as_attacked(), context, float32_unless_autocast(device):
             for group, images, labels in equal_batches(batch, range(count), device):
                 seeds = [seed_of(runner.seed, "probe", runner.iter, runner.rank, index) for index in group]
                 given = dict(ignore_index=segmenter.ignore_index, seeds=seeds)
-                errors.append([one(segmenter, images, labels, **given).pixel_error for one in attacks])
+                samples = [batch["data_samples"][index] for index in group]
+                with form.computing(device):
+                    weak, _ = form.attacked(attack, segmenter, images, labels, samples, **given)
+                strong = stronger(segmenter, images, labels, **given)
+                errors.append([_wrong(segmenter, weak.images, labels), strong.pixel_error])
         means = torch.stack([torch.cat(values).float().mean() for values in zip(*errors, strict=True)])
         all_reduce(means, "mean")
-        weak, strong = means.tolist()
-        return weak, strong
+        return tuple(means.tolist())
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
         miou = (metrics or {}).get("robust/mIoU")
         losses = _losses(runner)
-        if self.trainer is None or miou is None or losses.size <= self.seen:
+        if not self.adversarial or miou is None or losses.size <= self.seen:
             return
         self.history.append(Validation(runner.iter, miou, float(losses[self.seen :].mean())))
         self.seen = losses.size
@@ -185,6 +208,14 @@ class OverfittingHook(Hook):
                 f"training loss fell from {best.loss:.4g} to {now.loss:.4g}; stop here and take {_kept(runner, best)}"
             )
         self.warned["robust"] = best is not None
+
+
+def _wrong(segmenter: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Share of every image's valid pixels that are wrong; an attack on smaller images counts only those."""
+    with frozen_eval(segmenter), torch.no_grad():
+        predictions = segmenter(images).argmax(1)
+    wrong, valid = Segmentation(ignore_index=segmenter.ignore_index).at_goal(predictions, labels)
+    return (wrong / valid.clamp(min=1)).to(labels.device)
 
 
 def _advice(checkpoint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from segrobust.core.errors import UserError
 from segrobust.datasets.pipeline import with_own_reading
+from segrobust.hooks.full_disk import raise_where_full
 from segrobust.models.load import own_segmenter
 from segrobust.models.network_io import in_channels_last
 from segrobust.models.trainable import build_trainable
@@ -26,6 +28,13 @@ class TrainRunner(Runner):
     Raises:
         UserError: SyncBN on several CPU processes, which torch does not have.
     """
+
+    def build_logger(self, *given: Any, **options: Any) -> logging.Logger:
+        logger = super().build_logger(*given, **options)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                raise_where_full(handler)
+        return logger
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         own = isinstance(model, Mapping) and own_segmenter(model) is not None

@@ -28,7 +28,8 @@ class ImageProgress:
         self._bar = None
         if self._show and self._console.is_terminal:
             columns = ("{task.description}", BarColumn(), TextColumn("{task.fields[counted]}"))
-            self._bar = Progress(*columns, console=self._console)
+            above = sys.stdout.isatty()  # what is printed goes above the bar; in a file it stays where it belongs
+            self._bar = Progress(*columns, console=self._console, redirect_stdout=above)
             self._task = self._bar.add_task("", total=work, counted="")
 
     def __enter__(self) -> ImageProgress:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.transforms import TRANSFORMS
 from mmengine.registry import DATASETS
 from torch.nn import functional as F
 
@@ -14,12 +15,13 @@ from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.datasets.pipeline import with_own_reading
 from segrobust.hooks import AdversarialTrainingHook
-from segrobust.hooks.cheaper import FOLLOWED, KeptPerturbations, attacked_at
+from segrobust.hooks.cheaper import FOLLOWED, KeptPerturbations, attacked_at, check_followed
 from tests.attacks.toys import PixelLinear
 from tests.hooks.toys import After, Before, ToyScenes, ToySegmentor, history, hook_of, same, state_of, toy_config
 
 EPS = 8 / 255
 LAST = dict(type="CEPGD", eps="8/255", steps=2, optimiser="pgd", radius_reduction=False, keep="last")
+FLIP_KEYS = ("img_path", "flip", "flip_direction")
 OBSERVERS = (dict(type="Before"), dict(type="After"))
 
 
@@ -75,7 +77,7 @@ def test_the_error_is_measured_every_so_many_iterations_and_nothing_else_changes
     assert some == [every[0], every[3]]
     assert same(weights(plain), weights(runner))
     late = AdversarialTrainingHook(LAST, start=2)
-    assert late.error_interval == 10
+    assert late.form.error_interval == 10
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_a_resume_goes_on_with_what_was_kept(tmp_path):
     run(tmp_path / "stopped", iters=3, **fields)
     resumed = run(tmp_path / "stopped", iters=6, resume=True, **fields)
     assert len(hook_of(resumed, Before).images) == 3
-    kept = [hook_of(runner, AdversarialTrainingHook).kept.changes for runner in (whole, resumed)]
+    kept = [hook_of(runner, AdversarialTrainingHook).form.kept.changes for runner in (whole, resumed)]
     assert same(weights(whole), weights(resumed)) and same(*kept) and len(kept[0]) == 4
 
 
@@ -219,6 +221,32 @@ def test_a_pipeline_that_moves_pixels_is_refused(transforms, message, tmp_path, 
         run(tmp_path, dataset="FlippedScenes", keep_perturbations=True)
 
 
+@pytest.mark.parametrize(
+    ("keys", "missing"),
+    [
+        (("img_path",), "flip, flip_direction"),
+        (("img_path", "flip"), "flip_direction"),
+        (("flip", "flip_direction", "img_shape"), "img_path"),
+    ],
+)
+def test_a_pipeline_that_does_not_pack_what_is_followed_is_refused(keys, missing, tmp_path, monkeypatch):
+    packing = TRANSFORMS.build(dict(type="PackSegInputs", meta_keys=keys))
+    monkeypatch.setattr(FlippedScenes, "pipeline", SimpleNamespace(transforms=[RandomFlip(), packing]))
+    with pytest.raises(UserError, match=rf"PackSegInputs\(meta_keys=...\) .* leaves out {missing}; add"):
+        run(tmp_path, dataset="FlippedScenes", keep_perturbations=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [([RandomFlip()], {}), ([], dict(meta_keys=("img_path",))), ([RandomFlip()], dict(meta_keys=FLIP_KEYS))],
+)
+def test_a_pipeline_that_packs_it_is_taken(steps, options):
+    """Without a RandomFlip, nothing is flipped and no word of it is needed."""
+    packing = TRANSFORMS.build(dict(type="PackSegInputs", **options))
+    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[*steps, packing]))
+    check_followed(SimpleNamespace(world_size=1, train_dataloader=SimpleNamespace(dataset=dataset)))
+
+
 def test_mmsegs_own_readers_are_followed():
     """As a training's loader has them, which reads by classes of its own."""
     steps = ("LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackSegInputs")
@@ -233,8 +261,6 @@ def test_data_without_a_pipeline_is_refused(tmp_path):
 
 
 def test_several_processes_are_refused():
-    from segrobust.hooks.cheaper import check_followed
-
     with pytest.raises(UserError, match="comes to another process in every epoch"):
         check_followed(SimpleNamespace(world_size=2))
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop
 from rich.console import Console
 
 from segrobust.cli import main
 from segrobust.core.errors import RunFailed
-from segrobust.hooks.console import ConsoleHook
+from segrobust.hooks import RobustValidationHook
+from segrobust.hooks.console import ConsoleHook, _validations_before
+from segrobust.hooks.full_disk import raise_where_full
 from segrobust.runs import progress
 from tests.hooks.toys import toy_config, with_validation
 
@@ -34,6 +39,19 @@ class Speaks(Hook):
             runner.logger.warning("mind the step")
         if runner.iter == 2 and self.fails:
             raise RunFailed("training stopped by a test; take another")
+
+
+@HOOKS.register_module()
+class FillsDisk(Hook):
+    """From the third iteration on nothing more can be written into the log file."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter == 2:
+            for handler in runner.logger.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.setStream(open("/dev/full", "w"))  # noqa: SIM115  (the handler closes it)
 
 
 @pytest.fixture
@@ -94,6 +112,86 @@ def test_a_failure_is_the_last_line_as_ever_and_stands_in_the_log(train, options
     assert "take another" not in out and "report: segrobust" not in out
 
 
+def robust_scores(monkeypatch, *scores):
+    """What the validations after 2, 4, ... iterations find."""
+    monkeypatch.setattr(RobustValidationHook, "measure", lambda self, runner: (scores[runner.iter // 2 - 1], 50.0))
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ((40, 30, 39, 41), ["2", "8"]),
+        ((30, 40, 39, 41), ["2", "4", "8"]),  # the checkpoint after 4 iterations was written before that validation
+        ((30, 40, 41, 41), ["2", "4", "6"]),
+    ],
+)
+def test_the_best_before_a_resume_stays_the_best(scores, best, train, tmp_path, monkeypatch, capsys):
+    robust_scores(monkeypatch, *scores)
+    _, before, _, _ = train()
+    (tmp_path / "run" / "last_checkpoint").write_text("iter_4.pth")
+    options = ["--work-dir", str(tmp_path / "run"), "--resume", "--cfg-options", "train_cfg.max_iters=8"]
+    assert main(["train", str(tmp_path / "toy.py"), *options]) == 0
+    rows = [line.split() for line in (before + capsys.readouterr().out).splitlines() if line[:1] == " "]
+    assert [row[0] for row in rows] == ["2", "4", "6", "8"]
+    assert [row[0] for row in rows if row[-1] == "best"] == best
+
+
+def test_what_was_lost_with_a_kill_is_not_the_best(train, tmp_path, monkeypatch, capsys):
+    """A resume from iteration 2 repeats the validation after 4."""
+    robust_scores(monkeypatch, 30, 40)
+    train("--cfg-options", "default_hooks.checkpoint.interval=2")
+    (tmp_path / "run" / "last_checkpoint").write_text("iter_2.pth")
+    robust_scores(monkeypatch, 30, 35)
+    assert main(["train", str(tmp_path / "toy.py"), "--work-dir", str(tmp_path / "run"), "--resume"]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] == " "]
+    assert row[0] == "4" and row[-1] == "best"
+
+
+def written(folder, *starts):
+    for number, lines in enumerate(starts):
+        path = folder / str(number) / "vis_data" / "scalars.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(json.dumps(line) if isinstance(line, dict) else line for line in lines))
+
+
+@pytest.mark.parametrize(("by_epoch", "expected"), [(True, [40, 20]), (False, [40, 20, 10])])
+def test_the_validations_before_are_those_of_the_latest_starts(by_epoch, expected, tmp_path):
+    """A start that began anew at step 3 replaces the 50 and the 60 that came after it; a line was cut off."""
+    one = [{"step": step, "mIoU": score, "loss_of": 1} for step, score in ((1, 40), (3, 50), (5, 60))]
+    written(
+        tmp_path,
+        [{"step": 100, "loss": 1.0, "lr": 0.1}, *one],
+        [{"step": 3, "mIoU": 20}, {"step": 8, "mIoU": 10}, '{"st'],
+    )
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop) if by_epoch else None
+    runner = SimpleNamespace(iter=8, epoch=5, work_dir=tmp_path, train_loop=loop)
+    assert [scores["mIoU"] for scores in _validations_before(runner)] == expected
+    begun = SimpleNamespace(iter=0, epoch=0, work_dir=tmp_path, train_loop=loop)
+    assert _validations_before(begun) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--verbose",)])
+def test_a_disk_that_is_full_at_the_log_is_one_line(options, tmp_path, capfd):
+    """Python's logging would print a traceback for every line that it cannot write."""
+    config = toy_config(dict(type="FillsDisk"))
+    config.default_hooks.checkpoint.interval = 2
+    config.dump(tmp_path / "toy.py")
+    status = main(["train", str(tmp_path / "toy.py"), "--work-dir", str(tmp_path / "run"), *options])
+    err = capfd.readouterr().err
+    assert status == 2 and "Traceback" not in err and "Logging error" not in err
+    told = f"training stopped: the disk of {tmp_path / 'run'} is full; make room and go on with --resume"
+    assert err.splitlines()[-1] == f"segrobust: error: {told}"
+    last = CheckpointLoader.load_checkpoint(str(tmp_path / "run" / "iter_2.pth"), map_location="cpu")
+    assert last["meta"]["iter"] == 2 and [path.name for path in tmp_path.glob("run/*.pth")] == ["iter_2.pth"]
+
+
+def test_another_error_of_the_log_is_told_as_ever(capsys):
+    handler = logging.StreamHandler()
+    raise_where_full(handler)
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    assert "Logging error" in capsys.readouterr().err
+
+
 def test_a_resumed_training_begins_where_it_stopped(train, tmp_path, capsys):
     train()
     options = ["--work-dir", str(tmp_path / "run"), "--resume", "--cfg-options", "train_cfg.max_iters=6"]
@@ -105,24 +203,49 @@ def test_a_resumed_training_begins_where_it_stopped(train, tmp_path, capsys):
     assert [line.split()[0] for line in seen.out.splitlines() if "best" not in line[:4]][-3] == "6"
 
 
-def test_on_a_terminal_the_bar_says_it_and_lines_stand_above(train, monkeypatch):
+@pytest.mark.parametrize("piped", [False, True])
+def test_on_a_terminal_the_bar_says_it_and_rows_stand_above_or_in_the_file(piped, train, monkeypatch):
+    """Above where the standard output is that terminal; in the file that it goes to, where it goes to one."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=160)
     monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: not piped)
     status, out, err, _ = train()
     shown = screen.getvalue()
-    assert status == 0 and "loss" in shown and "4/4 iterations" in shown and "iterations" not in err
-    assert (
-        "mind the step" in shown and "robust mIoU" in shown
-    )  # the bar takes what is printed, and puts it above itself
-    assert "report: segrobust" in out  # and at the end it is gone
+    assert status == 0 and "4/4 iterations" in shown and "iterations" not in err
+    assert "loss" in (out if piped else shown)
+    here, elsewhere = (out, shown) if piped else (shown, out)
+    for told in ("mind the step", "robust mIoU", "best\n"):  # a warning, the head of the table, a row of it
+        assert told in here and told not in elsewhere
+    assert "report: segrobust" in out  # and at the end the bar is gone
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (dict(attack=dict(type="CEPGD", eps="2.51/255", steps=1, optimiser="pgd", radius_reduction=False)), "2.51/255"),
+        (dict(attack=dict(type="CEPGD", norm="L2", eps=0.5, steps=1, optimiser="pgd", radius_reduction=False)), "0.5"),
+        (dict(type="FreeAdversarialTrainingHook", norm="L2", eps="128/255"), "0.502"),
+        (dict(type="FreeAdversarialTrainingHook", eps="12.34/255"), "12.3/255"),
+    ],
+)
+def test_a_radius_is_told_in_its_own_unit(hook, told, tmp_path, capsys):
+    """Linf in 1/255, the other norms in image units, as the tables have them."""
+    options = dict(type="AdversarialTrainingHook") | hook
+    if options["type"].startswith("Free"):
+        options["replays"] = 1
+    toy_config(options, attack=None, iters=1).dump(tmp_path / "toy.py")
+    assert main(["train", str(tmp_path / "toy.py"), "--work-dir", str(tmp_path / "run")]) == 0
+    assert f", eps {told}: 1/1 iterations" in capsys.readouterr().err
 
 
 def test_other_processes_are_silent(capsys):
     hub = SimpleNamespace(log_scalars={}, runtime_info={})
     wrapper = SimpleNamespace(get_lr=lambda: {"lr": [0.1]})
     logger = SimpleNamespace(handlers=[], log_file="x.log")
-    runner = SimpleNamespace(rank=1, iter=0, max_iters=1, logger=logger, message_hub=hub, optim_wrapper=wrapper)
+    runner = SimpleNamespace(
+        rank=1, iter=0, max_iters=1, hooks=[], logger=logger, message_hub=hub, optim_wrapper=wrapper
+    )
     hook = ConsoleHook()
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)

@@ -56,8 +56,8 @@ def poisoned(at, **options):
     return config(dict(type="Poison", at=at), **options)
 
 
-def fails(made, folder, **options) -> str:
-    with pytest.raises(RunFailed) as caught:
+def fails(made, folder, kind=RunFailed, **options) -> str:
+    with pytest.raises(kind) as caught:
         train(made, work_dir=folder, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
     train(config(iters=4), work_dir=tmp_path, resume=True)  # the old one makes room
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, size // 2))
-    told = fails(config(keep=3, iters=8), tmp_path, resume=True)
+    told = fails(config(keep=3, iters=8), tmp_path, UserError, resume=True)
     assert "after 6 iterations: no room for another checkpoint" in told and f"beside {tmp_path / 'iter_4.pth'}" in told
     assert [path.stem for path in tmp_path.glob("*.pth")] == ["iter_4"]
 
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_after_all_is_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("mmengine.fileio.backends.LocalBackend.put", full)
-    assert "training stopped: the disk of" in fails(config(), tmp_path)
+    assert "training stopped: the disk of" in fails(config(), tmp_path, UserError)
 
 
 @pytest.mark.slow

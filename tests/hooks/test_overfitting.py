@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from segrobust.attacks import build_attack
 from segrobust.commands.training import train
 from segrobust.core.errors import UserError
 from segrobust.hooks import OverfittingHook, RobustValidationHook, overfitting
 from segrobust.hooks.overfitting import Validation, fooled, overfitted
-from tests.hooks.toys import PGD, history, same, toy_config, with_validation
+from segrobust.models.segmenter import frozen_eval
+from tests.hooks.test_cheaper import LAST, FlippedScenes
+from tests.hooks.toys import PGD, ToySegmentor, history, same, toy_config, with_validation
 
 FGSM = dict(type="FGSM", eps="48/255")
 
@@ -86,6 +89,58 @@ def test_the_probe_is_the_stronger_attack_on_the_same_images(tmp_path, monkeypat
     assert 0 <= strong <= 1
 
 
+def probed(folder, attack, dataset="ToyScenes", **form):
+    """The hook after a standard training, beside an attack of this form, its runner, a batch, and its first two images
+    with their labels."""
+    config = adversarial(attack, iters=20, interval=1)
+    config.custom_hooks[-1].update(start=1000, **form)
+    config.train_dataloader.dataset = dict(type=dataset)
+    runner = train(config, work_dir=folder)
+    hook = OverfittingHook(interval=1)
+    hook.before_train(runner)
+    batch = runner.train_dataloader.collate_fn([runner.train_dataloader.dataset[index] for index in range(4)])
+    images = torch.stack(batch["inputs"][:2])[:, [2, 1, 0]].float() / 255
+    return hook, runner, batch, images, torch.stack([one.gt_sem_seg.data[0] for one in batch["data_samples"][:2]])
+
+
+def test_a_kept_perturbation_is_probed_from_where_it_ended(tmp_path):
+    """One small step finds little by itself, and as much as PGD from where many of them have come to."""
+    one = dict(LAST, eps="48/255", steps=1, step_size="2/255", random_start=False)
+    hook, runner, batch, images, labels = probed(tmp_path, one, FlippedScenes.__name__, keep_perturbations=True)
+    segmenter, kept, samples = hook.trainer.segmenter, hook.trainer.form.kept, batch["data_samples"][:2]
+    attacked = build_attack(one, steps=40)(segmenter, images, labels).images
+    kept.keep(samples, attacked - images)
+    before = dict(kept.changes)
+    weak, strong = hook._probe(runner, hook.trainer.attack, batch)
+    expected = hook.trainer.attack(segmenter, images, labels, start=kept.starts(samples, images)).pixel_error.mean()
+    assert weak == pytest.approx(float(expected), abs=1e-6) and not fooled(weak, strong)
+    assert same(before, kept.changes)  # the probe itself is no visit
+    kept.changes = {}
+    assert fooled(*hook._probe(runner, hook.trainer.attack, batch))
+
+
+def test_an_attack_at_half_size_in_bf16_is_measured_as_the_step_sees_it(tmp_path, monkeypatch):
+    """At full size and in float32, like the stronger one."""
+    hook, runner, batch, images, labels = probed(tmp_path, LAST, precision="bf16", scale=0.5)
+    own, seen = ToySegmentor.extract_feat, []
+
+    def spy(self, images):
+        seen.append((images.shape[-1], torch.is_autocast_enabled("cpu")))
+        return own(self, images)
+
+    monkeypatch.setattr(ToySegmentor, "extract_feat", spy)
+    errors, measured = overfitting._wrong, []
+    monkeypatch.setattr(overfitting, "_wrong", lambda *given: measured.append(given) or errors(*given))
+    weak, _ = hook._probe(runner, hook.trainer.attack, batch)
+    assert seen[:3] == [(16, True)] * 3 and {*seen[3:]} == {(32, False)}
+    ((segmenter, attacked, _),) = measured
+    assert 4 / 255 < (attacked - images).abs().max() <= 8 / 255 + 1e-6
+    with frozen_eval(segmenter), torch.no_grad():
+        predictions, valid = segmenter(attacked).argmax(1), labels != 255
+    expected = [(predictions[at] != labels[at])[valid[at]].float().mean() for at in range(2)]
+    assert weak == pytest.approx(float(sum(expected)) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("weak", "strong", "expected"),
     [
@@ -148,6 +203,36 @@ def test_robust_overfitting_names_the_best_checkpoint(save_best, resumed, tmp_pa
     assert told.count("robust overfitting") == 1
     assert "robust/mIoU was 60.00 after 4 iterations" in told and "now 55.00" in told
     assert f"take {tmp_path / ('best_robust_mIoU_iter_4.pth' if save_best else 'iter_4.pth')}" in told
+
+
+def free(iters):
+    config = with_validation(toy_config(dict(type="FreeAdversarialTrainingHook", eps="8/255", replays=1), attack=None))
+    config.train_cfg.max_iters = iters
+    return config
+
+
+def test_free_training_is_not_probed_and_says_so(tmp_path, monkeypatch):
+    """Its robust overfitting is seen like that of any other."""
+    falls_from_60(monkeypatch)
+    runner = train(free(10), work_dir=tmp_path)
+    told = logged(tmp_path)
+    assert "train/adv_probe_error" not in runner.message_hub.log_scalars
+    assert told.count("WARNING - free training is not probed for catastrophic overfitting") == 1
+    assert told.count("robust overfitting: robust/mIoU was 60.00 after 4 iterations") == 1
+
+
+@pytest.mark.parametrize("action", [dict(action="stop"), dict(action="steps", steps=5)])
+def test_an_action_in_free_training_is_refused(action, tmp_path):
+    config = free(1)
+    config.custom_hooks.append(dict(type="OverfittingHook", **action))
+    with pytest.raises(UserError, match=r"free training is not probed .* so action='st.* leave action out"):
+        train(config, work_dir=tmp_path)
+
+
+@pytest.mark.parametrize("attack", [None, PGD])
+def test_other_trainings_say_nothing_of_it(attack, tmp_path):
+    train(toy_config(iters=1, attack=attack), work_dir=tmp_path)
+    assert "is not probed" not in logged(tmp_path)
 
 
 def test_without_a_checkpoint_the_way_to_keep_one_is_told(tmp_path, monkeypatch):

@@ -36,6 +36,12 @@ def test_validation_attacks_the_main_branch(tmp_path):
     assert set(seen) == {(True, True), (False, False)}
 
 
+def test_the_overfitting_probe_attacks_what_the_training_attacks(tmp_path):
+    config = branched(dict(type="Where"), dict(type="OverfittingHook", interval=1), iters=1)
+    seen = hook_of(train(config, work_dir=tmp_path), Where).merging
+    assert len(seen) >= 4 + 6 and set(seen) == {(True, True)}  # of the training's three steps and of the probe's five
+
+
 def test_iterations_without_an_attack_learn_the_clean_images_alone(tmp_path):
     config = branched(dict(type="AdversarialTrainingHook", attack=PGD, start=2), attack=None)
     shares = history(train(config, work_dir=tmp_path), "auxiliary_share")

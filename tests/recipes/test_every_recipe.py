@@ -171,8 +171,8 @@ def test_perturbations_are_kept_and_grow_over_the_visits(tmp_path):
     runner = train(config, work_dir=tmp_path)
     assert_finite(runner, 6)
     trainer = hook_of(runner, AdversarialTrainingHook)
-    assert trainer.attack.passes() == (2, 1) and len(trainer.kept.changes) == 4
-    changes = [float(change.abs().max()) for change in trainer.kept.changes.values()]
+    assert trainer.attack.passes() == (2, 1) and len(trainer.form.kept.changes) == 4
+    changes = [float(change.abs().max()) for change in trainer.form.kept.changes.values()]
     assert max(changes) == pytest.approx(4 / 255, abs=1e-4)
 
 
