@@ -1,4 +1,4 @@
-# A second stage of 900 iterations after the 1500 of sharppgdat-linf4-s3-1500, at the full radius from its start. Its own
+# A second stage of 900 iterations after the 1500 of sharppgdat-linf4-s3-1500, at the full radius at once. Its own
 # weights are shipped: their mean with the first stage's is less robust.
 _base_ = ["./fpn_r18w24_1xb8-sharppgdat-linf4-s3-1500_camvid-180x240.py"]
 param_scheduler = [
