@@ -208,9 +208,9 @@ def cost_table(training: Training, names: Sequence[str], steps: int, repeats: in
         table.add_row(name, f"{1e3 * median(times[name] for times in found).process:.0f}", "", "", "")
     medians = []
     for name, hook in hooks.items():
-        of_each = ratios(found, name, hook.error_interval)
+        of_each = ratios(found, name, hook.form.error_interval)
         medians.append(median(of_each))
-        own = median(mean_time(times, name, hook.error_interval) for times in found)
+        own = median(mean_time(times, name, hook.form.error_interval) for times in found)
         spread = sorted(one.process for one in of_each)
         ends = f"{spread[0]:.3f} .. {spread[-1]:.3f}"
         table.add_row(name, f"{1e3 * own.process:.0f}", f"{medians[-1].wall:.3f}", f"{medians[-1].process:.3f}", ends)
@@ -223,7 +223,7 @@ def forms_table(training: Training, name: str, steps: int, repeats: int) -> Tabl
         runs |= iterations(training, form, hook)
     found = rounds(runs, repeats)
     table = _table(f"forms of training with {name}, {steps} steps", "ms", "wall / plain", "process / plain")
-    intervals = {form: getattr(hook, "error_interval", 1) for form, hook in hooks.items()}
+    intervals = {form: hook.form.error_interval for form, hook in hooks.items() if hasattr(hook, "form")}
     for form in ("ordinary training", *hooks):
         own = [mean_time(times, form, intervals.get(form, 1)) for times in found]
         plain = [mean_time(times, "plain", intervals["plain"]) for times in found]
