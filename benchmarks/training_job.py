@@ -77,9 +77,9 @@ class Job:
     def trained(self) -> bool:
         return self.planned is not None and self.done >= self.planned
 
-    @property
-    def failed(self) -> str | None:
-        return self.state.get("failed")
+    def failure(self, evaluation: str) -> str | None:
+        """Why there is no result under these settings of the evaluation; None where it did not fail."""
+        return None if evaluation in self.state.get("evaluations", {}) else self.state.get("failed")
 
     def begin(self) -> None:
         """Forget that it failed."""

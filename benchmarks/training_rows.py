@@ -80,7 +80,7 @@ def shipped(megabytes: Sequence[float]) -> list[bool]:
 def _row(job: Any, how: Any) -> dict[str, Any]:
     state, seconds = job.state, job.state.get("seconds")
     row = {"architecture": job.architecture, "recipe": job.recipe, "state": _told(job, how)}
-    if job.failed or not job.done:
+    if job.failure(how.key) or not job.done:
         return row
     row |= {
         "iterations": job.done,
@@ -96,8 +96,8 @@ def _row(job: Any, how: Any) -> dict[str, Any]:
 
 
 def _told(job: Any, how: Any) -> str:
-    if job.failed:
-        return f"failed: {job.failed}"
+    if failure := job.failure(how.key):
+        return f"failed: {failure}"
     if not job.done:
         return "not begun"
     if job.done < job.planned:

@@ -65,7 +65,8 @@ class Session:
         return self.spent / self.expected if self.expected else 1.0
 
     def is_open(self, job: Any) -> bool:
-        return (not job.failed or job.retry) and self.how.key not in job.state.get("evaluations", {})
+        done = self.how.key in job.state.get("evaluations", {})
+        return not done and (job.failure(self.how.key) is None or job.retry)
 
     def works(self) -> dict[str, Work]:
         """What is still to do."""
@@ -134,6 +135,7 @@ class Session:
         share = left.setup + iterations * left.iteration
         deadline = min(begun + OVERRUN * share, self.end - left.evaluation)
         cost = self.costs[job.name]
+        job.begin()
         with failures(job):
             total = iterations if job.planned is None else job.planned
             print(f"{job.name}: training, {total - before} iterations in about {share / 60:.1f} min", flush=True)
@@ -146,6 +148,7 @@ class Session:
         if time.monotonic() + seconds > self.end + RESERVE * self.budget:
             return
         print(f"{job.name}: evaluation in about {seconds / 60:.1f} min", flush=True)
+        job.begin()
         with failures(job):
             evaluated(job, self.how)
             self.costs[job.architecture] = job.state["evaluations"][self.how.key]["seconds"]

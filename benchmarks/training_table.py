@@ -60,8 +60,8 @@ def run(options: argparse.Namespace, begun: float) -> int:
     with only_process(state / "lock"):
         session = Session(options, begun)
         for job in session.jobs:
-            if job.retry:
-                print(f"{job.name} failed and is tried again: {job.failed}", flush=True)
+            if job.retry and session.is_open(job):
+                print(f"{job.name} failed and is tried again: {job.failure(session.how.key)}", flush=True)
         session.measure()
         print(describe(session.works(), session.plan()), flush=True)
         if not options.dry_run:
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, begun: float) -> int:
             print(session.write())
             minutes = (time.monotonic() - begun) / 60
             print(f"{minutes:.1f} of {options.minutes:g} minutes; {options.work_dir / 'table.md'}")
-    return int(any(job.failed for job in session.jobs))
+    return int(any(job.failure(session.how.key) for job in session.jobs))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

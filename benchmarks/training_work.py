@@ -64,13 +64,13 @@ class DeadlineHook(Hook):
 @contextmanager
 def failures(job: Job) -> Iterator[None]:
     """A recipe that diverges or does not fit into memory is told in its row, and the others go on."""
-    job.begin()
     try:
         yield
     except (RunFailed, ModelError, AttackContractError, RuntimeError, MemoryError) as error:
         full = out_of_memory(error)
         if not full and not isinstance(error, RunFailed | ModelError | AttackContractError):
             raise
+        job.retry = False
         job.keep(failed="out of memory; try a smaller --batch-size" if full else first_line(error))
     finally:
         gc.collect()

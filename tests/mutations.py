@@ -870,6 +870,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("if line.iteration < until", "if line.iteration <= until"),
         ("resumed + 1)", "resumed)"),
         ("if not lines or (trained and path not in trained):", "if not lines:"),
+        ("line.iteration > resumed for", "False for"),
         ("reverse=True", "reverse=False"),
         ("texts[:-1]", "texts"),
         ("max(step, trained)", "step"),
@@ -889,6 +890,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("report/training_text.py", "report/test_training.py"): [
         ("resumed = int(found[1])", "resumed = None"),
         ("int(found[2]) // epochs if whole", "int(found[2]) if whole"),
+        ("Opening(resumed or 0, int(found[2])", "Opening(resumed, int(found[2])"),
         ("epochs > 0 and", ""),
     ],
     ("report/training_config.py", "report/test_training.py"): [
@@ -939,13 +941,12 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("above = sys.stdout.isatty()", "above = True"),
         ("above = sys.stdout.isatty()", "above = False"),
     ],
-    ("hooks/train_runner.py", "hooks/test_console.py"): [("                raise_where_full(handler)", "                pass")],
-    ("hooks/full_disk.py", "hooks/test_console.py"): [
+    ("hooks/train_runner.py", "hooks/test_full_disk.py"): [("                raise_where_full(handler)", "                pass")],
+    ("hooks/full_disk.py", "hooks/test_full_disk.py"): [
         ("if disk_is_full(sys.exc_info()[1]):", "if True:"),
         ("(errno.ENOSPC, errno.EDQUOT)", "(errno.EDQUOT,)"),
     ],
     ("hooks/console.py", "hooks/test_console.py"): [
-        ("with suppress(OSError):", "if True:"),
         ("max(handler.level, logging.WARNING)", "handler.level"),
         ("max(handler.level, logging.WARNING)", "logging.ERROR"),
         ("not str(record.msg).startswith(_NOISE)", "True"),
@@ -957,9 +958,16 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('if norm == "Linf" else f"eps', 'if eps < 1 else f"eps'),
         ("{255 * eps:.3g}/255", "{255 * eps:.2g}/255"),
         ("if isinstance(hook, ATTACKING)", "if isinstance(hook, FreeAdversarialTrainingHook)"),
-        ("self.before = _validations_before(runner)", "pass"),
+        ("self.before = validations_before(runner, JUDGES)", "pass"),
+    ],
+    ("hooks/console.py", "hooks/test_full_disk.py"): [("with suppress(OSError):", "if True:")],
+    ("hooks/validations_before.py", "hooks/test_validations_before.py"): [
         ("if step <= done]", "]"),
         ("if step < first}", "}"),
+        ("if trained:", "if True:"),
+        ("min([*trained, *validated])", "min(validated)"),
+        ("runner.epoch if by_epoch", "runner.iter if by_epoch"),
+        ("(ValueError, RecursionError)", "ValueError"),
     ],
     ("report/exports.py", "report/test_training.py"): [("_plain(column.name)", "column.name")],
     ("report/runs.py", "report/test_pairs.py"): [

@@ -53,7 +53,7 @@ def test_an_iteration_costs_the_mean_of_those_that_are_not_warm():
 
 def test_costs_follow_the_pace_of_the_trainings_before():
     session = object.__new__(training_session.Session)
-    job = SimpleNamespace(name="net/at", architecture="net", failed=None, state={}, planned=None, done=0)
+    job = SimpleNamespace(name="net/at", architecture="net", failure=lambda _: None, state={}, planned=None, done=0)
     session.jobs, session.how = [job], SimpleNamespace(key="standard")
     session.costs = {"net": 5.0, "net/at": {"iteration": 2.0, "setup": 4.0}}
     session.spent = session.expected = 0.0
@@ -76,7 +76,7 @@ def test_what_becomes_a_row_and_what_ends_the_call(error, told, tmp_path):
     job = Job("net", "at", tmp_path / "net" / "at", None, {"settings": {}})
     with nullcontext() if told else pytest.raises(RuntimeError, match="a defect"), training_work.failures(job):
         raise error
-    assert job.failed == told
+    assert job.state.get("failed") == told
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_time_that_was_not_kept_is_a_dash(kept, shown, tmp_path):
     scores = {"aAcc": 50.0, "mIoU": 40.0, "mIoU_greedy": 39.0}
     found = dict(clean=scores, worst=scores, interval=None, clean_mIoU_float32=40.0, seconds=1.0)
     state = dict(iterations=4, passes=10, megabytes=1.0, evaluations={"standard": found}, **kept)
-    job = SimpleNamespace(architecture="net", recipe="at", state=state, failed=None, done=4, planned=4,
+    job = SimpleNamespace(architecture="net", recipe="at", state=state, failure=lambda _: None, done=4, planned=4,
                           folder=tmp_path, weights=tmp_path / "w.safetensors")  # fmt: skip
     how = SimpleNamespace(key="standard", eps="4/255", steps=2, num_images=2, batch_size=2)
     table = markdown(rows_of([job], how), {})
@@ -315,15 +315,27 @@ def test_what_failed_in_an_earlier_call_is_tried_once_in_this_one(tmp_path):
     Job(*known, None, {"settings": {}}).keep(failed="diverged")
     assert not Job.opened(*known, None, {}).retry  # another recipe of the table, not asked for
     job = Job.opened(*known, SimpleNamespace(), {})
-    assert job.retry and job.failed == "diverged" and session.is_open(job)
+    assert job.retry and job.failure("standard") == "diverged" and session.is_open(job)
+    with training_work.failures(job):  # measured, which is no try
+        pass
+    assert job.failure("standard") == "diverged" and session.is_open(job)
     with training_work.failures(job):
-        assert session.is_open(job) and not job.failed
         raise RunFailed("diverged again")
-    assert job.failed == "diverged again" and not session.is_open(job)
+    assert job.failure("standard") == "diverged again" and not session.is_open(job)
     job = Job.opened(*known, SimpleNamespace(), {})
-    with training_work.failures(job):
-        job.keep(iterations=4)
-    assert not Job.opened(*known, SimpleNamespace(), {}).failed
+    job.begin()
+    job.keep(iterations=4)
+    assert Job.opened(*known, SimpleNamespace(), {}).failure("standard") is None
+
+
+def test_a_failure_under_other_settings_of_the_evaluation_hides_no_result(tmp_path):
+    session = object.__new__(training_session.Session)
+    session.how = SimpleNamespace(key="standard")
+    known = ("net", "at", tmp_path / "net" / "at")
+    Job(*known, None, {"settings": {}}).keep(failed="out of memory", evaluations={"standard": {}})
+    job = Job.opened(*known, SimpleNamespace(), {})
+    assert not session.is_open(job) and job.failure("standard") is None
+    assert job.failure("more images") == "out of memory"
 
 
 def test_a_dry_run_plans_keeps_costs_and_trains_nothing(tmp_path, scenes, monkeypatch, capsys):

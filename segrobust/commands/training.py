@@ -23,6 +23,7 @@ from segrobust.datasets.pipeline import registered_type
 from segrobust.hooks.console import QuietTrainRunner, failure_in_log, train_quietly
 from segrobust.hooks.divergence import training_errors
 from segrobust.hooks.exact_resume import complete, make_exact
+from segrobust.hooks.full_disk import full_disk_told
 from segrobust.hooks.load_from import listed_parts
 from segrobust.hooks.train_runner import TrainRunner
 from segrobust.models.checkpoint.loading import load_from_strict
@@ -79,7 +80,8 @@ def train(
     reasons = make_exact(config)
     started = _written(config)
     try:
-        return _train(config, reasons, deterministic, verbose)
+        with full_disk_told(config.work_dir):
+            return _train(config, reasons, deterministic, verbose)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(config, started)) from error
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
 
 from segrobust.core.errors import RunFailed, UserError
-from segrobust.core.files import clear_io_errors
 from segrobust.hooks.adversarial_training import AdversarialTrainingHook
 from segrobust.hooks.free_training import FreeAdversarialTrainingHook
 from segrobust.hooks.train_runner import TrainRunner
+from segrobust.hooks.validations_before import validations_before
 from segrobust.runs.progress import IterationProgress
 
 COLUMNS = {  # of the table of validations, in order, by the names of the scores
@@ -94,7 +91,7 @@ class ConsoleHook(Hook):
     def before_train(self, runner: Any) -> None:
         if runner.rank == 0:
             print(f"log: {runner.logger.log_file}", flush=True)
-            self.before = _validations_before(runner)
+            self.before = validations_before(runner, JUDGES)
         self.norm = next((hook.norm for hook in runner.hooks if isinstance(hook, ATTACKING)), self.norm)
         self.validated = runner.iter
         self.progress = IterationProgress(runner.max_iters - runner.iter, show=runner.rank == 0)
@@ -168,32 +165,6 @@ def _course(runner: Any, scores: Mapping[str, float], norm: str) -> str:
         said.append(f"eps {255 * eps:.3g}/255" if norm == "Linf" else f"eps {eps:.3g}")
     names = {"mIoU": "mIoU", "robust/mIoU": "robust", "min_norm/median": "median norm"}
     return ", ".join([*said, *(f"{title} {scores[name]:.1f}" for name, title in names.items() if name in scores)])
-
-
-def _validations_before(runner: Any) -> list[dict[str, Any]]:
-    """The scores that a training goes on from, as its starts logged them: a checkpoint lacks the validation after it.
-
-    What a later start validated replaces what an earlier one had from there on.
-    """
-    done = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter
-    found: dict[int, dict[str, Any]] = {}
-    for path in sorted(Path(runner.work_dir).glob("*/vis_data/scalars.json")) if done else ():
-        with clear_io_errors(f"read {path}", "check the permissions of the training's folder"):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        logged = {scores["step"]: scores for scores in map(_scores, lines) if scores}
-        first = min(logged, default=math.inf)
-        found = {step: scores for step, scores in found.items() if step < first} | logged
-    return [scores for step, scores in found.items() if step <= done]
-
-
-def _scores(line: str) -> dict[str, Any] | None:
-    """Those of a validation; None for another line, and for one that a kill cut off."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    known = isinstance(found, dict) and isinstance(found.get("step"), int)
-    return found if known and any(name in found for name in JUDGES) else None
 
 
 def _loss(runner: Any, iterations: int) -> str:

@@ -16,7 +16,6 @@ from mmengine.registry import HOOKS
 
 from segrobust.attacks.gradient import ModelError, NotFiniteError
 from segrobust.core.errors import RunFailed, UserError
-from segrobust.hooks.full_disk import disk_is_full
 from segrobust.models.adapters.mmseg import unwrapped
 from segrobust.models.checkpoint.loading import not_finite
 
@@ -105,11 +104,10 @@ def stopped(runner: Any, reason: str, done: int = 0) -> RunFailed:
 
 @contextmanager
 def training_errors(runner: Any) -> Iterator[None]:
-    """Around ``runner.train()``: what an attack in training finds wrong with the model, and a full disk.
+    """Around ``runner.train()``: what an attack in training finds wrong with the model.
 
     Raises:
         RunFailed: instead of the attack's ``ModelError``.
-        UserError: instead of the system's "no space left".
     """
     try:
         yield
@@ -118,12 +116,6 @@ def training_errors(runner: Any) -> Iterator[None]:
         raise stopped(runner, str(error), done=int(validating)) from error
     except ModelError as error:
         raise RunFailed(f"training stopped after {runner.iter} iterations: {error}") from error
-    except OSError as error:
-        if not disk_is_full(error):
-            raise
-        raise UserError(
-            f"training stopped: the disk of {runner.work_dir} is full; make room and go on with --resume"
-        ) from error
 
 
 def _not_finite(outputs: dict[str, Any]) -> str:

@@ -50,13 +50,19 @@ def starts_of(folder: Path) -> list[Start]:
     starts: list[Start] = []
     until = math.inf
     read = {path: _read(path) for path in sorted(folder.glob(f"*/{SCALARS}"), reverse=True)}
-    trained = {path for path, (lines, *_) in read.items() if not all(line.validation for line in lines)}
+    trained = {path for path, (lines, _, resumed) in read.items() if _trained(lines, resumed)}
     for path, (lines, damaged, resumed) in read.items():
         if not lines or (trained and path not in trained):  # which validated a checkpoint, and replaced nothing
             continue
         starts.append(Start(path.parents[1], [line for line in lines if line.iteration < until], damaged, until))
         until = min(until, lines[0].iteration, math.inf if resumed is None else resumed + 1)
     return starts[::-1]
+
+
+def _trained(lines: Sequence[Line], resumed: int | None) -> bool:
+    """Whether a start did more than validate; one that was killed early may have logged a validation alone."""
+    logged = any(not line.validation for line in lines)
+    return logged or (resumed is not None and any(line.iteration > resumed for line in lines))
 
 
 def joined(starts: Sequence[Start]) -> list[Line]:

@@ -52,11 +52,11 @@ def opening(start: Path, config: TrainingConfig) -> Opening:
         if found := _RESUMED.match(text):
             resumed = int(found[1])
         elif found := _BY_EPOCH.match(text):
-            return Opening(resumed, int(found[3]))
+            return Opening(resumed or 0, int(found[3]))
         elif found := _BY_ITERATION.match(text):
             epochs = config.at("train_cfg", "max_epochs")
             whole = type(epochs) is int and epochs > 0 and int(found[2]) % epochs == 0
-            return Opening(resumed, int(found[2]) // epochs if whole else None)
+            return Opening(resumed or 0, int(found[2]) // epochs if whole else None)
     return Opening(resumed)
 
 

@@ -104,6 +104,24 @@ def test_a_new_start_from_the_beginning_replaces_all(make_training):
     assert costs["starts"] == "4" and costs["time, all starts"] == "3.0 hours" and costs["iterations"] == "60"
 
 
+def test_a_new_start_drops_what_a_dead_one_logged_before_its_own_first_line(make_training):
+    number = told("01:01:00", "Iter(train) [50/300]  lr: 1.0000e-03  eta: 0:01:00  loss: 0.5")
+    folder = make_training(training_line(10, 9.0), validation_line(20, 99.0, 99.0), training_line(30, 9.0), log=number)
+    make_training(*RISING[:3], start="20261127_020000", log=number)
+    training = loaded(folder)
+    assert [line.iteration for line in training.lines] == [50, 100, 100] and len(training.starts) == 2
+
+
+def test_a_start_that_was_killed_before_its_first_training_line_keeps_its_validation(make_training):
+    folder = make_training(*RISING[:3])
+    log = told("01:00:00", "resumed epoch: 0, iter: 100")
+    make_training(validation_line(140, 50.0, 45.0), start="20261127_020000", log=log)
+    log = told("02:00:00", "resumed epoch: 0, iter: 140")
+    make_training(*RISING[4:], start="20261127_030000", log=log)
+    training = loaded(folder)
+    assert training.best.iteration == 140 and len(training.starts) == 3
+
+
 def test_of_a_resumed_training_only_warnings_that_still_hold_are_told(make_training):
     """The second start went on from iteration 120, the third from 220; lines of numbers come every 50 iterations."""
 
