@@ -163,7 +163,7 @@ def command_line(words: Any) -> tuple[str, ...]:
     """The command that made a run, each word as a shell takes it; paths are cut to their last part."""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         return ()
-    words = words if words[0] in COMMANDS else ["evaluate", *words]  # tools/evaluate.py has no such word
+    words = words if words[0] in COMMANDS else ["evaluate", *words]  # as in runs of older scripts
     return tuple(shlex.quote(shorten_paths(word)) for word in ("segrobust", *words))
 
 

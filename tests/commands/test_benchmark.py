@@ -364,6 +364,8 @@ def test_two_machines_with_a_shared_folder_give_the_same_rows_and_agree_on_what_
     for folder in CELLS[1:]:
         assert lines(tmp_path / folder) == lines(whole / folder)
     assert lines(tmp_path / "second/attacked", 0) and lines(tmp_path / "second/attacked", 1)
+    kept = json.loads((tmp_path / "second/attacked/run.json").read_text())["about"]["options"]
+    assert kept[:2] == ["benchmark", file().name]
 
 
 @pytest.mark.slow

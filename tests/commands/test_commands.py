@@ -375,13 +375,14 @@ def test_checkpoint_convert_to_half_precision(world, tmp_path, capsys):
     assert kinds == {torch.float16}
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "report"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "report", "benchmark"])
 def test_tools_start_the_same_commands(name, repository, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--no-such-option"])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(repository / "tools" / f"{name}.py"), run_name="__main__")
     assert left.value.code == 2
     assert f"see segrobust {name} --help" in capsys.readouterr().err
+    assert sys.argv[1:] == [name, "--no-such-option"]  # a run keeps the command in these words
 
 
 @pytest.mark.parametrize("name", ["dist_train.sh", "dist_evaluate.sh"])
