@@ -120,3 +120,17 @@ def test_the_page_shows_the_command_where_there_is_one(make_run):
     del run["about"]["options"]
     (folder / "run.json").write_text(json.dumps(run))
     assert "<b>Command" not in build_report([folder]).read_text()
+
+
+def test_runs_of_one_command_show_it_once(make_run):
+    def told(*options):
+        folders = [make_run(name) for name in ("a", "b", "c")[: len(options)]]
+        for folder, words in zip(folders, options, strict=True):
+            run = json.loads((folder / "run.json").read_text())
+            run["about"]["options"] = ["benchmark", words]
+            (folder / "run.json").write_text(json.dumps(run))
+        return re.findall("<b>Command([^<]*)</b>", build_report(folders, folders[0] / "all.html").read_text())
+
+    assert told("x.py", "x.py", "x.py") == [" of all"]
+    assert told("x.py", "y.py", "x.py") == [" of a, c", " of b"]
+    assert told("x.py") == [""]
