@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segrobust.cli import main
+from segrobust.commands.models import known_models
 from segrobust.models.checkpoint.loading import load_state_dict
 from segrobust.models.load import load_segmenter
 from segrobust.models.published import PUBLISHED
@@ -84,7 +85,9 @@ def test_an_mmseg_checkpoint_beside_its_config(world, told, tmp_path, capsys):
     }
     assert set(facts["dtypes"].split(", ")) == {f"float32 {floats}", f"int64 {len(weights) - floats}"}
     assert rows[str(world.config)] == ["yes", str(len(weights)), "0", "0", "0"]
-    assert next(iter(rows)) == str(world.config) and rows[STANDARD][0] == "no"
+    own, *others = rows
+    assert own == str(world.config) and len(others) == 5 and {rows[name][0] for name in others} == {"no"}
+    assert set(others) <= set(known_models())
     assert after[0] == f"to attack it as {world.config}:"
     evaluate, convert = (shlex.split(line) for line in after if line.startswith("  segrobust"))
     assert evaluate == ["segrobust", "evaluate", str(world.config), str(path)]

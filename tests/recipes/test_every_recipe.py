@@ -21,7 +21,11 @@ from tests.hooks.toys import After, Before, ToySegmentor, history, hook_of, toy_
 from tests.recipes.toys import ToyDDCAT
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "fpn"
-NAMES = {file.stem.split("-", 1)[1].rpartition("-1500_")[0]: file for file in FOLDER.glob("*-1500_camvid-180x240.py")}
+NAMES = {
+    file.stem.split("-", 1)[1].rpartition(f"-{iterations}_")[0]: file
+    for iterations in (1500, 1070)
+    for file in FOLDER.glob(f"*-{iterations}_camvid-180x240.py")
+}
 PLAIN = {  # recipe: attack, radius in 1/255, backward passes, share of clean images
     "segpgdat-linf4-s3": ("SegPGD", 4, 3, 0),
     "segpgdat-clean50-linf8-s3": ("SegPGD", 8, 3, 0.5),
