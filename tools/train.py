@@ -4,5 +4,5 @@ import sys
 
 from segrobust.cli import main
 
-sys.argv.insert(1, "train")  # as it would have been typed, which a run keeps
+sys.argv.insert(1, "train")
 sys.exit(main())
