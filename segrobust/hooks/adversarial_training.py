@@ -44,6 +44,7 @@ from segrobust.core.seeds import seed_of
 from segrobust.hooks.batches import equal_batches, to_loader
 from segrobust.hooks.cheaper import AttackForm
 from segrobust.models.adapters.mmseg import unwrapped
+from segrobust.models.folded import Folding
 from segrobust.models.replayed import Replayed
 from segrobust.models.trainable import live_segmenter
 from segrobust.recipes.paired import PairedLoss, build_paired_loss
@@ -166,6 +167,7 @@ class AdversarialTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self.segmenter = self._attacked = live_segmenter(runner.model)
+        self._folding = Folding(self.segmenter)
         self.form.check(runner, next(self.segmenter.parameters()).device)
         model = unwrapped(runner.model)
         if isinstance(model, PairedSegmentor):
@@ -227,7 +229,8 @@ class AdversarialTrainingHook(Hook):
                 seeds = [seed_of(seed, "attack", runner.iter, runner.rank, index) for index in group]
                 call = dict(ignore_index=self.segmenter.ignore_index, seeds=seeds, final_forward=measures)
                 samples = [data_batch["data_samples"][index] for index in group]
-                result, change = self.form.attacked(attack, self._attacked, images, labels, samples, **call)
+                with self._folding(images):
+                    result, change = self.form.attacked(attack, self._attacked, images, labels, samples, **call)
                 self.form.keep(samples, change)
                 results.append(result)
                 for index, attacked in zip(group, result.images, strict=True):

@@ -17,6 +17,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook
 from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.folded import Folding
 from tests.hooks.toys import (
     MEAN,
     PGD,
@@ -73,7 +74,11 @@ def test_attacked_images_are_those_of_the_attack_called_directly(trained):
     images = torch.stack(before.images[0])[:, [2, 1, 0]].float() / 255
     labels = torch.stack([sample.gt_sem_seg.data[0] for sample in before.samples[0]])
     seeds = [seed_of(0, "attack", 0, 0, index) for index in range(2)]
-    result = build_attack(PGD)(MMSegSegmenter.live(runner.model), images, labels, seeds=seeds)
+    attacked = MMSegSegmenter.live(runner.model)
+    folding = Folding(attacked)
+    with folding(images):
+        result = build_attack(PGD)(attacked, images, labels, seeds=seeds)
+    assert folding.pairs
     assert torch.equal(result.images[:, [2, 1, 0]] * 255, torch.stack(after.images[0]))
     assert history(runner, "adv_pixel_error")[0] == pytest.approx(float(result.pixel_error.mean()))
 

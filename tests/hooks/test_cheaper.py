@@ -86,7 +86,8 @@ def autocast(monkeypatch):
     own, found = ToySegmentor.extract_feat, {True: set(), False: set()}
 
     def spy(self, images):
-        found[self.training].add(torch.is_autocast_enabled("cpu"))
+        if len(images) > 1:  # one alone is what models/folded.py looks at
+            found[self.training].add(torch.is_autocast_enabled("cpu"))
         return own(self, images)
 
     monkeypatch.setattr(ToySegmentor, "extract_feat", spy)
@@ -137,11 +138,13 @@ def test_at_full_size_it_is_the_ordinary_attack():
 
 def test_in_training_the_network_is_attacked_on_smaller_images_and_learns_from_whole_ones(tmp_path, monkeypatch):
     own, sizes = ToySegmentor.extract_feat, {True: set(), False: set()}
-    monkeypatch.setattr(
-        ToySegmentor,
-        "extract_feat",
-        lambda self, images: sizes[self.training].add(tuple(images.shape[2:])) or own(self, images),
-    )
+
+    def spy(self, images):
+        if len(images) > 1:  # one alone is what models/folded.py looks at
+            sizes[self.training].add(tuple(images.shape[2:]))
+        return own(self, images)
+
+    monkeypatch.setattr(ToySegmentor, "extract_feat", spy)
     run(tmp_path, scale=0.5, iters=2)
     assert sizes == {True: {(32, 32)}, False: {(16, 16)}}
 

@@ -13,6 +13,7 @@ from segrobust.core.errors import UserError
 from segrobust.core.seeds import seed_of
 from segrobust.hooks import AdversarialTrainingHook, RobustValidationHook
 from segrobust.models.adapters.mmseg import MMSegSegmenter
+from segrobust.models.folded import Folding
 from segrobust.models.mm import load_config
 from tests.hooks.toys import After, Before, SignSearch, history, hook_of, same, toy_config
 
@@ -53,7 +54,9 @@ def test_the_loss_sees_what_the_attack_returns_and_the_log_tells_its_norms(tmp_p
         images = torch.stack(before.images[iteration])[:, [2, 1, 0]].float() / 255
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in before.samples[iteration]])
         seeds = [seed_of(0, "attack", iteration, 0, index) for index in range(3)]
-        result = build_attack(attack)(MMSegSegmenter.live(model), images, labels, seeds=seeds)
+        attacked = MMSegSegmenter.live(model)
+        with Folding(attacked)(images):
+            result = build_attack(attack)(attacked, images, labels, seeds=seeds)
         assert torch.equal(result.images[:, [2, 1, 0]] * 255, torch.stack(after.images[iteration]))
         assert history(runner, "adv_found")[iteration] == pytest.approx(float(result.found.float().mean()))
         assert history(runner, "adv_pixel_error")[iteration] == pytest.approx(float(result.pixel_error.mean()))
