@@ -1,4 +1,5 @@
-# The attack sees images of 90x120; its change is resized to 180x240.
+# The attack sees images of 90x120; its change is resized to 180x240. No defense: nothing is left at 4/255
+# (benchmarks/README.md).
 _base_ = [
     "../_base_/models/fpn_r18w24_flat.py",
     "../_base_/datasets/camvid_180x240_strong.py",
