@@ -59,7 +59,7 @@ class AdversarialTrainingHook(Hook):
 
     The attack sees the model in eval mode, on the images as they leave the pipeline: before normalisation and padding.
     Modes, gradients and buffers of the model are left as they were; under AMP it runs in the runner's autocast,
-    else in true float32, without TF32. On a CPU batch normalisation is folded into convolutions, where that is the same.
+    else in true float32, without TF32. On a CPU batch normalisation is folded into convolutions.
     Logs ``adv_eps`` (radius or cap, in image units), ``adv_passes`` (forwards and backwards per attacked image),
     ``adv_time`` (seconds) and ``adv_pixel_error`` (share of the attacked images' valid pixels that are wrong; every so
     many iterations where that takes a forward of its own); for a minimum-norm attack also ``adv_distance`` (mean norm
@@ -81,8 +81,8 @@ class AdversarialTrainingHook(Hook):
         error_interval: iterations between two forwards for ``adv_pixel_error`` alone, with an attack whose last points
             are its answer (``keep="last"``); between them a minimum-norm attack logs what it counted itself.
         precision: of the attack's passes, such as ``"bf16"``; the training step computes as it did. None: as above.
-        scale: the attack sees images and labels at this share of their height and width, and its change is resized. Such
-            smooth changes make nothing robust: at 0.5, ``Standard`` left no pixel at 4/255 (``benchmarks/README.md``).
+        scale: the attack sees images and labels at this share of their height and width, and its change is resized.
+            Such smooth changes make nothing robust: at 0.5 ``Standard`` left no pixel (``benchmarks/README.md``).
         keep_perturbations: the attack begins where it ended at the image's last visit. The pipeline may flip images,
             not move them otherwise; six bytes per pixel of the data set, in memory and in every checkpoint.
         seed: of the attack's random numbers, which follow from (seed, iteration, rank, image); None: the runner's.
