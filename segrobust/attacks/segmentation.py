@@ -139,13 +139,14 @@ class Goal:
         """
         probabilities = memory(logits)
         plain = probabilities if sharpness == 1 else memory(logits[:1], PLAIN)
-        maps = [
-            _softmax_of_one(logits[at], self.labels[at], sharpness, plain[at if sharpness == 1 else slice(0, 1)],
-                            probabilities[at])
-            for at in (slice(number, number + 1) for number in range(len(logits)))
-        ]  # fmt: skip
-        below, log_p, sharp_log_p = (torch.cat(parts) for parts in zip(*maps, strict=True))
-        return below, log_p, sharp_log_p, probabilities
+        maps = logits.new_empty((3, *self.labels.shape))
+        for number in range(len(logits)):
+            at = slice(number, number + 1)
+            memory_of_one = plain[at] if sharpness == 1 else plain
+            found = _softmax_of_one(logits[at], self.labels[at], sharpness, memory_of_one, probabilities[at])
+            for whole, part in zip(maps, found, strict=True):
+                whole[at] = part
+        return *maps, probabilities
 
     def _statistics(self, log_p: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
         log_p, pixels = log_p.masked_fill(~self.valid, 0), self.pixels

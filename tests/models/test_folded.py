@@ -55,9 +55,12 @@ def both(network, image):
     return logits.detach(), torch.autograd.grad(logits.square().sum(), image)[0]
 
 
-@pytest.mark.parametrize("fields", [{}, {"bias": False}, {"affine": False}, {"eps": 0.1}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"bias": False}, {"affine": False}, {"eps": 0.1}, {"shift": False}], ids=str)
 def test_the_folded_network_is_the_same_function(fields):
+    shift = {} if fields.pop("shift", True) else {"shift": False}
     network = learnt(plain(**fields)).double()
+    if shift:  # as BatchNorm2d(bias=False) of newer torch
+        network[1].bias = None
     image = IMAGE.double()
     expected = both(network, image)
     pairs = foldable(network, image)
@@ -75,6 +78,7 @@ def test_the_weights_of_the_moment_are_folded():
     folding = Folding(network)
     with folding(IMAGE):
         before = network(IMAGE)
+    assert len(folding.pairs) == 2
     with torch.no_grad():
         network[0].weight.mul_(2)
         network[1].running_var.add_(1)
@@ -86,8 +90,9 @@ def test_the_weights_of_the_moment_are_folded():
 
 def test_an_error_inside_leaves_the_network_as_it_was():
     network = learnt(plain())
-    expected = network(IMAGE)
-    with pytest.raises(RuntimeError, match="stop"), folded(foldable(network, IMAGE)):
+    expected, pairs = network(IMAGE), foldable(network, IMAGE)
+    assert pairs
+    with pytest.raises(RuntimeError, match="stop"), folded(pairs):
         raise RuntimeError("stop")
     assert torch.equal(network(IMAGE), expected)
 
@@ -116,6 +121,9 @@ SECOND_USES = {
     ),
     "both are called twice": twice,
     "something is between them": lambda conv, norm, images: norm(conv(images).relu()),
+    "nothing comes of its second use yet": lambda conv, norm, images: (made := conv(images)) * 0 + norm(made),
+    "nothing comes of both yet": lambda conv, norm, images: (made := conv(images)) * 0 + norm(made) * 0,
+    "something in place does nothing yet": lambda conv, norm, images: norm(conv(images).clamp_(-1e3)),
     "something in place is between them": lambda conv, norm, images: norm(conv(images).relu_()),
     "something makes another tensor of it": lambda conv, norm, images: norm(conv(images) * 1),
 }
@@ -134,7 +142,8 @@ def test_a_branch_that_starts_at_nothing_is_looked_into():
     last = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     nn.init.zeros_(last[1].weight)
     branch = nn.Sequential(first, last)
-    assert foldable(Built(lambda conv, norm, images: images + branch(images), conv=branch).eval(), IMAGE) == []
+    pairs = foldable(Built(lambda conv, norm, images: images + branch(images), conv=branch).eval(), IMAGE)
+    assert [pair.conv for pair in pairs] == [last[0]]
 
 
 def test_only_plain_modules_that_nobody_watches_are_folded():
@@ -143,9 +152,13 @@ def test_only_plain_modules_that_nobody_watches_are_folded():
     watched.norm.register_forward_hook(lambda *_: None)
     replaced = Built(straight)
     replaced.conv.forward = replaced.conv.forward
+    watched_backwards = Built(straight)
+    watched_backwards.conv.register_full_backward_pre_hook(lambda *_: None)
     others = [
         watched,
+        watched_backwards,
         replaced,
+        Built(straight, conv=nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 1))),
         Built(straight, conv=Standardised(3, 3, 1)),
         Built(straight, norm=nn.BatchNorm2d(3, track_running_stats=False)),
         Built(straight, norm=nn.GroupNorm(1, 3)),
@@ -154,3 +167,59 @@ def test_only_plain_modules_that_nobody_watches_are_folded():
     assert [foldable(one.eval(), IMAGE) for one in others] == [[]] * len(others)
     assert len(foldable(Built(straight).eval(), IMAGE)) == 1
     assert len(foldable(Built(straight, norm=nn.SyncBatchNorm(3)).eval(), IMAGE)) == 1
+
+
+def test_what_is_put_on_a_module_later_is_heeded_and_stays():
+    network = learnt(plain())
+    folding, own = Folding(network), network[0].forward
+    with folding(IMAGE):
+        assert "forward" in vars(network[0])
+    hook = network[1].register_forward_hook(lambda part, given, out: out * 2)
+    expected = network(IMAGE)
+    with folding(IMAGE):
+        assert torch.equal(network(IMAGE), expected)
+    hook.remove()
+    network[0].forward = mine = lambda images: own(images) + 1
+    expected = network(IMAGE)
+    with folding(IMAGE):
+        assert torch.equal(network(IMAGE), expected)
+    assert network[0].forward is mine
+
+
+class OtherNames(nn.Conv2d):
+    def _conv_forward(self, x, w, b):
+        return super()._conv_forward(x, w, b)
+
+
+def test_a_network_that_the_look_does_not_fit_is_not_folded():
+    class Sum(nn.Module):
+        def forward(self, images):
+            if len(images) < 2:
+                raise IndexError("one image")
+            return images
+
+    network = learnt(nn.Sequential(*plain(), Sum()))
+    assert foldable(network, IMAGE) == []
+    assert not any("forward" in vars(part) or part._forward_hooks for part in network)
+    other = Built(lambda conv, norm, images: norm(conv(images)), conv=OtherNames(3, 3, 1)).eval()
+    assert foldable(other, IMAGE) == [] and not any("forward" in vars(part) for part in other.modules())
+
+
+def test_a_full_memory_is_not_taken_for_a_network_that_does_not_fit():
+    def full(conv, norm, images):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        foldable(Built(full).eval(), IMAGE)
+
+
+def test_the_look_is_in_float32():
+    seen = []
+
+    def spied(conv, norm, images):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return norm(conv(images))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(foldable(Built(spied).eval(), IMAGE)) == 1
+    assert seen == [False] * 3
