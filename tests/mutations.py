@@ -513,8 +513,21 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("attacks/segmentation.py", "attacks/test_weights.py attacks/test_optimise.py known_answer/test_apgd.py"): [
         ("weights = weight(pixels).mul(self.valid if self.rest is None else self.balance)", "weights = weight(pixels)"),
-        ("below + plain.amax(1).log_()", "below + plain.amin(1).log_()"),
+        ("out=plain).amax(1).log_()", "out=plain).amin(1).log_()"),
         ("log_p, pixels = log_p.masked_fill(~self.valid, 0), self.pixels", "pixels = self.pixels"),
+    ],
+    ("models/folded.py", "models/test_folded.py"): [
+        ("norm.running_var + norm.eps)\n        if", "norm.running_var)\n        if"),
+        ("shift + norm.bias", "shift - norm.bias"),
+        ("shift = -norm.running_mean * scale", "shift = norm.running_mean * scale"),
+        ("torch.addcmul(shift, conv.bias, scale)", "shift + conv.bias"),
+        ("if uses.count[output] == 1]", "]"),
+        ("uses.count[id(output)] = 0", "pass"),
+        ("== calls[pair.norm] == 1]", "== calls[pair.norm]]"),
+        ("is_parametrized(module) or ", ""),
+        ("if all(map(_is_plain, itertools.chain(*self.pairs))) else", "if self.pairs else"),
+        ("enabled=False)", "enabled=None)"),
+        ('vars(module).pop("forward", None)', "pass"),
     ],
     ("attacks/segmentation.py", "attacks/test_task.py known_answer/test_rules.py"): [
         ("valid if targets is None else valid & (targets != self.ignore_index)", "valid"),

@@ -169,6 +169,12 @@ def test_only_plain_modules_that_nobody_watches_are_folded():
     assert len(foldable(Built(straight, norm=nn.SyncBatchNorm(3)).eval(), IMAGE)) == 1
 
 
+def test_what_lay_where_an_output_lies_now_does_not_count():
+    """Of a long network, whose features make place for each other."""
+    blocks = [(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(20)]
+    assert len(foldable(nn.Sequential(*(part for block in blocks for part in block)).eval(), IMAGE)) == 20
+
+
 def test_what_is_put_on_a_module_later_is_heeded_and_stays():
     network = learnt(plain())
     folding, own = Folding(network), network[0].forward
