@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,12 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from segrobust.core.errors import first_line
 from segrobust.models.failures import of_the_machine, out_of_memory
+from segrobust.models.replayed import has_hooks
 from segrobust.models.segmenter import frozen_eval
 
 SAME = 1e-3  # of the logits' mean size: what rounding may change on average; another function changes far more
 PLAIN = {nn.Conv2d: nn.Conv2d.forward, nn.BatchNorm2d: _BatchNorm.forward, nn.SyncBatchNorm: nn.SyncBatchNorm.forward}
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LOG = logging.getLogger(__name__)
 
 Forwards = dict[nn.Module, Callable[[Tensor], Tensor]]
@@ -88,7 +87,7 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
     """Inside, the convolutions do what their normalisations did, with their present weights and statistics."""
     with torch.no_grad():
         forwards = [pair.together(*pair.scale_and_shift()) for pair in pairs]
-    with _replaced(forwards):
+    with _replaced(*forwards):
         yield
 
 
@@ -116,22 +115,23 @@ def _same(network: nn.Module, pairs: Sequence[Pair], image: Tensor) -> bool:
     those of a network that has not learnt yet do nothing, or nothing comes of them."""
     generator = torch.Generator().manual_seed(0)
     settings = [(pair, *_another(pair.norm, generator)) for pair in pairs]
-    with _replaced([pair.apart(scale, shift) for pair, scale, shift in settings]):
+    with _replaced(*(pair.apart(scale, shift) for pair, scale, shift in settings)):
         logits = network(image)
-    with _replaced([pair.together(scale, shift) for pair, scale, shift in settings]):
+    with _replaced(*(pair.together(scale, shift) for pair, scale, shift in settings)):
         change = network(image) - logits
     return bool(change.abs().mean() <= SAME * logits.abs().mean())
 
 
 @contextmanager
-def _replaced(forwards: Sequence[Mapping[nn.Module, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+def _replaced(*of_pairs: Forwards) -> Iterator[None]:
     """Inside, the modules have these forwards."""
+    forwards = ChainMap(*of_pairs)
     try:
-        for module, forward in (one for of_pair in forwards for one in of_pair.items()):
+        for module, forward in forwards.items():
             module.forward = forward
         yield
     finally:
-        for module in (module for of_pair in forwards for module in of_pair):
+        for module in forwards:
             vars(module).pop("forward", None)
 
 
@@ -190,6 +190,6 @@ def _is_plain(module: nn.Module) -> bool:
     forward = next((own for kind, own in PLAIN.items() if isinstance(module, kind)), None)
     if forward is None or type(module).forward is not forward or "forward" in vars(module):
         return False
-    if is_parametrized(module) or any(getattr(module, hooks) for hooks in HOOKS):
+    if is_parametrized(module) or has_hooks(module):
         return False
     return isinstance(module, nn.Conv2d) or module.running_var is not None

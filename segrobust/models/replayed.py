@@ -178,13 +178,17 @@ def _key(images: Tensor) -> Hashable:
     )
 
 
+def has_hooks(part: nn.Module) -> bool:
+    """Whether somebody looks at a module's passes, or changes them."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+
+
 def _addresses(model: nn.Module) -> list[int] | None:
     """Where the parameters and buffers lie; None where a pass is more than its kernels."""
     parts, found = [model], []
     try:
         for part in parts:
-            hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-            if part.training or hooks:
+            if part.training or has_hooks(part):
                 return None
             for tensor in (*part._parameters.values(), *part._buffers.values()):
                 if tensor is not None and tensor.requires_grad:

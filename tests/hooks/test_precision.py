@@ -32,7 +32,8 @@ def seen(monkeypatch):
 def test_a_training_attacks_in_float32_or_in_its_autocast(wrapper, attacked, learnt, seen, tmp_path):
     hook = dict(type="AdversarialTrainingHook", attack=PGD)
     train(toy_config(hook, attack=None, iters=2, **{"optim_wrapper.type": wrapper}), work_dir=tmp_path)
-    found = seen[False][3:]  # three forwards of one image come first, those of models/folded.py
+    looks, found = seen[False][:3], seen[False][3:]  # models/folded.py first looks at one image, outside autocast
+    assert looks == [(attacked[0], False)] * 3
     assert seen[True] == [learnt] * 2 and found == [attacked] * len(found) and len(found) >= 6
     assert products()["cuda.conv"] == "tf32"
 
