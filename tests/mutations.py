@@ -155,7 +155,7 @@ GROUPS: dict[tuple[str, str], list[tuple[str, str]]] = {
     ],
     ("models/replayed.py", "models/test_replayed.py"): [
         ("graph.addresses != addresses", "False"),
-        ("if part.training or has_hooks(part):", "if hooks:"),
+        ("if part.training or has_hooks(part):", "if has_hooks(part):"),
         ("if part.training or has_hooks(part):", "if part.training:"),
         ("tensor is not None and tensor.requires_grad", "False"),
         ("graph is None or graph.is_waiting or not", "graph is None or not"),
